@@ -1,0 +1,71 @@
+# Every workflow of NeuScale. A bare `make` explains itself.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+# The first of these that is there and is 3.11 to 3.13; or say PYTHON=…
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
+
+EXPERIMENT ?= quickstart
+GPUS ?=
+ARGS ?=
+PORT ?= 6006
+.PHONY: help
+help: ## Show this list
+	@echo 'make TARGET [NAME=VALUE …]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'Any target first makes .venv from the locked requirements, once.'
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv from the locked requirements
+
+$(STAMP): requirements-dev.lock requirements.lock requirements-build.lock pyproject.toml
+	@PYTHON='$(PYTHON)' bash scripts/setup.sh $(VENV)
+	@touch $@
+
+.PHONY: quickstart
+quickstart: $(STAMP) ## Train and evaluate a small Swin on Fashion-MNIST, in minutes, on any machine
+	@$(BIN)/neuscale data prepare fashion_mnist
+	@$(BIN)/neuscale train experiment=quickstart $(ARGS)
+	@$(BIN)/neuscale eval last
+	@echo 'Curves, images and the confusion matrix: make tensorboard'
+
+.PHONY: train
+train: $(STAMP) ## Train EXPERIMENT=quickstart on GPUS=N (0: the CPU), with ARGS='field=value …'
+	@$(BIN)/neuscale train experiment=$(EXPERIMENT) $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
+
+.PHONY: tensorboard
+tensorboard: $(STAMP) ## Show the curves of all runs in the browser, on PORT=6006
+	@$(BIN)/tensorboard --logdir "$${NEUSCALE_RUNS:-runs}" --port $(PORT)
+
+.PHONY: test
+test: $(STAMP) ## Run the tests, with lint and types first
+	@$(MAKE) lint
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+.PHONY: format
+format: $(STAMP) ## Put the code into the house style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: lock
+lock: $(STAMP) ## Resolve the requirements again, with hashes (ARGS=--upgrade for newer versions)
+	@bash scripts/lock.sh $(BIN)/uv $(ARGS)
+
+.PHONY: clean
+clean: ## Remove .venv and caches; data and runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	find . -name __pycache__ -type d -not -path './data/*' -not -path './runs/*' -prune -exec rm -rf {} +

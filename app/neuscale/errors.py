@@ -1,0 +1,60 @@
+"""What the person at the terminal can put right, and the exit codes that say so."""
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_RESUME = 75  # saved before the end: the same command with --resume goes on
+
+
+class UserError(Exception):
+    """Something the user can put right; shown as one message, without a traceback.
+
+    `problem` says what is wrong and where; `fix` says what to do about it.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, problem: str, fix: str = "") -> None:
+        super().__init__(f"{problem}\n{fix}" if fix else problem)
+        self.problem = problem
+        self.fix = fix
+
+
+class UsageError(UserError):
+    """The command was asked for something that does not exist or cannot be."""
+
+    exit_code = EXIT_USAGE
+
+
+class WorkerError(UserError):
+    """The first error of several processes, with its exit code."""
+
+    def __init__(self, problem: str, fix: str, exit_code: int) -> None:
+        super().__init__(problem, fix)
+        self.exit_code = exit_code
+
+
+class DataError(UserError):
+    """A source, an archive or a packed data set that cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged or of another model."""
+
+
+def disk_error(error: OSError, path: object) -> UserError:
+    """The message for an OSError met while writing under `path`."""
+    import errno
+
+    reasons = {
+        errno.ENOSPC: ("the disk is full", "free some space"),
+        errno.EDQUOT: ("your quota on this disk is used up", "free some space"),
+        errno.EROFS: ("the file system is read-only", "choose a folder that can be written"),
+        errno.EACCES: ("no permission to write there", "choose a folder that you may write to"),
+        errno.EPERM: ("no permission to write there", "choose a folder that you may write to"),
+        errno.ENOTDIR: ("a part of this path is a file", "choose another folder"),
+    }
+    what, fix = reasons.get(error.errno or 0, (error.strerror or str(error), "see the reason above"))
+    return UserError(
+        f"{path}: {what}.",
+        f"To go on, {fix}: $NEUSCALE_DATA moves the data, $NEUSCALE_RUNS the runs.",
+    )

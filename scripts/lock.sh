@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Resolves the requirements for all platforms and Pythons, with hashes and without index addresses.
+#   scripts/lock.sh UV [--upgrade …]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+uv=$1
+shift
+compile() {
+  "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate "$@"
+}
+compile pyproject.toml --output-file requirements.lock "$@"
+compile pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock "$@"
+# What builds the packages that come as source only.
+compile requirements-build.in --constraints requirements.lock --output-file requirements-build.lock "$@"
+wc -l requirements*.lock
