@@ -1,0 +1,234 @@
+"""Writes a packed data set: all of it, or nothing that a reader could see.
+
+Everything is written to a folder beside the target (`.NAME.partial-<pid>`), synced, and
+renamed into place. What a killed process leaves is removed by `sweep_leftovers`, called
+under the lock of the next one.
+"""
+
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuscale.data.packed import (
+    ARRAY_FILES,
+    META_FILE,
+    SPLITS,
+    PackedDataset,
+    PackedMeta,
+    images_file,
+    labels_file,
+)
+from neuscale.data.sources.source import Source
+from neuscale.errors import DataError, disk_error
+from neuscale.files import sync_file, sync_folder
+from neuscale.progress import Progress
+
+
+def write_packed(
+    folder: Path,
+    source: Source,
+    *,
+    title: str,
+    licence: str,
+    provenance: dict[str, Any],
+    progress: Progress,
+) -> PackedDataset:
+    """Pack all of `source` into `folder` and open it; one that is there already is replaced.
+
+    Memory stays bounded by the source's blocks, whatever the size of the data set.
+    Raises DataError where the source is damaged, UserError where the disk cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        with _writing(folder):
+            partial.mkdir(parents=True)
+            _check_space(partial, source)
+        statistics = ChannelStatistics(source.image_shape[0])
+        for split in SPLITS:
+            _write_split(folder, partial, source, split, statistics, progress)
+        with _writing(folder):
+            channels, height, width = source.image_shape
+            mean, std = statistics.mean_and_std()
+            meta = PackedMeta(
+                name=folder.name,
+                title=title,
+                classes=list(source.classes),
+                channels=channels,
+                height=height,
+                width=width,
+                mean=mean,
+                std=std,
+                counts={split: source.counts[split] for split in SPLITS},
+                checksums=_checksums(partial, progress),
+                source=provenance,
+                licence=licence,
+            )
+            (partial / META_FILE).write_text(meta.dumps(), encoding="utf-8")
+            for file in (*ARRAY_FILES, META_FILE):
+                sync_file(partial / file)
+            sync_folder(partial)
+            _move_into_place(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return PackedDataset.open(folder)
+
+
+def sweep_leftovers(folder: Path) -> None:
+    """Remove what killed processes left beside `folder`; call this under its lock only.
+
+    One that was killed between the two renames of a replacement left the older data set
+    under another name: it is put back.
+    """
+    with _writing(folder):
+        if not folder.parent.is_dir():
+            return
+        for replaced in sorted(folder.parent.glob(f".{folder.name}.replaced-*")):
+            if not folder.exists():
+                replaced.rename(folder)
+        for kind in ("partial", "replaced"):
+            for leftover in folder.parent.glob(f".{folder.name}.{kind}-*"):
+                shutil.rmtree(leftover)
+
+
+class ChannelStatistics:
+    """Mean and standard deviation per channel, exact: only integers are summed."""
+
+    def __init__(self, channels: int) -> None:
+        self._pixels = 0
+        self._sums = [0] * channels
+        self._squares = [0] * channels
+
+    def add(self, images: NDArray[np.uint8]) -> None:
+        """Count `images` (uint8 [B, C, H, W]) in."""
+        batch, channels, height, width = images.shape
+        self._pixels += batch * height * width
+        sums = images.sum(axis=(0, 2, 3), dtype=np.uint64)
+        squares = np.multiply(images, images, dtype=np.uint16).sum(axis=(0, 2, 3), dtype=np.uint64)
+        for channel in range(channels):
+            self._sums[channel] += int(sums[channel])
+            self._squares[channel] += int(squares[channel])
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Both per channel for values in 0..1; the population's standard deviation."""
+        n = self._pixels
+        mean = [total / (255 * n) for total in self._sums]
+        variance_n2 = [n * square - total**2 for total, square in zip(self._sums, self._squares, strict=True)]
+        return mean, [math.sqrt(v) / (255 * n) for v in variance_n2]
+
+
+def _write_split(
+    folder: Path,
+    partial: Path,
+    source: Source,
+    split: str,
+    statistics: ChannelStatistics,
+    progress: Progress,
+) -> None:
+    count, shape = source.counts[split], source.image_shape
+    labels = np.full(count, -1, dtype=np.int64)
+    with (
+        _writing(folder),
+        (partial / images_file(split)).open("wb") as stream,
+        progress.task(f"packing {split}", count, "img") as task,
+    ):
+        start = _write_header(stream, np.uint8, (count, *shape))
+        blocks = source.blocks(split)
+        while (block := next(blocks, None)) is not None:
+            _write_at(stream, start, block.places, block.images)
+            labels[block.places] = block.labels
+            if split == "train":
+                statistics.add(block.images)
+            task.advance(len(block.places))
+        if (labels < 0).any():
+            raise DataError(
+                f"{folder.name}: the source changed while it was read ({split} has fewer images now).",
+                "Run the command again.",
+            )
+    with _writing(folder), (partial / labels_file(split)).open("wb") as stream:
+        _write_header(stream, np.int64, labels.shape)
+        stream.write(labels.data)
+
+
+def _write_header(stream: BinaryIO, dtype: type, shape: tuple[int, ...]) -> int:
+    """Begin a .npy file and return the offset of its first value."""
+    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": description, "fortran_order": False, "shape": shape}
+    )
+    return stream.tell()
+
+
+def _write_at(stream: BinaryIO, start: int, index: NDArray[np.int64], images: NDArray[np.uint8]) -> None:
+    """Write images to their places, neighbours in one go.
+
+    With writes and not through a memory map: on a full disk a write is an error that can be
+    reported, where a map kills the process (SIGBUS).
+    """
+    order = np.argsort(index, kind="stable")
+    index, images = index[order], images[order]
+    image_bytes = math.prod(images.shape[1:])
+    ends = [*(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
+    first = 0
+    for end in ends:
+        stream.seek(start + int(index[first]) * image_bytes)
+        stream.write(images[first:end].data)
+        first = end
+
+
+def _check_space(partial: Path, source: Source) -> None:
+    needed = sum(source.counts.values()) * math.prod(source.image_shape)
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        raise DataError(
+            f"{partial.parent}: the packed data set takes {needed / 1e6:,.0f} MB, "
+            f"but only {free / 1e6:,.0f} MB are free.",
+            "Free some space, or set $NEUSCALE_DATA to a folder on another disk.",
+        )
+
+
+def _checksums(partial: Path, progress: Progress) -> dict[str, str]:
+    """sha256 of every array file, read back from disk."""
+    checksums = {}
+    total = sum((partial / file).stat().st_size for file in ARRAY_FILES)
+    with progress.task("checksums", total, "B") as task:
+        for file in ARRAY_FILES:
+            digest = hashlib.sha256()
+            with (partial / file).open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+                    task.advance(len(chunk))
+            checksums[file] = digest.hexdigest()
+    return checksums
+
+
+def _move_into_place(partial: Path, folder: Path) -> None:
+    if folder.exists():
+        replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+        folder.rename(replaced)
+        try:
+            partial.rename(folder)
+        except OSError:
+            replaced.rename(folder)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        partial.rename(folder)
+    sync_folder(folder.parent)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns what the disk refuses into the message for `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, folder) from error

@@ -1,0 +1,149 @@
+"""Image files to RGB arrays, in a few threads: Pillow decodes without the interpreter's lock."""
+
+import io
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from neuscale.data.sources.source import Block
+from neuscale.errors import DataError
+
+# The formats that `torchvision.datasets.ImageFolder` reads; others are not even tried on an
+# unknown file (Pillow would hand some of them to other programs).
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
+
+MAX_PIXELS = 64_000_000  # a decompression bomb, or a picture that one does not train on
+
+
+def image_size(archive: Path, name: str, data: bytes) -> tuple[int, int]:
+    """Width and height that an image file's header gives; DataError where it is no image."""
+    try:
+        with _opened(data) as image:
+            return image.size
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unusable(archive, name, error) from None
+
+
+def decode_image(data: bytes, size: int | None) -> NDArray[np.uint8]:
+    """An image file's pixels, uint8 [H, W, 3].
+
+    With `size` the shorter side becomes `size` pixels (bicubic, antialiased) and the middle
+    square is kept. Grayscale becomes RGB; transparency is dropped. Raises nearly anything
+    where the file is damaged.
+    """
+    with _opened(data) as image:
+        if size is not None:
+            # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target leaves the filter enough.
+            image.draft(None, (2 * size, 2 * size))
+        rgb = _to_rgb(image)
+    if size is not None:
+        rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BICUBIC)
+    return np.asarray(rgb)
+
+
+def decode_blocks(
+    archive: Path,
+    files: Iterable[tuple[int, int, str, bytes]],
+    shape: tuple[int, int, int],
+    size: int | None,
+) -> Iterator[Block]:
+    """Blocks of decoded images from (place, label, name, content), in the order given.
+
+    `shape` is [3, H, W] of every image; one that differs, or is damaged, is a DataError that
+    names it. A bounded number of files is in memory, whatever the number of images.
+    """
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pending: deque[Future[Block]] = deque()
+    try:
+        for batch in _batches(files, shape):
+            pending.append(pool.submit(_decode_batch, archive, batch, shape, size))
+            if len(pending) > workers + 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_Batch = list[tuple[int, int, str, bytes]]
+
+
+def _batches(files: Iterable[tuple[int, int, str, bytes]], shape: tuple[int, int, int]) -> Iterator[_Batch]:
+    """Up to 128 files, but no more than about 8 MB, packed or decoded."""
+    limit = 8 << 20
+    most = max(1, min(128, limit // (shape[0] * shape[1] * shape[2])))
+    batch: _Batch = []
+    held = 0
+    for file in files:
+        batch.append(file)
+        held += len(file[3])
+        if len(batch) == most or held > limit:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _decode_batch(archive: Path, batch: _Batch, shape: tuple[int, int, int], size: int | None) -> Block:
+    images = np.empty((len(batch), *shape), dtype=np.uint8)
+    for image, (_, _, name, data) in zip(images, batch, strict=True):
+        try:
+            pixels = decode_image(data, size)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises nearly anything on damaged files
+            raise _unusable(archive, name, error) from None
+        if pixels.shape[:2] != shape[1:]:
+            raise DataError(
+                f"{archive}: the images differ in size: {name} is {pixels.shape[1]}×{pixels.shape[0]}, "
+                f"others are {shape[2]}×{shape[1]}.",
+                "Give '--size N' to make them all N×N pixels.",
+            )
+        image[:] = pixels.transpose(2, 0, 1)
+    places, labels = ([file[column] for file in batch] for column in (0, 1))
+    return Block(np.array(places, dtype=np.int64), images, np.array(labels, dtype=np.int64))
+
+
+class _Refused(Exception):
+    """Why a file that may well be whole is not used."""
+
+
+def _opened(data: bytes) -> Image.Image:
+    if not data:
+        raise _Refused("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise _Refused("its number of pixels is out of all proportion") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise _Refused(f"{image.width}×{image.height} pixels are out of all proportion")
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise _Refused(f"pixels of type '{image.mode}' have no fixed range: save it with 8 bits a channel")
+    if image.mode.startswith("I"):  # 16-bit grayscale, which convert() would clip at 255
+        gray = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(gray).convert("RGB")
+    return image.convert("RGB")
+
+
+def _unusable(archive: Path, name: str, error: Exception) -> DataError:
+    if isinstance(error, _Refused):
+        reason = str(error)
+    elif isinstance(error, UnidentifiedImageError):
+        reason = "not an image, or its beginning is damaged"
+    else:
+        reason = f"the image is damaged or cut short ({error or type(error).__name__})"
+    return DataError(f"{archive}: {name}: {reason}.", "Replace or remove it and run the command again.")
