@@ -1,0 +1,62 @@
+"""Checks of a configuration against the ranges and choices that its schema declares."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from neuscale.errors import UsageError
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def expected_type(section: Any, field: str) -> str:
+    """What a field takes, in words."""
+    return _describe(typing.get_type_hints(section)[field])
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        named = [_describe(a) for a in arguments if a is not type(None)]
+        return " or ".join([*named, "null"] if type(None) in arguments else named)
+    if origin is list:
+        return f"a list of {_describe(arguments[0]).removeprefix('a ')}s, as in [2,2]"
+    return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def check_ranges(config: Any, prefix: str = "") -> None:
+    """Raises UsageError for the first field whose value its schema does not allow."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, f"{name}.")
+        elif value is not None:
+            for item in value if isinstance(value, list) else [value]:
+                _check_value(name, item, field.metadata)
+
+
+def _check_value(name: str, value: Any, metadata: Any) -> None:
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else ""
+        raise UsageError(f"{name}={value}: expected one of {', '.join(choices)}.", hint)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name}={value}: expected a finite number.")
+    bounds: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+        "gt": ("more than", lambda x, y: x > y),
+        "ge": ("at least", lambda x, y: x >= y),
+        "lt": ("less than", lambda x, y: x < y),
+        "le": ("at most", lambda x, y: x <= y),
+    }
+    wanted = [
+        f"{words} {metadata[key]:g}" for key, (words, _) in bounds.items() if metadata.get(key) is not None
+    ]
+    for key, (_, holds) in bounds.items():
+        bound = metadata.get(key)
+        if bound is not None and not holds(value, bound):
+            raise UsageError(f"{name}={value}: expected {' and '.join(wanted)}.")

@@ -1,0 +1,186 @@
+"""The typed schema of a run. Presets fill it in; the command line has the last word.
+
+A field's help, range and choices stand beside it and are read by the checks and by
+`neuscale train --help-config`. Nothing here is imported from torch.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field with its help and the values it may take (for a list, those of each item)."""
+    metadata = {"help": help, "gt": gt, "ge": ge, "lt": lt, "le": le, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataConfig:
+    name: str = option(MISSING, "packed data set to train on, as 'neuscale data list' shows it")
+    source: str | None = option(None, "file or folder to prepare it from where it is not prepared yet")
+    image_size: int | None = option(
+        None,
+        "side in pixels of what the model sees, resized on the device; null: the data's own",
+        ge=4,
+        le=4096,
+    )
+
+
+@dataclass
+class AugmentConfig:
+    crop_padding: int = option(
+        0, "pixels of zero padding for a random crop at the data's own size", ge=0, le=1024
+    )
+    horizontal_flip: float = option(0.0, "probability of mirroring an image", ge=0, le=1)
+
+
+@dataclass
+class ModelConfig:
+    name: str = option(MISSING, "architecture", choices=("swin", "vit"))
+    patch_size: int = option(4, "side of a patch in pixels", ge=1)
+    mlp_ratio: float = option(4.0, "hidden width of the MLP over the model's", gt=0)
+    dropout: float = option(0.0, "dropout after attention and in the MLP", ge=0, lt=1)
+    drop_path_rate: float = option(
+        0.0, "stochastic depth, from 0 at the first block to this at the last", ge=0, lt=1
+    )
+    gradient_checkpointing: bool = option(False, "recompute each block in the backward pass to save memory")
+    weights: str | None = option(
+        None,
+        "where to start from: 'imagenet' (torchvision's weights) or a file of weights; null: from scratch",
+    )
+
+
+@dataclass
+class SwinConfig(ModelConfig):
+    name: str = option("swin", "architecture", choices=("swin",))
+    embed_dim: int = option(96, "channels of the first stage; each further stage has twice as many", ge=1)
+    depths: list[int] = option([2, 2, 6, 2], "blocks per stage", ge=1)
+    num_heads: list[int] = option([3, 6, 12, 24], "attention heads per stage", ge=1)
+    window_size: int = option(7, "side of an attention window in tokens, fitted to smaller maps", ge=1)
+
+
+@dataclass
+class ViTConfig(ModelConfig):
+    name: str = option("vit", "architecture", choices=("vit",))
+    hidden_dim: int = option(384, "channels", ge=1)
+    num_layers: int = option(12, "blocks", ge=1)
+    num_heads: int = option(6, "attention heads", ge=1)
+    pool: str = option("token", "what the head reads", choices=("token", "mean"))
+
+
+@dataclass
+class OptimConfig:
+    name: str = option(MISSING, "optimizer", choices=("adamw", "sgd", "muon"))
+    lr: float = option(MISSING, "peak learning rate", gt=0)
+    weight_decay: float = option(
+        0.0, "weight decay of matrices; norms, biases and embeddings have none", ge=0
+    )
+    warmup_epochs: float = option(0.0, "epochs of linear warm-up", ge=0)
+    final_lr_ratio: float = option(0.0, "learning rate at the end of the cosine over the peak's", ge=0, le=1)
+    clip_grad_norm: float | None = option(None, "largest norm of the gradient; null: no clipping", gt=0)
+
+
+@dataclass
+class AdamWConfig(OptimConfig):
+    name: str = option("adamw", "optimizer", choices=("adamw",))
+    lr: float = option(1e-3, "peak learning rate", gt=0)
+    weight_decay: float = option(
+        0.05, "weight decay of matrices; norms, biases and embeddings have none", ge=0
+    )
+    beta1: float = option(0.9, "decay of the gradient's mean", ge=0, lt=1)
+    beta2: float = option(0.999, "decay of the gradient's mean square", ge=0, lt=1)
+    eps: float = option(1e-8, "added to the denominator", gt=0)
+
+
+@dataclass
+class SGDConfig(OptimConfig):
+    name: str = option("sgd", "optimizer", choices=("sgd",))
+    lr: float = option(0.1, "peak learning rate", gt=0)
+    weight_decay: float = option(
+        5e-4, "weight decay of matrices; norms, biases and embeddings have none", ge=0
+    )
+    momentum: float = option(0.9, "momentum", ge=0, lt=1)
+    nesterov: bool = option(True, "Nesterov's momentum")
+
+
+@dataclass
+class MuonConfig(AdamWConfig):
+    """Muon for the blocks' matrices, AdamW with the same rate for everything else."""
+
+    name: str = option("muon", "optimizer", choices=("muon",))
+    momentum: float = option(0.95, "Muon's momentum", ge=0, lt=1)
+
+
+@dataclass
+class TrainConfig:
+    epochs: int = option(MISSING, "passes over the training images", ge=1)
+    max_steps: int | None = option(None, "stop after this many optimizer steps; null: after the epochs", ge=1)
+    global_batch_size: int = option(MISSING, "images per optimizer step, over all processes", ge=1)
+    accumulation_steps: int = option(1, "parts that each process's share of a batch is computed in", ge=1)
+    label_smoothing: float = option(0.0, "share of the target spread over all classes", ge=0, lt=1)
+    precision: str = option(
+        "auto",
+        "arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on an older one, else fp32",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    log_every_steps: int = option(50, "steps between two points of the curves", ge=1)
+
+
+@dataclass
+class EvalConfig:
+    batch_size: int = option(500, "images per process and forward pass", ge=1)
+    every_epochs: int = option(1, "epochs between two evaluations; the last is always evaluated", ge=1)
+
+
+@dataclass
+class CheckpointConfig:
+    every_steps: int | None = option(
+        None, "steps between two checkpoints; null: one at the end of each epoch", ge=1
+    )
+    keep_last: int = option(2, "newest checkpoints to keep; the best one is kept besides", ge=1)
+
+
+@dataclass
+class TrackingConfig:
+    tensorboard: bool = option(True, "write TensorBoard events besides metrics.jsonl")
+    sample_images: int = option(
+        32, "training images, as the model sees them, to show in TensorBoard", ge=0, le=1024
+    )
+
+
+@dataclass
+class RunConfig:
+    name: str | None = option(None, "folder below the runs folder; null: made of the experiment and the time")
+    seed: int = option(0, "the one number that all randomness comes from", ge=0, le=2**63 - 1)
+    device: str = option(
+        "auto", "where to compute; auto: CUDA, then MPS, then CPU", choices=("auto", "cuda", "mps", "cpu")
+    )
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    experiment: str | None = option(None, "recipe that this configuration started from")
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
