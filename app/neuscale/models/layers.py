@@ -1,0 +1,73 @@
+"""Layers that Swin and ViT share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal of 0.02 for every Linear inside, zero for its bias (both papers' choice)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class MLP(nn.Sequential):
+    """Linear, GELU, dropout, Linear, dropout; [..., dim] → [..., dim].
+
+    A Sequential, so that the parameters are named `0` and `3` as in torchvision's Swin
+    and ViT.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
+        super().__init__(
+            nn.Linear(dim, hidden_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, dim),
+            nn.Dropout(dropout),
+        )
+
+
+class DropPath(nn.Module):
+    """Drops the residual branch of whole samples (stochastic depth, Huang et al. 2016).
+
+    [B, ...] → [B, ...]: each sample is zeroed with probability `rate` in training, and
+    the others are scaled by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = torch.empty(x.shape[0], *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device)
+        return x * mask.bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
+class _Take(torch.autograd.Function):
+    """`x[:, order]` for a permutation; its gradient is another gather, not a scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(order, back)
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        order, back = ctx.saved_tensors
+        return _Take.apply(grad, back, order), None, None
+
+
+def take_tokens(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """Tokens of x [B, L, C] in another order; `back` is the inverse permutation."""
+    return _Take.apply(x, order, back)

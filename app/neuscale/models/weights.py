@@ -1,0 +1,125 @@
+"""Starting weights: torchvision's by name, or a file, into a model with a head of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from neuscale.config.schema import ModelConfig, SwinConfig
+from neuscale.errors import CheckpointError, UsageError
+
+# embed_dim and depths tell torchvision's Swins apart.
+_TORCHVISION_SWIN = {
+    (96, (2, 2, 6, 2)): "Swin_T_Weights",
+    (96, (2, 2, 18, 2)): "Swin_S_Weights",
+    (128, (2, 2, 18, 2)): "Swin_B_Weights",
+}
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def load_starting_weights(model: nn.Module, config: ModelConfig) -> str:
+    """Loads what `config.weights` names into `model`; returns a line that says what was loaded.
+
+    A head for another number of classes is left as initialised; the first layer is
+    summed over colours for grayscale images. Raises UsageError or CheckpointError.
+    """
+    assert config.weights is not None
+    if config.weights == "imagenet":
+        state, where = _torchvision_weights(config)
+    else:
+        path = Path(config.weights).expanduser()
+        state, where = read_weights(path), str(path)
+    left = load_weights(model, state, where, adapt=True)
+    return f"weights from {where}, {'with a new head' if left else 'head included'}"
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: bool = False) -> list[str]:
+    """Loads a state dict into `model`; `where` names it in errors.
+
+    With `adapt`, a head for another number of classes is left as initialised (its names
+    are returned), and a first layer for colour images is summed over colours where the
+    model takes grayscale. Raises CheckpointError where names or shapes differ otherwise.
+    """
+    state = {_bare(name): value for name, value in state.items()}
+    own = model.state_dict()
+    left: list[str] = []
+    if adapt:
+        for name in [n for n in state if n in own and state[n].shape != own[n].shape]:
+            if name.startswith(("head.", "heads.")):
+                del state[name]
+                left.append(name)
+            elif state[name].dim() == 4 and own[name].shape[1] == 1 and state[name].shape[1] == 3:
+                state[name] = state[name].sum(1, keepdim=True)
+    problems = [
+        f"{name} is {_shape(state[name])} there and {_shape(own[name])} here"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems += [f"{name} is missing there" for name in own if name not in state and name not in left]
+    problems += [f"{name} is unknown here" for name in state if name not in own]
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise CheckpointError(
+            f"{where}: weights of another model ({problems[0]}{more}).",
+            "Use the model preset and sizes that these weights were trained with.",
+        )
+    model.load_state_dict(state, strict=False)
+    return left
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors or torch file, or in a checkpoint folder.
+
+    torch files are read with `weights_only`. Raises CheckpointError.
+    """
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: there is no such file.", "Give a file of weights: model.weights=PATH."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable file of weights ({reason}).") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise CheckpointError(f"{path}: holds no state dict (names with tensors).")
+    return loaded
+
+
+def _torchvision_weights(config: ModelConfig) -> tuple[dict[str, Tensor], str]:
+    import torchvision
+
+    key = (config.embed_dim, tuple(config.depths)) if isinstance(config, SwinConfig) else None
+    if key not in _TORCHVISION_SWIN:
+        raise UsageError(
+            "model.weights=imagenet: torchvision has no weights for this model.",
+            "It has them for model=swin_t, swin_s and swin_b; others start from a file.",
+        )
+    weights = getattr(torchvision.models, _TORCHVISION_SWIN[key]).DEFAULT
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(
+            f"model.weights=imagenet: {weights.url} cannot be had ({error}).",
+            "Get that file elsewhere and give it: model.weights=PATH.",
+        ) from error
+    return dict(state), f"torchvision {weights}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape))
+
+
+def _bare(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
