@@ -1,0 +1,71 @@
+"""Whole batches of bytes to model input: gather, pad, crop, flip, normalise, resize.
+
+Each image has parameters of its own, drawn as a function of (seed, epoch, position).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuscale.config.schema import AugmentConfig
+from neuscale.data.randomness import integer_draws, uniform_draws
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """Where each image of an epoch is cut and whether it is mirrored.
+
+    Tensors of shape [count] by position: `top` and `left` int64 in 0 … 2 * padding, `flip` bool.
+    """
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+    padding: int
+
+    def at(self, positions: slice) -> "CropFlip":
+        return CropFlip(self.top[positions], self.left[positions], self.flip[positions], self.padding)
+
+
+def draw_crop_flip(
+    config: AugmentConfig, seed: int, epoch: int, count: int, device: torch.device
+) -> CropFlip:
+    """The crops and flips of an epoch of `count` positions."""
+    offsets = 2 * config.crop_padding + 1
+    return CropFlip(
+        top=torch.from_numpy(integer_draws(seed, epoch, "crop top", count, offsets)).to(device),
+        left=torch.from_numpy(integer_draws(seed, epoch, "crop left", count, offsets)).to(device),
+        flip=torch.from_numpy(uniform_draws(seed, epoch, "flip", count) < config.horizontal_flip).to(device),
+        padding=config.crop_padding,
+    )
+
+
+def crop_flip(images: Tensor, crops: CropFlip) -> Tensor:
+    """Zero padding, a crop of the same size and a mirror, each per image: uint8 [B, C, H, W] → the same."""
+    B, C, H, W = images.shape
+    columns = torch.arange(W, device=images.device).expand(B, W)
+    columns = torch.where(crops.flip[:, None], W - 1 - columns, columns)
+    if crops.padding:
+        images = F.pad(images, (crops.padding,) * 4)
+        columns = columns + crops.left[:, None]
+        rows = torch.arange(H, device=images.device) + crops.top[:, None]
+        width = W + 2 * crops.padding
+        flat = (rows[:, :, None] * width + columns[:, None, :]).view(B, 1, H * W)
+        return images.flatten(2).gather(2, flat.expand(B, C, H * W)).view(B, C, H, W)
+    return images.gather(3, columns[:, None, None, :].expand(B, C, H, W))
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 [B, C, H, W] → float32, (x / 255 - mean) / std per channel; mean and std have shape [C]."""
+    scale = 1.0 / (255.0 * std)
+    shift = -mean / std
+    return torch.addcmul(shift[:, None, None], images.float(), scale[:, None, None])
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """float [B, C, H, W] → [B, C, size, size], bilinear with antialiasing; as it is where the size fits."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)

@@ -1,0 +1,63 @@
+"""Which image stands where: the order of an epoch, cut into batches and shares.
+
+Everything is a function of (seed, epoch) and of sizes; the same global batch holds the
+same images on any number of processes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuscale.data.randomness import raw_draws
+from neuscale.errors import UsageError
+
+
+def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order of an epoch: element i is the index of the image at position i. Shape [count]."""
+    return np.argsort(raw_draws(seed, epoch, "order", count), kind="stable").astype(np.int64)
+
+
+def steps_per_epoch(count: int, global_batch_size: int) -> int:
+    """Whole global batches in an epoch; what is left over is another choice in each epoch.
+
+    Raises UsageError where there is not one.
+    """
+    if global_batch_size > count:
+        raise UsageError(
+            f"train.global_batch_size={global_batch_size} is more than the {count} training images.",
+            "Choose a smaller batch.",
+        )
+    return count // global_batch_size
+
+
+def check_shares(global_batch_size: int, processes: int, accumulation_steps: int) -> None:
+    """Raises UsageError where a global batch does not divide evenly over processes and micro-batches."""
+    parts = processes * accumulation_steps
+    if global_batch_size % parts:
+        near = max(parts, round(global_batch_size / parts) * parts)
+        raise UsageError(
+            f"train.global_batch_size={global_batch_size} does not divide into {processes} processes"
+            f" × {accumulation_steps} accumulation steps.",
+            f"The nearest that does: train.global_batch_size={near}.",
+        )
+
+
+def micro_batches(
+    step: int, global_batch_size: int, rank: int, processes: int, accumulation_steps: int
+) -> list[slice]:
+    """The positions of the epoch's order that a process computes in a step, one slice a micro-batch.
+
+    `step` counts from the beginning of the epoch.
+    """
+    share = global_batch_size // processes
+    micro = share // accumulation_steps
+    first = step * global_batch_size + rank * share
+    return [slice(first + i * micro, first + (i + 1) * micro) for i in range(accumulation_steps)]
+
+
+def evaluation_batches(count: int, batch_size: int, rank: int, processes: int) -> list[slice]:
+    """Slices that cover 0 … count - 1 over all processes, each position exactly once, none padded.
+
+    The shares differ by at most one image; a process may have none.
+    """
+    first, last = count * rank // processes, count * (rank + 1) // processes
+    return [slice(i, min(i + batch_size, last)) for i in range(first, last, batch_size)]
