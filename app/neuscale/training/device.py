@@ -1,0 +1,72 @@
+"""Where a run computes and in which arithmetic: the one place that sets up Accelerate."""
+
+import warnings
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+
+from neuscale.data.loader import Share
+from neuscale.errors import UsageError
+
+
+def create_accelerator(device: str, precision: str) -> Accelerator:
+    """An Accelerator for `run.device` and `train.precision`; processes come from the environment.
+
+    Raises UsageError for a device that is not there and a precision that it does not have.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "run.device=cuda: there is no usable NVIDIA GPU here.", "'neuscale doctor' says why."
+        )
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("run.device=mps: there is no Apple GPU here.", "Leave run.device away.")
+    kind = resolve_device(device)
+    resolved = resolve_precision(precision, kind)
+    # torch 2.15 renames the option below; Accelerate and older versions know the old name only.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated", category=FutureWarning)
+    AcceleratorState._reset_state()  # a second run in one process may want another precision
+    return Accelerator(
+        cpu=kind == "cpu",
+        mixed_precision="no" if resolved == "fp32" else resolved,
+        step_scheduler_with_optimizer=False,
+        # The buffers of our models are constants.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        ],
+    )
+
+
+def resolve_device(device: str) -> str:
+    """cuda, mps or cpu for `run.device`."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_precision(precision: str, kind: str) -> str:
+    """fp32, bf16 or fp16 for `train.precision` on a kind of device. Raises UsageError."""
+    if precision == "auto":
+        if kind != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp16" and kind == "cpu":
+        raise UsageError("train.precision=fp16 needs a GPU.", "On a CPU use bf16 or fp32.")
+    return precision
+
+
+def share_of(accelerator: Accelerator) -> Share:
+    """This process's rank among all."""
+    return Share(accelerator.process_index, accelerator.num_processes)
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """The device in words."""
+    device: torch.device = accelerator.device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else "Apple GPU"

@@ -1,0 +1,39 @@
+"""The curves of a run as JSON lines, in step with its checkpoints."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from neuscale.files import write_atomically
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one object a line, with `step` and `split`.
+
+    Opened at the step a run goes on from, it loses the lines beyond it: they are written again.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a")
+
+    def write(self, split: str, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file; a last line that a kill cut short is left out."""
+    with path.open() as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                yield value

@@ -1,0 +1,57 @@
+"""Stopping between two steps: a signal sets a flag, and all processes agree on the step."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else [])]
+
+# Asking the other processes costs a small all-reduce, so it is not done at every step.
+AGREE_EVERY_STEPS = 10
+
+
+class StopRequest:
+    """Within this context SIGTERM, SIGINT and SIGUSR2 ask for a stop.
+
+    A second SIGINT or SIGTERM stops at once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.signal: str | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def agreed(self, step: int) -> bool:
+        """Whether all processes stop after `step`; every process must ask at the same steps."""
+        if not dist.is_initialized():
+            return self.signal is not None
+        if step % AGREE_EVERY_STEPS:
+            return False
+        flag = torch.tensor([float(self.signal is not None)], device=self.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None and number != getattr(signal, "SIGUSR2", None) and not _launched():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = signal.Signals(number).name
+
+
+def _launched() -> bool:
+    # A launcher's children get a Ctrl-C twice: from the terminal and from the launcher.
+    return "TORCHELASTIC_RUN_ID" in os.environ

@@ -1,0 +1,70 @@
+"""TensorBoard: curves, the images the model sees, and the confusion matrix as a picture."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+
+
+class TensorBoard:
+    """Writes the events of a run from `step` on; what an interrupted run wrote beyond it is purged."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Points of curves; the name's part before '/' groups them."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def images(self, name: str, images: Tensor, mean: Tensor, std: Tensor, step: int) -> None:
+        """A grid of normalised images [B, C, H, W], as they were before normalisation."""
+        pixels = images.float() * std[:, None, None] + mean[:, None, None]
+        grid = make_grid(pixels.clamp(0, 1).cpu(), nrow=8, padding=1)
+        self._writer.add_image(name, grid, step)
+
+    def text(self, name: str, text: str) -> None:
+        """A page of text, kept as it is."""
+        self._writer.add_text(name, f"<pre>{text}</pre>", 0)
+
+    def confusion(self, confusion: Tensor, classes: list[str], step: int) -> None:
+        """Counts [true, predicted] as a picture, each row as shares of its class."""
+        self._writer.add_image("val/confusion", confusion_picture(confusion, classes), step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def confusion_picture(confusion: Tensor, classes: list[str]) -> Tensor:
+    """Counts [true, predicted] drawn as uint8 [3, H, W]; classes are named while there is room for it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shares = confusion.double() / confusion.sum(1, keepdim=True).clamp(min=1)
+    count = len(classes)
+    named = count <= 40
+    side = min(12.0, 3.0 + 0.45 * count) if named else 9.0
+    figure = Figure(figsize=(side + 1, side), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, fraction=0.046, label="share of the class")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if named:
+        axes.set_xticks(range(count), classes, rotation=90)
+        axes.set_yticks(range(count), classes)
+    if count <= 12:
+        for i in range(count):
+            for j in range(count):
+                if confusion[i, j]:
+                    color = "white" if shares[i, j] > 0.5 else "black"
+                    axes.text(
+                        j, i, str(int(confusion[i, j])), ha="center", va="center", color=color, fontsize=8
+                    )
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)

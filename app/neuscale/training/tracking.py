@@ -1,0 +1,67 @@
+"""Where a run's numbers and pictures go: metrics.jsonl always, TensorBoard if wanted."""
+
+from typing import Any
+
+from torch import Tensor
+
+from neuscale.config import Config, config_to_yaml
+from neuscale.data.loader import ResidentLoader
+from neuscale.evaluation.evaluate import Evaluation
+from neuscale.runs.folder import RunFolder
+from neuscale.training.metrics import MetricsFile
+
+
+class Tracker:
+    """Records a run from `step` on; on a process other than the main one it does nothing."""
+
+    def __init__(self, run: RunFolder, config: Config, classes: list[str], step: int, is_main: bool) -> None:
+        self._file: MetricsFile | None = None
+        self._board: Any = None
+        self._classes = classes
+        self._images_wanted = config.tracking.sample_images
+        if not is_main:
+            return
+        self._file = MetricsFile(run.metrics_file, step)
+        if config.tracking.tensorboard:
+            from neuscale.training.tensorboard import TensorBoard
+
+            self._board = TensorBoard(run.events, step)
+            if step == 0:
+                self._board.text("config", config_to_yaml(config))
+
+    def train(self, step: int, loss: float, accuracy: float, lr: float, images_per_second: float) -> None:
+        """A point of the training curves: mean loss and accuracy since the point before."""
+        if self._file is None:
+            return
+        values = {"loss": loss, "accuracy": accuracy, "lr": lr, "images_per_second": images_per_second}
+        self._file.write("train", step, values)
+        if self._board is not None:
+            self._board.scalars(
+                {
+                    "train/loss": loss,
+                    "train/accuracy": accuracy,
+                    "optim/lr": lr,
+                    "speed/images_per_second": images_per_second,
+                },
+                step,
+            )
+
+    def evaluation(self, step: int, result: Evaluation) -> None:
+        """The numbers of an evaluation and its confusion matrix."""
+        if self._file is None:
+            return
+        self._file.write("val", step, result.scalars())
+        if self._board is not None:
+            self._board.scalars({f"val/{name}": value for name, value in result.scalars().items()}, step)
+            self._board.confusion(result.confusion, self._classes, step)
+
+    def images(self, images: Tensor, loader: ResidentLoader) -> None:
+        """The first training images as the model sees them."""
+        if self._board is not None and self._images_wanted:
+            self._board.images("train/images", images[: self._images_wanted], loader.mean, loader.std, 0)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()

@@ -1,0 +1,162 @@
+"""A whole training run: data, folder, manifest, loop, and how it ended."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from neuscale.config import Config
+from neuscale.data.catalog import CATALOG
+from neuscale.data.packed import PackedDataset, packed_path
+from neuscale.data.prepare import prepare, prepared_names
+from neuscale.errors import UsageError, UserError, disk_error
+from neuscale.paths import data_root
+from neuscale.progress import Progress, Silent
+from neuscale.runs.folder import RunFolder, create_run
+from neuscale.runs.manifest import first_manifest, now, read_manifest, write_manifest
+from neuscale.training.checkpoint import CheckpointFolder
+from neuscale.training.device import create_accelerator, device_name, resolve_device, resolve_precision
+from neuscale.training.resume import check_same_data, check_same_run
+from neuscale.training.tracking import Tracker
+from neuscale.training.trainer import Outcome, Trainer
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run and how its training ended; `is_main`: whether this process speaks for the run."""
+
+    run: RunFolder
+    outcome: Outcome
+    is_main: bool
+
+
+def open_data(config: Config, progress: Progress) -> PackedDataset:
+    """The packed data set of a configuration, prepared first where it is not yet.
+
+    Raises UsageError or DataError that says how to get it.
+    """
+    name, source = config.data.name, config.data.source
+    if source is None and packed_path(name).is_dir():
+        return PackedDataset.open(packed_path(name))
+    path = Path(source) if source is not None else None
+    if name in CATALOG and (path is not None or CATALOG[name].files):
+        return prepare(name, source=path, save_as=name, progress=progress)
+    if path is not None:
+        return prepare("image_folder", source=path, save_as=name, progress=progress)
+    raise UsageError(
+        f"data.name={name}: no such data set is prepared in {data_root()}"
+        f" (there: {', '.join(prepared_names()) or 'none'}).",
+        f"Prepare it: neuscale data prepare image_folder --source FOLDER --save-as {name};"
+        " or name the folder here: data.source=FOLDER.",
+    )
+
+
+def train(config: Config, resume: RunFolder | None = None, progress: Progress | None = None) -> TrainedRun:
+    """Trains `config` in a new run folder, or goes on with `resume` from its newest intact checkpoint.
+
+    All processes of a distributed run call this. Raises UserError.
+    """
+    accelerator = create_accelerator(config.run.device, config.train.precision)
+    progress = progress if progress is not None and accelerator.is_main_process else Silent()
+    data = open_data(config, progress)
+    if resume is not None:
+        check_same_run(config, resume)
+        check_same_data(data, resume)
+    run = _shared_run(config, resume, accelerator)
+    trainer = Trainer(config, run, data, accelerator, progress)
+    manifest = _begin_manifest(config, run, data, accelerator)
+    checkpoint = CheckpointFolder(run.checkpoints).newest(progress.warning) if resume is not None else None
+    if checkpoint is not None:
+        trainer.load(checkpoint)
+        manifest["resumed"].append({"time": now(), "step": trainer.step})
+    elif resume is not None:
+        progress.message("No checkpoint yet: starting at the beginning.")
+    _describe(trainer, data, accelerator, manifest, progress)
+    if trainer.step >= trainer.total_steps:
+        progress.message("It is finished already; to train longer, raise train.epochs.")
+        return TrainedRun(run, trainer.outcome(), accelerator.is_main_process)
+
+    tracker = Tracker(run, config, data.meta.classes, trainer.step, accelerator.is_main_process)
+    try:
+        _write(run, manifest, accelerator)
+        outcome = trainer.fit(tracker)
+        manifest["status"] = "stopped" if outcome.stopped_by else "finished"
+        manifest["result"] = {
+            "steps": outcome.steps,
+            "epochs": outcome.epochs,
+            "train_seconds": round(trainer.train_seconds, 2),
+            "images_per_second": round(outcome.images_per_second, 1),
+            "last": outcome.last.scalars() if outcome.last else None,
+            "best_top1": outcome.best_top1 if outcome.best_top1 >= 0 else None,
+        }
+    except BaseException as error:
+        manifest["status"] = "failed"
+        manifest["error"] = str(error) or type(error).__name__
+        raise
+    finally:
+        manifest["ended"] = now()
+        tracker.close()
+        _write(run, manifest, accelerator)
+    return TrainedRun(run, outcome, accelerator.is_main_process)
+
+
+def _shared_run(config: Config, resume: RunFolder | None, accelerator: Accelerator) -> RunFolder:
+    """The run folder, made by the main process and told to the others."""
+    if resume is not None:
+        return resume
+    accelerator.wait_for_everyone()  # nobody still looks for a run of this name
+    answer: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            answer[0] = str(create_run(config).path)
+        except UserError as error:
+            answer[0] = error
+    broadcast_object_list(answer)
+    if isinstance(answer[0], UserError):
+        raise answer[0]
+    return RunFolder(Path(answer[0]))
+
+
+def _begin_manifest(
+    config: Config, run: RunFolder, data: PackedDataset, accelerator: Accelerator
+) -> dict[str, Any]:
+    precision = resolve_precision(config.train.precision, resolve_device(config.run.device))
+    fresh = first_manifest(
+        data.meta, config.run.seed, device_name(accelerator), precision, accelerator.num_processes
+    )
+    before = read_manifest(run.manifest_file)
+    if before:
+        fresh["started"], fresh["resumed"] = before.get("started"), before.get("resumed", [])
+    return fresh
+
+
+def _describe(
+    trainer: Trainer,
+    data: PackedDataset,
+    accelerator: Accelerator,
+    manifest: dict[str, Any],
+    progress: Progress,
+) -> None:
+    processes = accelerator.num_processes
+    counts, batch_size = data.meta.counts, trainer.config.train.global_batch_size
+    progress.message(
+        f"{trainer.config.model.name} with {trainer.parameters / 1e6:.1f} M parameters"
+        f" on {data.meta.title}: {counts['train']:,} training and {counts['val']:,} validation images"
+    )
+    progress.message(
+        f"{processes} process{'es' if processes > 1 else ''} on {manifest['machine']['device']},"
+        f" {manifest['precision']}; {trainer.total_steps:,} steps of {batch_size} images"
+    )
+    progress.message(f"run folder {trainer.run.path}")
+    if trainer.step:
+        progress.message(f"going on after step {trainer.step:,} of {trainer.total_steps:,}")
+
+
+def _write(run: RunFolder, manifest: dict[str, Any], accelerator: Accelerator) -> None:
+    if accelerator.is_main_process:
+        try:
+            write_manifest(run.manifest_file, manifest)
+        except OSError as error:
+            raise disk_error(error, run.manifest_file) from error
