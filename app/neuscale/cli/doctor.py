@@ -1,0 +1,41 @@
+"""`neuscale doctor`."""
+
+from typing import Annotated
+
+import typer
+
+
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
+) -> None:
+    """Say what this machine has for training, and what is wrong with it."""
+    from rich.table import Table
+
+    from neuscale.cli.console import err, escape, out, print_json
+    from neuscale.cluster.doctor import examine
+
+    findings = examine()
+    problems = findings["problems"]
+    if as_json:
+        print_json(findings)
+        raise typer.Exit(1 if problems else 0)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in findings.items():
+        if name != "problems":
+            table.add_row(name.replace("_", " "), escape(_words(value)))
+    out.print(table)
+    for problem in problems:
+        err.print(f"[bold red]problem:[/] {escape(problem)}")
+    if not problems:
+        err.print("[green]Ready to train.[/]")
+    raise typer.Exit(1 if problems else 0)
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(_words(item) for item in value) or "none"
+    return "none" if value is None else str(value)

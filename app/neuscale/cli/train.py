@@ -1,0 +1,185 @@
+"""`neuscale train`."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neuscale.errors import EXIT_RESUME, UsageError
+
+if TYPE_CHECKING:
+    from neuscale.config import Config
+    from neuscale.runs.folder import RunFolder
+    from neuscale.training.train import TrainedRun
+
+Processes = Annotated[
+    int | None, typer.Option("--processes", min=1, help="CPU processes to train in, with gloo between them.")
+]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus",
+        min=0,
+        help="GPUs to train on, a process each; 0 is the CPU; without it, one if there is one",
+    ),
+]
+
+
+def train_command(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN] [FIELD=VALUE]...",
+            help="What to change in the configuration: experiment=cifar10_swin_t, optim.lr=1e-3, …",
+            show_default=False,
+        ),
+    ] = None,
+    gpus: Gpus = None,
+    processes: Processes = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with RUN, or run.name, or the newest run that did not finish; else start."
+        ),
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the composed configuration and stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Train a model; without words, the recipe experiment=quickstart.
+
+    The data is prepared first if it is not there. Stop it with Ctrl-C: it saves, and
+    'neuscale train --resume' goes on.
+    """
+    from neuscale.cluster.launch import check_gpus, launch, started_by_launcher
+
+    config, run = _configure(words or [], resume)
+    device = processes_device(gpus, processes)
+    if device is not None:
+        config.run.device = device
+    if print_config:
+        from neuscale.config import config_to_yaml
+
+        typer.echo(config_to_yaml(config), nl=False)
+        return
+    if gpus and not started_by_launcher():
+        check_gpus(gpus)
+    count = gpus or processes or 1
+    if count > 1 and not started_by_launcher():
+        _prepare(config, count)
+        again = [word for word in words or [] if "=" in word]
+        if run is not None:
+            again = [run.name, "--resume", *[word for word in again if word not in _presets(again)]]
+        again += [f"run.device={config.run.device}", *(["--json"] if as_json else [])]
+        raise typer.Exit(launch(["train", *again], count))
+    raise typer.Exit(_train(config, run, as_json))
+
+
+def processes_device(gpus: int | None, processes: int | None) -> str | None:
+    """What `--gpus` and `--processes` say about `run.device`; None where they say nothing."""
+    if gpus and processes and gpus != processes:
+        raise UsageError(
+            "--gpus and --processes contradict each other.", "Use --gpus for GPUs, --processes for the CPU."
+        )
+    if gpus:
+        return "cuda"
+    return "cpu" if gpus == 0 or processes else None
+
+
+def _presets(words: list[str]) -> list[str]:
+    from neuscale.config import preset_words
+
+    return preset_words(words)
+
+
+def _configure(words: list[str], resume: bool) -> "tuple[Config, RunFolder | None]":
+    """The configuration to train, and the run to go on with."""
+    from neuscale.config import compose_config
+    from neuscale.runs.folder import all_runs, find_run
+    from neuscale.training.resume import check_same_run
+
+    names = [word for word in words if "=" not in word]
+    settings = [word for word in words if "=" in word]
+    if not resume:
+        return compose_config(settings + names), None  # a bare word is an error that compose explains
+    if len(names) > 1:
+        raise UsageError(f"--resume goes on with one run, not with {' and '.join(names)}.")
+    composed = compose_config(settings)
+    presets = _presets(settings)
+    run = find_run(names[0]) if names else None
+    if run is None and composed.run.name is not None:
+        run = next((r for r in all_runs() if r.name == composed.run.name), None)
+    elif run is None:
+        candidates = [r for r in all_runs() if not r.finished]
+        if presets:
+            candidates = [r for r in candidates if r.config().experiment == composed.experiment]
+        run = next(iter(candidates), None)
+    if run is None:
+        return composed, None
+    if presets:
+        check_same_run(composed, run)
+    config = run.config([word for word in settings if word not in presets])
+    config.run.name = None
+    return config, run
+
+
+def _prepare(config: "Config", processes: int) -> None:
+    """Everything that can go wrong before training, found once instead of in each process."""
+    from neuscale.cli.progress import create_progress
+    from neuscale.data.order import check_shares
+    from neuscale.training.train import open_data
+
+    check_shares(config.train.global_batch_size, processes, config.train.accumulation_steps)
+    open_data(config, create_progress())
+
+
+def _train(config: "Config", run: "RunFolder | None", as_json: bool) -> int:
+    import torch
+
+    from neuscale.cli.progress import create_progress
+    from neuscale.cluster.cores import available_cores
+    from neuscale.training.train import train
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(available_cores())
+    trained = train(config, run, create_progress())
+    if trained.is_main:
+        _show_result(trained, as_json)
+    return EXIT_RESUME if trained.outcome.stopped_by else 0
+
+
+def _show_result(trained: "TrainedRun", as_json: bool) -> None:
+    from neuscale.cli.console import err, escape, out, print_json
+    from neuscale.runs.manifest import read_manifest
+
+    run, outcome = trained.run, trained.outcome
+    if as_json:
+        manifest = read_manifest(run.manifest_file)
+        print_json({"run": str(run.path), "status": manifest["status"], **manifest["result"]})
+        return
+    if outcome.stopped_by:
+        err.print(f"stopped by {outcome.stopped_by} after step {outcome.steps:,}; everything is saved.")
+        err.print(f"Go on with: [bold]neuscale train --resume {escape(run.name)}[/]")
+        return
+    from rich.table import Table
+
+    table = Table(title=escape(run.name), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    last = outcome.last
+    if last is not None:
+        table.add_row("top-1", f"{last.top1:.2%}")
+        table.add_row("top-5", f"{last.top5:.2%}")
+        table.add_row("loss", f"{last.loss:.4f}")
+        table.add_row("best top-1", f"{outcome.best_top1:.2%}")
+        table.add_row("images evaluated", f"{last.samples:,}")
+    table.add_row("training time", f"{outcome.seconds:.0f} s")
+    table.add_row("throughput", f"{outcome.images_per_second:,.0f} img/s")
+    out.print(table)
+    name = escape(run.name)
+    err.print(f"Everything is in {escape(run.path)}. Where to look next:")
+    err.print(f"  [bold]neuscale eval {name}[/]                  accuracy per class")
+    err.print(
+        f"  [bold]tensorboard --logdir {escape(run.path.parent)}[/]        curves, images, confusion matrix"
+    )

@@ -1,0 +1,114 @@
+"""What this machine has for training, and what is wrong with it."""
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from neuscale import __version__
+from neuscale.cluster.cores import available_cores
+from neuscale.data.prepare import prepared_names
+from neuscale.paths import data_root, runs_root
+from neuscale.runs.manifest import code_revision, package_versions
+
+# A DataLoader with workers, or NCCL on several GPUs, fails in less (Docker's default is 64 MB).
+SHM_NEEDED = 1 << 30
+DISK_NEEDED = 2 << 30
+
+
+def examine() -> dict[str, Any]:
+    """The findings, by name; `problems` is a list of sentences that say what to do."""
+    problems: list[str] = []
+    return {
+        "neuscale": __version__,
+        "code": code_revision(),
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+        "packages": package_versions() | {"hydra-core": version("hydra-core")},
+        "cores": available_cores(),
+        "memory": _memory(),
+        "devices": _devices(problems),
+        "shared_memory": _shared_memory(problems),
+        "data_folder": _folder(data_root(), "NEUSCALE_DATA", problems),
+        "runs_folder": _folder(runs_root(), "NEUSCALE_RUNS", problems),
+        "data_sets": prepared_names(),
+        "problems": problems,
+    }
+
+
+def _devices(problems: list[str]) -> list[str]:
+    """GPUs in words, or the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        found = []
+        for i in range(torch.cuda.device_count()):
+            p = torch.cuda.get_device_properties(i)
+            found.append(f"{p.name}, {p.total_memory / 2**30:.0f} GiB, sm_{p.major}{p.minor}")
+        return [f"{name} (CUDA {torch.version.cuda}, driver {_driver()})" for name in found]
+    if torch.backends.mps.is_available():
+        return ["Apple GPU (MPS)"]
+    driver = _driver()
+    if driver is not None:
+        problems.append(
+            f"There is an NVIDIA driver ({driver}), but torch {torch.__version__} cannot use it:"
+            f" update the driver to one for CUDA {torch.version.cuda}, or give the container its GPUs"
+            " (docker run --gpus all, apptainer --nv)."
+        )
+    return ["CPU"]
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version; None without one."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        try:
+            return str(pynvml.nvmlSystemGetDriverVersion())
+        finally:
+            pynvml.nvmlShutdown()
+    except Exception:  # no library, no driver, no permission: all the same here
+        return None
+
+
+def _memory() -> str:
+    """Bytes of memory, the cgroup's limit if that is smaller."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        total = min(total, int(limit)) if limit != "max" else total
+    except (OSError, ValueError):
+        pass
+    return f"{total / 2**30:.1f} GiB"
+
+
+def _shared_memory(problems: list[str]) -> str | None:
+    shm = Path("/dev/shm")
+    if not shm.is_dir():
+        return None
+    size = shutil.disk_usage(shm).total
+    if size < SHM_NEEDED:
+        problems.append(
+            f"/dev/shm has only {size / 2**20:.0f} MiB: several GPUs need 1 GiB or more"
+            " (docker run --shm-size 1g)."
+        )
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _folder(folder: Path, variable: str, problems: list[str]) -> str:
+    """The folder, and whether it can be written to."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if not os.access(there, os.W_OK):
+        problems.append(f"{folder}: cannot be written to. Set ${variable} to a folder that can.")
+    elif free < DISK_NEEDED:
+        problems.append(
+            f"{folder}: only {free / 2**30:.1f} GiB free. Free some, or set ${variable} to another disk."
+        )
+    return f"{folder.absolute()} ({free / 2**30:.0f} GiB free)"
