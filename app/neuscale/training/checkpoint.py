@@ -7,6 +7,7 @@ temporary name, synced and renamed; older ones go only when it is safe.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from neuscale.errors import CheckpointError, disk_error
-from neuscale.files import sync_file, sync_folder, write_atomically
+from neuscale.files import sync_folder, write_atomically
 
 WEIGHTS, TRAINING, META = "model.safetensors", "training.pt", "checkpoint.json"
 BEST = "best.json"
@@ -50,21 +52,25 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in `path`, its checksums compared. Raises CheckpointError naming what is damaged."""
     try:
         meta = json.loads((path / META).read_text())
+        own_sum = meta.pop("sha256_of_this")
         sums, step, epoch, metrics = meta["sha256"], meta["step"], meta["epoch"], meta["metrics"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no checkpoint here.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / META}: not readable ({error}).") from error
+    if own_sum != _meta_sum(meta):
+        raise CheckpointError(f"{path / META}: damaged (it differs from its own checksum).")
     for name in (WEIGHTS, TRAINING):
         try:
-            found = _sha256(path / name)
+            with (path / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise CheckpointError(f"{path / name}: not readable ({error.strerror}).") from error
-        if found != sums.get(name):
+        if found != sums[name]:
             raise CheckpointError(
-                f"{path / name}: damaged (its checksum is {found[:12]}…, not {str(sums.get(name))[:12]}…)."
+                f"{path / name}: damaged (its checksum is {found[:12]}…, not {sums[name][:12]}…)."
             )
-    return Checkpoint(path, int(step), int(epoch), metrics)
+    return Checkpoint(path, step, epoch, metrics)
 
 
 class CheckpointFolder:
@@ -100,17 +106,20 @@ class CheckpointFolder:
             for leftover in self.folder.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(leftover)
             part.mkdir()
-            save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, part / WEIGHTS)
-            torch.save(training, part / TRAINING)
-            meta = {
+            content = {
+                WEIGHTS: safetensors_bytes({n: t.detach().cpu().contiguous() for n, t in weights.items()}),
+                TRAINING: _torch_bytes(training),
+            }
+            meta: dict[str, Any] = {
                 "step": step,
                 "epoch": epoch,
                 "metrics": metrics,
-                "sha256": {name: _sha256(part / name) for name in (WEIGHTS, TRAINING)},
+                "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
             }
-            (part / META).write_text(json.dumps(meta, indent=2))
-            for name in (WEIGHTS, TRAINING, META):
-                sync_file(part / name)
+            meta["sha256_of_this"] = _meta_sum(meta)
+            content[META] = json.dumps(meta, indent=2).encode()
+            for name, data in content.items():
+                _write(part / name, data)
             sync_folder(part)
             if final.exists():  # a damaged one that the run went back behind
                 shutil.rmtree(final)
@@ -119,12 +128,9 @@ class CheckpointFolder:
             if is_best:
                 write_atomically(self.folder / BEST, json.dumps({"checkpoint": final.name, **metrics}))
             self._prune()
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             shutil.rmtree(part, ignore_errors=True)
-            cause = error if isinstance(error, OSError) else _disk_cause(error, self.folder)
-            if cause is None:
-                raise
-            raise disk_error(cause, self.folder) from error
+            raise disk_error(error, self.folder) from error
         return final
 
     def newest(self, report: Callable[[str], None]) -> Checkpoint | None:
@@ -153,22 +159,19 @@ class CheckpointFolder:
                 shutil.rmtree(doomed)
 
 
-def _disk_cause(error: RuntimeError, folder: Path) -> OSError | None:
-    """torch and safetensors report a full disk as errors of their own; this finds out whether it was one."""
-    probe = folder / f"{_PARTIAL}probe"
-    try:
-        with probe.open("wb") as file:
-            file.write(bytes(1 << 20))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as cause:
-        return cause
-    finally:
-        probe.unlink(missing_ok=True)
-    text = str(error)
-    return OSError(28, text) if "os error 28" in text or "No space left" in text else None
+def _meta_sum(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _torch_bytes(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    # Serialised in memory first: torch and safetensors report a full disk each in a way of its own.
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,107 @@
+"""Real processes: two see what one sees, and a run that is killed again and again ends as if it never was."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from neuscale.data.prepare import prepare
+
+RECIPE = [
+    "data=image_folder",
+    "data.name=tiny",
+    "model.embed_dim=8",
+    "model.depths=[2,1]",
+    "model.num_heads=[1,2]",
+    "model.patch_size=2",
+    "model.window_size=2",
+    "augment.crop_padding=1",
+    "train.global_batch_size=12",
+    "train.log_every_steps=1",
+    "run.device=cpu",
+    "optim=adamw",
+    "tracking.tensorboard=false",
+]
+
+
+@pytest.fixture(scope="module")
+def environment(
+    build_image_tree: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The environment of the commands, with a data folder in which 'tiny' is prepared."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    tree = build_image_tree(folder / "tree", train=40, val=9)
+    prepare("image_folder", root=folder / "data", source=tree, save_as="tiny")
+    return os.environ | {
+        "NEUSCALE_DATA": str(folder / "data"),
+        "NEUSCALE_RUNS": str(folder / "runs"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def train_command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "neuscale", "train", *RECIPE, *words]
+
+
+def curves(environment: dict[str, str], name: str) -> list[dict[str, Any]]:
+    path = Path(environment["NEUSCALE_RUNS"]) / name / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)
+    return lines
+
+
+def test_two_processes_train_as_one_does(environment: dict[str, str]) -> None:
+    """The same samples, augmentations and learning rates; the losses agree to float tolerance."""
+    words = ["train.epochs=2", "train.accumulation_steps=2"]
+    for name, count in (("one", "1"), ("two", "2")):
+        subprocess.run(
+            train_command(f"run.name={name}", *words, "--processes", count), env=environment, check=True
+        )
+    one, two = curves(environment, "one"), curves(environment, "two")
+    assert len(one) == 22
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            assert b[key] == pytest.approx(value, rel=2e-4) if isinstance(value, float) else b[key] == value
+    manifest = json.loads((Path(environment["NEUSCALE_RUNS"]) / "two" / "manifest.json").read_text())
+    assert manifest["machine"]["processes"] == 2
+
+
+def test_killed_at_random_moments_and_started_again_it_loses_nothing(environment: dict[str, str]) -> None:
+    """SIGKILL, saving included, the same command each time: weights and curves are those of one go."""
+    words = ["train.epochs=40", "checkpoint.every_steps=3", "eval.every_epochs=4", "model.drop_path_rate=0.2"]
+    subprocess.run(train_command("run.name=whole", *words), env=environment, check=True)
+    moments = random.Random(1)
+    kills = 0
+    again = train_command("run.name=killed", *words, "--resume")
+    for _ in range(8):
+        process = subprocess.Popen(again, env=environment, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:  # start-up is no part of the run
+            if line.startswith("run folder"):
+                break
+        time.sleep(moments.uniform(0.1, 1.0))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    subprocess.run(again, env=environment, check=True)
+    assert kills >= 2, "the run is too short to be interrupted"
+    runs = Path(environment["NEUSCALE_RUNS"])
+    last = sorted(path.name for path in (runs / "whole" / "checkpoints").glob("step-*"))[-1]
+    whole, killed = (
+        load_file(runs / name / "checkpoints" / last / "model.safetensors") for name in ("whole", "killed")
+    )
+    assert whole.keys() == killed.keys()
+    assert all(bool((whole[name] == killed[name]).all()) for name in whole)
+    assert curves(environment, "whole") == curves(environment, "killed")
