@@ -18,6 +18,12 @@ def expected_type(section: Any, field: str) -> str:
     return _describe(typing.get_type_hints(section)[field])
 
 
+def takes(section: Any, field: str) -> set[Any]:
+    """The types that a field takes."""
+    hint = typing.get_type_hints(section)[field]
+    return set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
+
+
 def _describe(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -36,6 +42,9 @@ def check_ranges(config: Any, prefix: str = "") -> None:
             check_ranges(value, f"{name}.")
         elif value is not None:
             for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, list | dict):  # OmegaConf lets these into a list of numbers
+                    wanted = expected_type(type(config), field.name)
+                    raise UsageError(f"{name}={value}: expected {wanted}.")
                 _check_value(name, item, field.metadata)
 
 

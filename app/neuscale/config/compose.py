@@ -11,13 +11,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neuscale.config import schema
-from neuscale.config.check import check_ranges, expected_type
+from neuscale.config.check import check_ranges, expected_type, takes
 from neuscale.errors import UsageError
 
 PRESETS = Path(__file__).with_name("presets")
@@ -55,25 +55,23 @@ def compose_config(words: list[str]) -> schema.Config:
     field, a value of the wrong type, and a value out of range.
     """
     _register_schemas()
-    overrides = [_parse(word) for word in words]
-    groups = [o for o in overrides if o.key_or_group in preset_groups()]
-    for override in groups:
-        _check_preset(override)
+    pairs = [_parse(word) for word in words]
+    presets = {group: _preset(group, text) for group, text in pairs if group in preset_groups()}
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PRESETS), version_base="1.3"):
         try:
-            composed = compose("config", overrides=[o.input_line or "" for o in groups])
+            composed = compose("config", overrides=list(presets.values()))
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(f"presets: {_first_line(error)}", f"They are in {PRESETS}.") from error
-    for override in overrides:
-        if override not in groups:
-            _apply(composed, override)
+            raise UsageError(f"presets: {_reason(error)}", f"They are in {PRESETS}.") from error
+    for key, text in pairs:
+        if key not in presets:
+            _apply(composed, key, text)
     return to_config(composed)
 
 
 def preset_words(words: list[str]) -> list[str]:
     """Those of `words` that choose a preset, such as `model=swin_t`."""
-    return [word for word in words if _parse(word).key_or_group in preset_groups()]
+    return [word for word in words if _parse(word)[0] in preset_groups()]
 
 
 def config_to_yaml(config: schema.Config) -> str:
@@ -89,19 +87,27 @@ def config_from_yaml(text: str, words: list[str], where: str) -> schema.Config:
         composed = OmegaConf.structured(schema.Config)
         for section, variants in _VARIANTS.items():
             composed[section] = OmegaConf.structured(variants[stored[section]["name"]])
-        composed = OmegaConf.merge(composed, stored)
-    except (yaml.YAMLError, KeyError, TypeError, OmegaConfBaseException) as error:
-        raise UsageError(f"{where}: not the configuration of a run ({_first_line(error)}).") from error
-    assert isinstance(composed, DictConfig)
+        merged = OmegaConf.merge(composed, stored)
+        OmegaConf.resolve(merged)
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise UsageError(
+            f"{where}: not the configuration of a run ({_reason(error)}).",
+            "Restore the file as the run wrote it, or start a new run.",
+        ) from error
+    assert isinstance(merged, DictConfig)
+    try:
+        to_config(merged)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.problem}", error.fix) from error
     for word in words:
-        override = _parse(word)
-        if override.key_or_group in preset_groups():
+        key, text = _parse(word)
+        if key in preset_groups():
             raise UsageError(
                 f"{word}: a preset cannot be changed in a run that has begun.",
                 "Change single fields (train.epochs=20), or start a new run.",
             )
-        _apply(composed, override)
-    return to_config(composed)
+        _apply(merged, key, text)
+    return to_config(merged)
 
 
 def to_config(composed: DictConfig) -> schema.Config:
@@ -117,9 +123,9 @@ def to_config(composed: DictConfig) -> schema.Config:
 
 def nearest(name: str, known: list[str]) -> str:
     """`known` as advice for somebody who wrote `name`."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not close:  # the right field in the wrong section
-        close = [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
+    namesakes = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]  # in another section
+    close = difflib.get_close_matches(name, namesakes, n=1, cutoff=0.0)
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"Did you mean '{close[0]}'?"
     if len(known) > 12:
@@ -127,30 +133,28 @@ def nearest(name: str, known: list[str]) -> str:
     return f"Known: {', '.join(known)}."
 
 
-def _parse(word: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(word)
-    except HydraException as error:
-        raise UsageError(
-            f"'{word}' is not of the form field=value.", "For example: optim.lr=1e-3."
-        ) from error
-    if not override.is_add() and not override.is_delete() and override.package is None:
-        if not override.is_sweep_override():
-            return override
-        raise UsageError(
-            f"'{word}' gives several values, and one run takes one.",
-            f"A list is written {override.key_or_group}=[1,2].",
-        )
-    raise UsageError(f"'{word}': fields can be set, not added or removed.", "Write field=value.")
+def _parse(word: str) -> tuple[str, str]:
+    """(key, text) of `key=text`."""
+    key, equals, text = word.partition("=")
+    if key.startswith(("+", "~")):
+        raise UsageError(f"'{word}': fields can be set, not added or removed.", "Write field=value.")
+    if not key or not equals:
+        raise UsageError(f"'{word}' is not of the form field=value.", "For example: optim.lr=1e-3.")
+    if "${" in text:
+        raise UsageError(f"'{word}': a value cannot refer to another one.", "Write the value itself.")
+    return key, text
 
 
-def _check_preset(override: Override) -> None:
-    group, choice = override.key_or_group, _plain(override.value())
-    known = preset_groups()[group]
-    if choice not in known and not (group == "experiment" and choice is None):
-        advice = nearest(str(choice), known)
+def _preset(group: str, text: str) -> str:
+    """What Hydra is told for `group=text`."""
+    choice, known = _unquoted(text), preset_groups()[group]
+    if group == "experiment" and choice == "null":
+        return "~experiment"
+    if choice not in known:
+        advice = nearest(choice, known)
         listing = "" if advice.startswith("Known") else f" Known: {', '.join(known)}."
-        raise UsageError(f"{group}={choice}: there is no such {group} preset.", advice + listing)
+        raise UsageError(f"{group}={text}: there is no such {group} preset.", advice + listing)
+    return f"{group}={choice}"
 
 
 def _fields(node: DictConfig, prefix: str = "") -> list[str]:
@@ -164,31 +168,63 @@ def _fields(node: DictConfig, prefix: str = "") -> list[str]:
     return names
 
 
-def _apply(composed: DictConfig, override: Override) -> None:
-    key, value = override.key_or_group, _plain(override.value())
+def _apply(composed: DictConfig, key: str, text: str) -> None:
+    """Sets the field `key` to what `text` says."""
     known = _fields(composed)
+    section, _, field = key.rpartition(".")
     if key not in known:
-        section = [name for name in known if name.startswith(f"{key}.")]
-        if section:
-            raise UsageError(f"{key} is a section, not a field.", f"Its fields: {', '.join(section)}.")
+        below = [name for name in known if name.startswith(f"{key}.")]
+        if below:
+            raise UsageError(f"{key} is a section, not a field.", f"Its fields: {', '.join(below)}.")
+        owners = [
+            name
+            for name, variant in _VARIANTS.get(section, {}).items()
+            if field in {f.name for f in dataclasses.fields(variant)}
+        ]
+        if owners:
+            raise UsageError(
+                f"{key}: {composed[section].name} has no such field.",
+                f"It belongs to {' and '.join(owners)}: choose such a preset, {section}=PRESET.",
+            )
         raise UsageError(f"{key}: there is no such field.", nearest(key, known + sorted(preset_groups())))
+    if field == "name" and section in _VARIANTS and _unquoted(text) != composed[section].name:
+        raise UsageError(
+            f"{key}={text}: a name changes with its section, which is {composed[section].name}'s.",
+            f"Choose a preset: {section}=PRESET, of {', '.join(preset_groups()[section])}.",
+        )
+    schema_of = OmegaConf.get_type(OmegaConf.select(composed, section) if section else composed)
+    wrong = UsageError(f"{key}={text}: expected {expected_type(schema_of, field)}.")
     try:
+        value = _value(key, text, takes(schema_of, field))
         OmegaConf.update(composed, key, value)
-    except OmegaConfBaseException as error:
-        parent = OmegaConf.select(composed, key.rpartition(".")[0]) if "." in key else composed
-        wanted = expected_type(OmegaConf.get_type(parent), key.rpartition(".")[2])
-        shown = "null" if value is None else value
-        raise UsageError(f"{key}={shown}: expected {wanted}.") from error
+    except (OmegaConfBaseException, HydraException, ValueError, RecursionError) as error:
+        raise wrong from error
 
 
-def _plain(value: Any) -> Any:
-    """Hydra's parsed value without its quotation marks."""
-    if isinstance(value, QuotedString):
-        return value.text.replace("\\'", "'") if value.quote is Quote.single else value.text
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
+def _value(key: str, text: str, kinds: set[Any]) -> Any:
+    """The value written as `text`: for a text field as it is, so that paths need no quoting; else Hydra's."""
+    if str in kinds:
+        return None if text == "null" else _unquoted(text)
+    override = OverridesParser.create().parse_override(f"{key}={text}")
+    if override.is_sweep_override():
+        raise UsageError(
+            f"'{key}={text}' gives several values, and one run takes one.", f"A list is written {key}=[1,2]."
+        )
+    value = override.value()
+    if bool in kinds and isinstance(value, int) and value not in (0, 1):
+        raise ValueError(value)
+    return value.text if isinstance(value, QuotedString) else value
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+def _unquoted(text: str) -> str:
+    """`text` without the quotation marks around it, if it has them."""
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1].replace(f"\\{text[0]}", text[0])
+    return text
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, after the field that OmegaConf met it at."""
+    field = error.full_key if isinstance(error, OmegaConfBaseException) else None
+    line = (str(error) or type(error).__name__).strip().splitlines()[0]
+    return f"{field}: {line}" if field else line

@@ -1,7 +1,7 @@
 """The typed schema of a run. Presets fill it in; the command line has the last word.
 
-A field's help, range and choices stand beside it and are read by the checks and by
-`neuscale train --help-config`. Nothing here is imported from torch.
+A field's help, range and choices stand beside it; the checks read them. Nothing here is
+imported from torch.
 """
 
 from dataclasses import dataclass, field
@@ -50,8 +50,8 @@ class AugmentConfig:
 @dataclass
 class ModelConfig:
     name: str = option(MISSING, "architecture", choices=("swin", "vit"))
-    patch_size: int = option(4, "side of a patch in pixels", ge=1)
-    mlp_ratio: float = option(4.0, "hidden width of the MLP over the model's", gt=0)
+    patch_size: int = option(4, "side of a patch in pixels", ge=1, le=1024)
+    mlp_ratio: float = option(4.0, "hidden width of the MLP over the model's", ge=0.25, le=64)
     dropout: float = option(0.0, "dropout after attention and in the MLP", ge=0, lt=1)
     drop_path_rate: float = option(
         0.0, "stochastic depth, from 0 at the first block to this at the last", ge=0, lt=1
@@ -66,18 +66,20 @@ class ModelConfig:
 @dataclass
 class SwinConfig(ModelConfig):
     name: str = option("swin", "architecture", choices=("swin",))
-    embed_dim: int = option(96, "channels of the first stage; each further stage has twice as many", ge=1)
-    depths: list[int] = option([2, 2, 6, 2], "blocks per stage", ge=1)
-    num_heads: list[int] = option([3, 6, 12, 24], "attention heads per stage", ge=1)
-    window_size: int = option(7, "side of an attention window in tokens, fitted to smaller maps", ge=1)
+    embed_dim: int = option(
+        96, "channels of the first stage; each further stage has twice as many", ge=1, le=8192
+    )
+    depths: list[int] = option([2, 2, 6, 2], "blocks per stage", ge=1, le=200)
+    num_heads: list[int] = option([3, 6, 12, 24], "attention heads per stage", ge=1, le=1024)
+    window_size: int = option(7, "side of an attention window in tokens, fitted to smaller maps", ge=1, le=64)
 
 
 @dataclass
 class ViTConfig(ModelConfig):
     name: str = option("vit", "architecture", choices=("vit",))
-    hidden_dim: int = option(384, "channels", ge=1)
-    num_layers: int = option(12, "blocks", ge=1)
-    num_heads: int = option(6, "attention heads", ge=1)
+    hidden_dim: int = option(384, "channels", ge=1, le=8192)
+    num_layers: int = option(12, "blocks", ge=1, le=200)
+    num_heads: int = option(6, "attention heads", ge=1, le=1024)
     pool: str = option("token", "what the head reads", choices=("token", "mean"))
 
 
@@ -128,8 +130,12 @@ class MuonConfig(AdamWConfig):
 class TrainConfig:
     epochs: int = option(MISSING, "passes over the training images", ge=1)
     max_steps: int | None = option(None, "stop after this many optimizer steps; null: after the epochs", ge=1)
-    global_batch_size: int = option(MISSING, "images per optimizer step, over all processes", ge=1)
-    accumulation_steps: int = option(1, "parts that each process's share of a batch is computed in", ge=1)
+    global_batch_size: int = option(
+        MISSING, "images per optimizer step, over all processes", ge=1, le=2**20
+    )
+    accumulation_steps: int = option(
+        1, "parts that each process's share of a batch is computed in", ge=1, le=4096
+    )
     label_smoothing: float = option(0.0, "share of the target spread over all classes", ge=0, lt=1)
     precision: str = option(
         "auto",

@@ -17,7 +17,7 @@ def create_model(
     Raises UsageError where the model's sizes do not go together or do not fit the image.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
         try:
             return _build(config, image_size, in_channels, num_classes)
         except ValueError as error:

@@ -1,5 +1,7 @@
 """Starting weights: torchvision's by name, or a file, into a model with a head of its own."""
 
+import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ _TORCHVISION_SWIN = {
     (96, (2, 2, 18, 2)): "Swin_S_Weights",
     (128, (2, 2, 18, 2)): "Swin_B_Weights",
 }
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_GOOD_FILE = "Get the file again, or save it with torch.save(model.state_dict(), PATH)."
 
 
 def load_starting_weights(model: nn.Module, config: ModelConfig) -> str:
@@ -29,7 +32,9 @@ def load_starting_weights(model: nn.Module, config: ModelConfig) -> str:
     if config.weights == "imagenet":
         state, where = _torchvision_weights(config)
     else:
-        path = Path(config.weights).expanduser()
+        path = Path(config.weights)
+        with suppress(RuntimeError):  # "~name" where nobody has that name stays, and is no file
+            path = path.expanduser()
         state, where = read_weights(path), str(path)
     left = load_weights(model, state, where, adapt=True)
     return f"weights from {where}, {'with a new head' if left else 'head included'}"
@@ -50,7 +55,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
             if name.startswith(("head.", "heads.")):
                 del state[name]
                 left.append(name)
-            elif state[name].dim() == 4 and own[name].shape[1] == 1 and state[name].shape[1] == 3:
+            elif _takes_grayscale(own[name]) and state[name].shape == _in_colour(own[name]):
                 state[name] = state[name].sum(1, keepdim=True)
     problems = [
         f"{name} is {_shape(state[name])} there and {_shape(own[name])} here"
@@ -65,7 +70,12 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
             f"{where}: weights of another model ({problems[0]}{more}).",
             "Use the model preset and sizes that these weights were trained with.",
         )
-    model.load_state_dict(state, strict=False)
+    try:
+        model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # a sparse or quantised tensor
+        raise CheckpointError(
+            f"{where}: its tensors cannot be copied into the model.", "Save them as plain dense tensors."
+        ) from error
     return left
 
 
@@ -74,24 +84,29 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     torch files are read with `weights_only`. Raises CheckpointError.
     """
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: there is no such file.", "Give a file of weights: model.weights=PATH."
-        )
+    try:
+        if path.is_dir():
+            path = path / "model.safetensors"
+        reason = "" if path.is_file() else "there is no such file"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise CheckpointError(f"{path}: {reason}.", "Give a file of weights: model.weights=PATH.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
-        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable file of weights ({reason}).") from error
+        raise CheckpointError(
+            f"{path}: not a readable file of weights ({_reason(error)}).", _GOOD_FILE
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path}: holds no state dict (names with tensors).")
+    if not isinstance(loaded, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
+    ):
+        raise CheckpointError(f"{path}: holds no state dict (names with tensors).", _GOOD_FILE)
     return loaded
 
 
@@ -106,20 +121,36 @@ def _torchvision_weights(config: ModelConfig) -> tuple[dict[str, Tensor], str]:
         )
     weights = getattr(torchvision.models, _TORCHVISION_SWIN[key]).DEFAULT
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except Exception as error:  # no network, no room, or a damaged file in the cache
+        cached = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         raise UsageError(
-            f"model.weights=imagenet: {weights.url} cannot be had ({error}).",
-            "Get that file elsewhere and give it: model.weights=PATH.",
+            f"model.weights=imagenet: {weights.url} cannot be had ({_reason(error)}).",
+            f"Delete {cached} if it is there and damaged, or get that file elsewhere: model.weights=PATH.",
         ) from error
     return dict(state), f"torchvision {weights}"
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run what is in the file
+        return "damaged, or more in it than tensors"
+    return str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+
+
 def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape))
+    return "×".join(map(str, tensor.shape)) or "a single number"
+
+
+def _takes_grayscale(weight: Tensor) -> bool:
+    return weight.dim() == 4 and weight.shape[1] == 1
+
+
+def _in_colour(grayscale: Tensor) -> tuple[int, ...]:
+    """The shape of a first layer for three colours, from that for one."""
+    return (grayscale.shape[0], 3, *grayscale.shape[2:])
 
 
 def _bare(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.removeprefix(wrapper)
+    while name.startswith(_WRAPPERS):
+        name = name.split(".", 1)[1]
     return name

@@ -52,7 +52,8 @@ def _fit(size: int, window: int) -> tuple[int, int]:
     if padded <= size * PADDING_ALLOWED**0.5:
         return window, padded
     divisor = max(d for d in range(1, window + 1) if size % d == 0)
-    return (divisor, size) if 2 * divisor >= window else (window, padded)
+    # A window of one token would attend to nothing but itself.
+    return (divisor, size) if divisor > 1 and 2 * divisor >= window else (window, padded)
 
 
 def window_plan(height: int, width: int, window: int) -> WindowPlan:

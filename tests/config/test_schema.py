@@ -1,0 +1,64 @@
+"""The names of the fields, frozen: runs are stored with them and people type them."""
+
+import dataclasses
+
+from neuscale.config import schema
+
+FIELDS = {
+    "Config": "experiment data augment model optim train eval checkpoint tracking run",
+    "DataConfig": "name source image_size",
+    "AugmentConfig": "crop_padding horizontal_flip",
+    "ModelConfig": "name patch_size mlp_ratio dropout drop_path_rate gradient_checkpointing weights",
+    "SwinConfig": "+ embed_dim depths num_heads window_size",
+    "ViTConfig": "+ hidden_dim num_layers num_heads pool",
+    "OptimConfig": "name lr weight_decay warmup_epochs final_lr_ratio clip_grad_norm",
+    "AdamWConfig": "+ beta1 beta2 eps",
+    "SGDConfig": "+ momentum nesterov",
+    "MuonConfig": "+ momentum",
+    "TrainConfig": "epochs max_steps global_batch_size accumulation_steps label_smoothing precision "
+    "log_every_steps",
+    "EvalConfig": "batch_size every_epochs",
+    "CheckpointConfig": "every_steps keep_last",
+    "TrackingConfig": "tensorboard sample_images",
+    "RunConfig": "name seed device",
+}
+SCHEMAS = {name: value for name, value in vars(schema).items() if dataclasses.is_dataclass(value)}
+
+
+def test_the_fields_are_these() -> None:
+    """Change this list on purpose: a name that goes makes every stored run with it unreadable."""
+    found = {}
+    for name, cls in SCHEMAS.items():
+        inherited = {
+            f.name
+            for base in cls.__bases__
+            if dataclasses.is_dataclass(base)
+            for f in dataclasses.fields(base)
+        }
+        own = [f.name for f in dataclasses.fields(cls) if f.name not in inherited]
+        found[name] = " ".join(["+", *own] if inherited else own)
+    assert found == FIELDS
+
+
+def test_every_field_has_a_help_and_its_default_is_in_range() -> None:
+    for name, cls in SCHEMAS.items():
+        for field in dataclasses.fields(cls):
+            if field.default_factory is not dataclasses.MISSING and "help" not in field.metadata:
+                assert name == "Config", f"{name}.{field.name} has no help"
+            else:
+                assert field.metadata["help"], f"{name}.{field.name}"
+
+
+def test_nothing_heavy_is_imported_for_a_configuration() -> None:
+    """`neuscale train --help` and --print-config answer at once."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from neuscale.config import compose_config; compose_config([]); "
+        "print([m for m in ('torch', 'torchvision', 'accelerate', 'numpy') if m in sys.modules])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert shown.stdout.strip() == "[]"
