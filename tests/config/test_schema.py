@@ -7,7 +7,8 @@ from neuscale.config import schema
 FIELDS = {
     "Config": "experiment data augment model optim train eval checkpoint tracking run",
     "DataConfig": "name source image_size",
-    "AugmentConfig": "crop_padding horizontal_flip",
+    "AugmentConfig": "crop_padding horizontal_flip policy policy_layers policy_magnitude brightness contrast "
+    "saturation hue erasing mixup_alpha cutmix_alpha",
     "ModelConfig": "name patch_size mlp_ratio dropout drop_path_rate gradient_checkpointing weights",
     "SwinConfig": "+ embed_dim depths num_heads window_size",
     "ViTConfig": "+ hidden_dim num_layers num_heads pool",

@@ -1,5 +1,6 @@
 """Batches: the right pixels, for the right images, at any number of processes and after any restart."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,23 @@ from neuscale.errors import UsageError
 
 CPU = torch.device("cpu")
 AUGMENT = AugmentConfig(crop_padding=2, horizontal_flip=0.5)
+# Everything at once: what is drawn for an image must not depend on who computes it.
+EVERYTHING = [
+    AUGMENT,
+    AugmentConfig(
+        crop_padding=1,
+        horizontal_flip=0.5,
+        policy="randaugment",
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        erasing=0.5,
+        mixup_alpha=0.8,
+        cutmix_alpha=1.0,
+    ),
+    AugmentConfig(policy="trivialaugment", cutmix_alpha=1.0),
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +45,16 @@ def data(build_image_tree: Callable[..., Path], tmp_path_factory: pytest.TempPat
     return prepare("image_folder", root=folder / "data", source=tree, save_as="noise")
 
 
-def all_batches(data: PackedDataset, processes: int, accumulation: int, first_step: int = 0) -> list[Batch]:
+def all_batches(
+    data: PackedDataset,
+    processes: int,
+    accumulation: int,
+    first_step: int = 0,
+    augment: AugmentConfig = AUGMENT,
+) -> list[Batch]:
     """The global batches of an epoch of 12, put together again from the shares."""
     loaders = [ResidentLoader(data, "train", None, CPU, Share(rank, processes)) for rank in range(processes)]
-    epochs = [list(loader.training(AUGMENT, 3, 1, first_step, 5, 12, accumulation)) for loader in loaders]
+    epochs = [list(loader.training(augment, 3, 1, first_step, 5, 12, accumulation)) for loader in loaders]
     whole = []
     for shares in zip(*epochs, strict=True):
         parts = [batch for share in shares for batch in share]
@@ -39,30 +63,52 @@ def all_batches(data: PackedDataset, processes: int, accumulation: int, first_st
                 torch.cat([p.images for p in parts]),
                 torch.cat([p.labels for p in parts]),
                 torch.cat([p.samples for p in parts]),
+                None if parts[0].shares is None else torch.cat([p.partner_labels for p in parts]),
+                None if parts[0].shares is None else torch.cat([p.shares for p in parts]),
             )
         )
     return whole
 
 
+def assert_same(ones: list[Batch], others: list[Batch]) -> None:
+    for one, other in zip(ones, others, strict=True):
+        for field in dataclasses.fields(Batch):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            assert (a is None and b is None) or torch.equal(a, b), field.name
+
+
+@pytest.mark.parametrize("augment", EVERYTHING, ids=["crops", "everything", "trivial"])
 @pytest.mark.parametrize(("processes", "accumulation"), [(1, 3), (2, 1), (2, 3), (3, 2), (4, 1), (6, 2)])
 def test_processes_and_accumulation_change_no_pixel(
-    data: PackedDataset, processes: int, accumulation: int
+    data: PackedDataset, processes: int, accumulation: int, augment: AugmentConfig
 ) -> None:
-    for alone, shared in zip(
-        all_batches(data, 1, 1), all_batches(data, processes, accumulation), strict=True
-    ):
-        assert torch.equal(alone.images, shared.images)
-        assert torch.equal(alone.labels, shared.labels)
-        assert torch.equal(alone.samples, shared.samples)
+    alone = all_batches(data, 1, 1, augment=augment)
+    assert_same(alone, all_batches(data, processes, accumulation, augment=augment))
 
 
+@pytest.mark.parametrize("augment", EVERYTHING, ids=["crops", "everything", "trivial"])
 @pytest.mark.parametrize("step", [1, 4])
-def test_going_on_in_the_middle_of_an_epoch_changes_no_pixel(data: PackedDataset, step: int) -> None:
-    whole, rest = all_batches(data, 1, 1), all_batches(data, 1, 1, first_step=step)
-    assert len(rest) == len(whole) - step
-    for before, after in zip(whole[step:], rest, strict=True):
-        assert torch.equal(before.images, after.images)
-        assert torch.equal(before.samples, after.samples)
+def test_going_on_in_the_middle_of_an_epoch_changes_no_pixel(
+    data: PackedDataset, step: int, augment: AugmentConfig
+) -> None:
+    whole = all_batches(data, 1, 1, augment=augment)
+    assert_same(whole[step:], all_batches(data, 1, 1, first_step=step, augment=augment))
+
+
+def test_mixed_images_come_with_both_labels(data: PackedDataset) -> None:
+    """A blend of two known images is found again from its labels and its share."""
+    loader = ResidentLoader(data, "train", None, CPU, Share())
+    [plain] = next(loader.training(AugmentConfig(), 3, 1, 0, 1, 12))
+    [mixed] = next(loader.training(AugmentConfig(mixup_alpha=1.0), 3, 1, 0, 1, 12))
+    assert mixed.shares is not None
+    assert mixed.partner_labels is not None
+    for i in range(12):
+        share = mixed.shares[i]
+        candidates = share * plain.images[i] + (1 - share) * plain.images
+        partner = (candidates - mixed.images[i]).abs().amax((1, 2, 3)).argmin()
+        assert torch.allclose(candidates[partner], mixed.images[i], atol=1e-5)
+        assert mixed.partner_labels[i] == plain.labels[partner]
+        assert mixed.labels[i] == plain.labels[i]
 
 
 def test_a_batch_holds_the_images_that_it_names(data: PackedDataset) -> None:

@@ -45,6 +45,18 @@ class AugmentConfig:
         0, "pixels of zero padding for a random crop at the data's own size", ge=0, le=1024
     )
     horizontal_flip: float = option(0.0, "probability of mirroring an image", ge=0, le=1)
+    policy: str = option(
+        "none", "operations drawn for each image", choices=("none", "randaugment", "trivialaugment")
+    )
+    policy_layers: int = option(2, "RandAugment's operations per image", ge=1, le=8)
+    policy_magnitude: int = option(9, "RandAugment's strength", ge=0, le=30)
+    brightness: float = option(0.0, "brightness is multiplied by 1 ± this", ge=0, le=10)
+    contrast: float = option(0.0, "contrast is multiplied by 1 ± this", ge=0, le=10)
+    saturation: float = option(0.0, "saturation is multiplied by 1 ± this", ge=0, le=10)
+    hue: float = option(0.0, "hue is turned by ± this part of the colour circle", ge=0, le=0.5)
+    erasing: float = option(0.0, "probability that a rectangle of an image is erased", ge=0, le=1)
+    mixup_alpha: float = option(0.0, "Mixup with shares from Beta(this, this); 0: none", ge=0, le=100)
+    cutmix_alpha: float = option(0.0, "CutMix with shares from Beta(this, this); 0: none", ge=0, le=100)
 
 
 @dataclass
@@ -130,9 +142,7 @@ class MuonConfig(AdamWConfig):
 class TrainConfig:
     epochs: int = option(MISSING, "passes over the training images", ge=1)
     max_steps: int | None = option(None, "stop after this many optimizer steps; null: after the epochs", ge=1)
-    global_batch_size: int = option(
-        MISSING, "images per optimizer step, over all processes", ge=1, le=2**20
-    )
+    global_batch_size: int = option(MISSING, "images per optimizer step, over all processes", ge=1, le=2**20)
     accumulation_steps: int = option(
         1, "parts that each process's share of a batch is computed in", ge=1, le=4096
     )

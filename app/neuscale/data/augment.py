@@ -25,7 +25,7 @@ class CropFlip:
     flip: Tensor
     padding: int
 
-    def at(self, positions: slice) -> "CropFlip":
+    def at(self, positions: slice | Tensor) -> "CropFlip":
         return CropFlip(self.top[positions], self.left[positions], self.flip[positions], self.padding)
 
 

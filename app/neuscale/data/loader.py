@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import crop_flip, draw_crop_flip, normalize, resize
+from neuscale.data.augment import normalize, resize
+from neuscale.data.augmentation import draw_augmentation
 from neuscale.data.order import evaluation_batches, micro_batches, permutation
 from neuscale.data.packed import PackedDataset
 from neuscale.errors import UsageError
@@ -16,11 +17,17 @@ from neuscale.errors import UsageError
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` float32 [B, C, S, S], normalised; `labels` int64 [B]; `samples` int64 [B]: which images."""
+    """`images` float32 [B, C, S, S], normalised; `labels` int64 [B]; `samples` int64 [B]: which images.
+
+    Where images are mixed: `partner_labels` int64 [B], and `shares` float32 [B], how much
+    of each image is its own.
+    """
 
     images: Tensor
     labels: Tensor
     samples: Tensor
+    partner_labels: Tensor | None = None
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,25 +76,37 @@ class ResidentLoader:
     ) -> Iterator[list[Batch]]:
         """This process's micro-batches of steps `first_step` … `steps` - 1 of an epoch, a list a step."""
         order = torch.from_numpy(permutation(seed, epoch, len(self))).to(self.device)
-        crops = draw_crop_flip(augment, seed, epoch, len(self), self.device)
+        size = (self.images.shape[2], self.images.shape[3])
+        augmentation = draw_augmentation(
+            augment, seed, epoch, len(self), global_batch_size, size, self.device
+        )
+
+        def pixels(positions: Tensor) -> Tensor:
+            return self.images.index_select(0, order[positions])
+
         rank, processes = self.share.rank, self.share.processes
         for step in range(first_step, steps):
             batches = []
-            for positions in micro_batches(step, global_batch_size, rank, processes, accumulation_steps):
+            for part in micro_batches(step, global_batch_size, rank, processes, accumulation_steps):
+                positions = torch.arange(part.start, part.stop, device=self.device)
+                images = resize(augmentation.images(pixels, self._normalize, positions), self.size)
                 samples = order[positions]
-                images = crop_flip(self.images.index_select(0, samples), crops.at(positions))
-                batches.append(self._batch(images, samples))
+                partner_labels = shares = None
+                if augmentation.mix is not None:
+                    partner_labels = self.labels[order[augmentation.mix.partner[positions]]]
+                    shares = augmentation.mix.share[positions]
+                batches.append(Batch(images, self.labels[samples], samples, partner_labels, shares))
             yield batches
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """This process's share of the split, unaugmented; over all processes every image exactly once."""
         for positions in evaluation_batches(len(self), batch_size, self.share.rank, self.share.processes):
             samples = torch.arange(positions.start, positions.stop, device=self.device)
-            yield self._batch(self.images[positions], samples)
+            images = resize(self._normalize(self.images[positions]), self.size)
+            yield Batch(images, self.labels[positions], samples)
 
-    def _batch(self, images: Tensor, samples: Tensor) -> Batch:
-        pixels = resize(normalize(images, self.mean, self.std), self.size)
-        return Batch(pixels, self.labels.index_select(0, samples), samples)
+    def _normalize(self, images: Tensor) -> Tensor:
+        return normalize(images, self.mean, self.std)
 
 
 def _tensor(array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:

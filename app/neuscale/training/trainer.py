@@ -184,9 +184,7 @@ class Trainer:
             # Gradients travel between processes once a step.
             with nullcontext() if last else accelerator.no_sync(self.model):
                 logits: Tensor = self.model(batch.images)
-                loss = F.cross_entropy(
-                    logits.float(), batch.labels, label_smoothing=config.train.label_smoothing
-                )
+                loss = batch_loss(logits.float(), batch, config.train.label_smoothing)
                 accelerator.backward(loss / len(micro_batches))
             self.window.add(logits, batch.labels, loss)
         if config.optim.clip_grad_norm is not None:
@@ -263,3 +261,14 @@ class Trainer:
             epoch = self.step // self.steps_per_epoch
             self.checkpoints.save(self.step, epoch, self.raw_model.state_dict(), training, metrics, is_best)
         self.accelerator.wait_for_everyone()
+
+
+def batch_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy of float logits [B, classes]; of mixed images, by their shares of both labels."""
+    if batch.shares is None or batch.partner_labels is None:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+    own, other = (
+        F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+        for labels in (batch.labels, batch.partner_labels)
+    )
+    return (batch.shares * own + (1 - batch.shares) * other).mean()

@@ -1,0 +1,117 @@
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), each image with a partner and a share of its own.
+
+An image's partner stands in the same global batch, wherever that batch is computed, so
+that the number of processes has no say in who is mixed with whom.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuscale.data.randomness import integer_draws, uniform_draws
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How each image of an epoch is mixed, by position; tensors of shape [count].
+
+    `partner`: the other image's position, int64; `share`: how much of the image itself
+    stays, float32 in 0 … 1 (1: it is left alone); `box`: [count, 4], int64, the rows and
+    columns (top, bottom, left, right) that CutMix takes from the partner; empty for Mixup.
+    """
+
+    partner: Tensor
+    share: Tensor
+    box: Tensor
+
+    def at(self, positions: slice | Tensor) -> "Mix":
+        return Mix(self.partner[positions], self.share[positions], self.box[positions])
+
+
+def draw_mix(
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    seed: int,
+    epoch: int,
+    count: int,
+    global_batch_size: int,
+    size: tuple[int, int],
+    device: torch.device,
+) -> Mix:
+    """The mixes of an epoch; `size`: height and width. With both alphas, a coin decides for each image."""
+    batch, place = np.divmod(np.arange(count), global_batch_size)
+    # In each batch all partners are the same distance away, and nobody is its own.
+    batches = -(-count // global_batch_size)
+    distance = 1 + integer_draws(seed, epoch, "mix distance", batches, max(1, global_batch_size - 1))
+    partner = batch * global_batch_size + (place + distance[batch]) % global_batch_size
+    partner = np.minimum(partner, count - 1)  # in the part batch at the end, which is never trained on
+
+    uniform = uniform_draws(seed, epoch, "mix share", count)
+    if mixup_alpha and cutmix_alpha:
+        cut = uniform_draws(seed, epoch, "mix kind", count) < 0.5
+    else:
+        cut = np.full(count, cutmix_alpha > 0)
+    share = np.where(cut, beta_quantile(cutmix_alpha, uniform), beta_quantile(mixup_alpha, uniform))
+    box = _boxes(share, seed, epoch, size)
+    box[~cut] = 0
+    area = (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2])
+    share = np.where(cut, 1.0 - area / (size[0] * size[1]), share)
+    return Mix(
+        torch.from_numpy(partner).to(device),
+        torch.from_numpy(share.astype(np.float32)).to(device),
+        torch.from_numpy(box).to(device),
+    )
+
+
+def mix_images(images: Tensor, partners: Tensor, mix: Mix) -> Tensor:
+    """float [B, C, H, W] with their partners' → float [B, C, H, W]; `mix` is that of these positions."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device)[:, None]
+    columns = torch.arange(width, device=images.device)
+    top, bottom, left, right = (edge[:, None, None, None] for edge in mix.box.unbind(1))
+    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    share = mix.share[:, None, None, None]
+    blended = torch.lerp(partners, images, share)
+    is_cut = (mix.box[:, 1] > mix.box[:, 0])[:, None, None, None]
+    # A CutMix whose box came out empty keeps a share of 1, which the blend leaves alone.
+    return torch.where(is_cut, torch.where(inside, partners, images), blended)
+
+
+def beta_quantile(alpha: float, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers distributed as Beta(alpha, alpha), from uniform ones, by the inverse of its distribution.
+
+    Ones for alpha 0, which means no mixing.
+    """
+    if alpha <= 0:
+        return np.ones_like(uniform)
+    points, distribution = _beta_distribution(alpha)
+    return np.interp(uniform, distribution, points)
+
+
+@cache
+def _beta_distribution(alpha: float, points: int = 4097) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Over s = x^alpha the density is (1 - x)^(alpha - 1), finite up to x = 1/2 where that over x
+    # is not; the middle of each interval stands for it. The other half is the mirror image.
+    edges = np.linspace(0.0, 0.5**alpha, points)
+    middles = (edges[1:] + edges[:-1]) / 2
+    density = (1.0 - middles ** (1 / alpha)) ** (alpha - 1)
+    half = np.concatenate([[0.0], np.cumsum(density)])
+    half *= 0.5 / half[-1]
+    x = edges ** (1 / alpha)
+    return np.concatenate([x, 1.0 - x[-2::-1]]), np.concatenate([half, 1.0 - half[-2::-1]])
+
+
+def _boxes(share: NDArray[np.float64], seed: int, epoch: int, size: tuple[int, int]) -> NDArray[np.int64]:
+    """CutMix's boxes [count, 4]: 1 - share of the area about a uniform centre, cut off at the border."""
+    count = len(share)
+    side = np.sqrt(1.0 - share)
+    edges = []
+    for axis, name in enumerate(("row", "column")):
+        centre = integer_draws(seed, epoch, f"mix {name}", count, size[axis])
+        half = (side * size[axis] / 2).astype(np.int64)
+        edges += [np.clip(centre - half, 0, size[axis]), np.clip(centre + half, 0, size[axis])]
+    return np.stack(edges, axis=1)
