@@ -210,7 +210,7 @@ def test_the_catalogue_agrees_with_torchvision() -> None:
     found = importlib.util.find_spec("torchvision")
     assert found is not None and found.submodule_search_locations
     datasets = Path(found.submodule_search_locations[0]) / "datasets"
-    for name, module in (("fashion_mnist", "mnist.py"), ("cifar10", "cifar.py")):
+    for name, module in (("fashion_mnist", "mnist.py"), ("cifar10", "cifar.py"), ("cifar100", "cifar.py")):
         text = (datasets / module).read_text()
         for file in CATALOG[name].files:
             assert file.md5 in text and file.urls[0].rpartition("/")[0] in text

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuscale.data.catalog import CATALOG
-from neuscale.data.sources.cifar import CifarSource
+from neuscale.data.sources.cifar import CIFAR100, CifarSource
 from neuscale.data.sources.idx import IdxSource
 from neuscale.errors import DataError
 
@@ -46,6 +46,26 @@ def cifar_batches(count: int = 7) -> dict[str, dict[str, object]]:
         }
         for name in BATCHES
     }
+
+
+def test_cifar100_has_its_fine_labels(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    batches = {
+        name: {
+            "data": random.integers(0, 256, (count, 3072), dtype=np.uint8),
+            "fine_labels": list(range(100 - count, 100)),
+            "coarse_labels": [0] * count,
+        }
+        for name, count in (("train", 6), ("test", 3))
+    }
+    path = tmp_path / "cifar-100-python.tar.gz"
+    classes = CATALOG["cifar100"].classes or ()
+    source = CifarSource(path, classes, write_cifar(path, {"meta": {}, **batches}), CIFAR100)
+    assert source.counts == {"train": 6, "val": 3}
+    (block,) = source.blocks("train")
+    assert block.labels.tolist() == [94, 95, 96, 97, 98, 99]
+    assert np.array_equal(block.images.reshape(6, -1), batches["train"]["data"])
+    assert len(set(classes)) == 100
 
 
 def test_cifar_batches_are_read_in_order(tmp_path: Path) -> None:

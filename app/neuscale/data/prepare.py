@@ -91,7 +91,9 @@ def _check_arguments(entry: CatalogEntry, source: Path | None, size: int | None)
         )
     if size is not None and not 1 <= size <= MAX_SIZE:
         raise UsageError(f"a size of {size} pixels is not possible.", f"Give '--size' from 1 to {MAX_SIZE}.")
-    if size is not None and (entry.name == "fashion_mnist" or (entry.name == "cifar10" and source is None)):
+    if size is not None and (
+        entry.name == "fashion_mnist" or (entry.name in ("cifar10", "cifar100") and source is None)
+    ):
         raise UsageError(
             f"'--size' is for image files; {entry.title} comes as arrays of "
             f"{entry.native_size}×{entry.native_size} pixels.",
