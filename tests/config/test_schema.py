@@ -6,7 +6,7 @@ from neuscale.config import schema
 
 FIELDS = {
     "Config": "experiment data augment model optim train eval checkpoint tracking run",
-    "DataConfig": "name source image_size",
+    "DataConfig": "name source stage image_size",
     "AugmentConfig": "crop_padding horizontal_flip policy policy_layers policy_magnitude brightness contrast "
     "saturation hue erasing mixup_alpha cutmix_alpha",
     "ModelConfig": "name patch_size mlp_ratio dropout drop_path_rate gradient_checkpointing weights",

@@ -31,6 +31,9 @@ def option(
 class DataConfig:
     name: str = option(MISSING, "packed data set to train on, as 'neuscale data list' shows it")
     source: str | None = option(None, "file or folder to prepare it from where it is not prepared yet")
+    stage: str = option(
+        "auto", "copy to the node's own disk first: 'none', 'auto' ($TMPDIR in a batch job), or a folder"
+    )
     image_size: int | None = option(
         None,
         "side in pixels of what the model sees, resized on the device; null: the data's own",

@@ -170,6 +170,10 @@ class PackedDataset:
             raise _damaged(self.folder / labels_file(split), "a label is out of range")
         return labels
 
+    def class_counts(self, split: str) -> list[int]:
+        """How many images of "train" or "val" each class has, in the order of the classes."""
+        return np.bincount(self.labels(split), minlength=self.meta.num_classes).tolist()
+
     def verify(self, progress: Progress = _SILENT) -> list[str]:
         """Read everything again and return the names of the files that are damaged."""
         damaged = []

@@ -1,16 +1,12 @@
 """Writes a packed data set: all of it, or nothing that a reader could see.
 
 Everything is written to a folder beside the target (`.NAME.partial-<pid>`), synced, and
-renamed into place. What a killed process leaves is removed by `sweep_leftovers`, called
-under the lock of the next one.
+renamed into place (`place.py`).
 """
 
 import hashlib
 import math
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,8 +22,9 @@ from neuscale.data.packed import (
     images_file,
     labels_file,
 )
+from neuscale.data.place import move_into_place, partial_folder, writing
 from neuscale.data.sources.source import Source
-from neuscale.errors import DataError, disk_error
+from neuscale.errors import DataError
 from neuscale.files import sync_file, sync_folder
 from neuscale.progress import Progress
 
@@ -46,15 +43,15 @@ def write_packed(
     Memory stays bounded by the source's blocks, whatever the size of the data set.
     Raises DataError where the source is damaged, UserError where the disk cannot be written.
     """
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = partial_folder(folder)
     try:
-        with _writing(folder):
+        with writing(folder):
             partial.mkdir(parents=True)
             _check_space(partial, source)
         statistics = ChannelStatistics(source.image_shape[0])
         for split in SPLITS:
             _write_split(folder, partial, source, split, statistics, progress)
-        with _writing(folder):
+        with writing(folder):
             channels, height, width = source.image_shape
             mean, std = statistics.mean_and_std()
             meta = PackedMeta(
@@ -75,28 +72,11 @@ def write_packed(
             for file in (*ARRAY_FILES, META_FILE):
                 sync_file(partial / file)
             sync_folder(partial)
-            _move_into_place(partial, folder)
+            move_into_place(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return PackedDataset.open(folder)
-
-
-def sweep_leftovers(folder: Path) -> None:
-    """Remove what killed processes left beside `folder`; call this under its lock only.
-
-    One that was killed between the two renames of a replacement left the older data set
-    under another name: it is put back.
-    """
-    with _writing(folder):
-        if not folder.parent.is_dir():
-            return
-        for replaced in sorted(folder.parent.glob(f".{folder.name}.replaced-*")):
-            if not folder.exists():
-                replaced.rename(folder)
-        for kind in ("partial", "replaced"):
-            for leftover in folder.parent.glob(f".{folder.name}.{kind}-*"):
-                shutil.rmtree(leftover)
 
 
 class ChannelStatistics:
@@ -136,7 +116,7 @@ def _write_split(
     count, shape = source.counts[split], source.image_shape
     labels = np.full(count, -1, dtype=np.int64)
     with (
-        _writing(folder),
+        writing(folder),
         (partial / images_file(split)).open("wb") as stream,
         progress.task(f"packing {split}", count, "img") as task,
     ):
@@ -153,7 +133,7 @@ def _write_split(
                 f"{folder.name}: the source changed while it was read ({split} has fewer images now).",
                 "Run the command again.",
             )
-    with _writing(folder), (partial / labels_file(split)).open("wb") as stream:
+    with writing(folder), (partial / labels_file(split)).open("wb") as stream:
         _write_header(stream, np.int64, labels.shape)
         stream.write(labels.data)
 
@@ -208,27 +188,3 @@ def _checksums(partial: Path, progress: Progress) -> dict[str, str]:
                     task.advance(len(chunk))
             checksums[file] = digest.hexdigest()
     return checksums
-
-
-def _move_into_place(partial: Path, folder: Path) -> None:
-    if folder.exists():
-        replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
-        folder.rename(replaced)
-        try:
-            partial.rename(folder)
-        except OSError:
-            replaced.rename(folder)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    else:
-        partial.rename(folder)
-    sync_folder(folder.parent)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turns what the disk refuses into the message for `folder`."""
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, folder) from error

@@ -9,7 +9,8 @@ from neuscale.data.catalog import CATALOG, CatalogEntry, catalog_entry
 from neuscale.data.lock import exclusive
 from neuscale.data.open_source import open_source
 from neuscale.data.packed import PackedDataset, PackedMeta, packed_path
-from neuscale.data.packed_writer import sweep_leftovers, write_packed
+from neuscale.data.packed_writer import write_packed
+from neuscale.data.place import sweep_leftovers
 from neuscale.errors import DataError, UsageError
 from neuscale.paths import data_root
 from neuscale.progress import Progress, Silent
