@@ -132,7 +132,7 @@ def test_curves_have_no_zigzag_after_a_crash(tiny: ConfigBuilder) -> None:
 
     steps = [line["step"] for line in curves(trained.run) if line["split"] == "train"]
     assert steps == [2, 4, 6, 8, 10]
-    events = EventAccumulator(str(run.events)).Reload()
+    events = EventAccumulator(str(run.path)).Reload()
     for tag in ("train/loss", "optim/lr"):
         assert [point.step for point in events.Scalars(tag)] == [2, 4, 6, 8, 10]
     assert [point.step for point in events.Scalars("val/top1")] == [5, 10]

@@ -1,12 +1,21 @@
 """The commands together, and how their errors reach the person at the terminal."""
 
+import errno
+import logging
 import os
+import sys
+import threading
+import traceback
 from typing import Annotated
 
 import typer
 
 from neuscale.cli import data, doctor, evaluate, train
+from neuscale.cluster.launch import leave_processes, report_to_launcher
 from neuscale.errors import EXIT_FAILED, UserError, disk_error
+from neuscale.paths import runs_root
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,37 +56,60 @@ app.command("doctor")(doctor.doctor_command)
 def run(words: list[str]) -> int:
     """Runs one command line; returns the exit code.
 
-    0, 1 (it failed), 2 (bad usage) or 75 (saved before the end, to be resumed).
+    0, 1 (it failed), 2 (bad usage) or 75 (saved before the end, to be resumed); 130 after Ctrl-C.
     """
     debug = "--debug" in words or bool(os.environ.get("NEUSCALE_DEBUG"))
     words = [word for word in words if word != "--debug"]
     if debug:
         os.environ["NEUSCALE_DEBUG"] = "1"  # for the processes that this one starts
+    else:
+        threading.excepthook = _thread_failed
+        # torchmetrics imports it; where $HOME is read-only it says so at every command.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    try:
+        code = _run(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a reader that went, as 'head' does, is noticed here
+        return code
+    except BrokenPipeError:
+        # Python flushes once more at the end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        told = _in_words(error)
+        if not report_to_launcher(told):
+            from neuscale.cli.console import show_error
+
+            show_error(told.problem, told.fix)
+        return told.exit_code
+    finally:
+        leave_processes()
+
+
+def _run(words: list[str]) -> int:
     try:
         app(args=words, prog_name="neuscale")
     except SystemExit as stop:  # how typer ends, --help and bad usage included
         return stop.code if isinstance(stop.code, int) else EXIT_FAILED
-    except UserError as error:
-        if debug:
-            raise
-        _show(error.problem, error.fix)
-        return error.exit_code
-    except Exception as error:
-        if debug:
-            raise
-        if isinstance(error, OSError) and error.filename is not None:
-            told = disk_error(error, error.filename)
-            _show(told.problem, told.fix)
-        else:
-            first = (str(error) or "no message").splitlines()[0]
-            _show(f"{type(error).__name__}: {first}", "This was not foreseen: add --debug for the traceback.")
-        return EXIT_FAILED
     return 0
 
 
-def _show(problem: str, fix: str) -> None:
-    from neuscale.cli.console import show_error
-    from neuscale.cluster.launch import report_to_launcher
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """One line in place of a traceback; what matters is raised again where the thread is waited for."""
+    from neuscale.cli.console import err, escape
 
-    if not report_to_launcher(problem, fix):
-        show_error(problem, fix)
+    err.print(f"[yellow]warning:[/] in the background: {escape(failed.exc_value)}")
+
+
+def _in_words(error: Exception) -> UserError:
+    """What to tell the person at the terminal about `error`."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_FULL):
+        return disk_error(error, error.filename or runs_root())
+    first = (str(error) or "no message").splitlines()[0]
+    return UserError(
+        f"{type(error).__name__}: {first}", "This was not foreseen: add --debug for the traceback."
+    )

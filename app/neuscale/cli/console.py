@@ -1,12 +1,19 @@
 """The terminal: results on standard output, everything else on standard error."""
 
+import math
 import sys
 from typing import Any
 
 from rich.console import Console
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()  # None where the shell closed it (>&-)
+
+
+# Lines are not broken for what is no terminal: a script may search them.
+out = Console(highlight=False, soft_wrap=not _is_terminal(sys.stdout))
+err = Console(stderr=True, highlight=False, soft_wrap=not _is_terminal(sys.stderr))
 
 
 def show_error(problem: str, fix: str) -> None:
@@ -27,4 +34,13 @@ def print_json(value: Any) -> None:
     """One JSON object on standard output."""
     import json
 
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    print(json.dumps(_without_nan(value), indent=2, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    """`value` with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

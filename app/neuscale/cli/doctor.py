@@ -9,8 +9,6 @@ def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:
     """Say what this machine has for training, and what is wrong with it."""
-    from rich.table import Table
-
     from neuscale.cli.console import err, escape, out, print_json
     from neuscale.cluster.doctor import examine
 
@@ -19,13 +17,10 @@ def doctor_command(
     if as_json:
         print_json(findings)
         raise typer.Exit(1 if problems else 0)
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    width = max(map(len, findings))
     for name, value in findings.items():
         if name != "problems":
-            table.add_row(name.replace("_", " "), escape(_words(value)))
-    out.print(table)
+            out.print(f"[bold]{name.replace('_', ' ').ljust(width)}[/]  {escape(_words(value))}")
     for problem in problems:
         err.print(f"[bold red]problem:[/] {escape(problem)}")
     if not problems:
@@ -35,7 +30,8 @@ def doctor_command(
 
 def _words(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(item)}" for key, item in value.items()) or "none"
+        shown = {key: key if item is True else f"{key} {_words(item)}" for key, item in value.items()}
+        return ", ".join(shown[key] for key, item in value.items() if item is not False) or "none"
     if isinstance(value, list):
         return "; ".join(_words(item) for item in value) or "none"
     return "none" if value is None else str(value)

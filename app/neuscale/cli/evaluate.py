@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuscale.cli.train import Gpus, Processes, processes_device
+from neuscale.errors import UsageError
 
 if TYPE_CHECKING:
     from neuscale.evaluation.run import EvaluatedRun
@@ -23,10 +24,10 @@ def eval_command(
     """Evaluate a trained model, over all images and per class."""
     from neuscale.cli.progress import create_progress
     from neuscale.cluster.launch import check_gpus, launch, started_by_launcher
-    from neuscale.evaluation.run import check_split, evaluate_run
     from neuscale.runs.folder import find_run
 
-    check_split(split)
+    if split not in ("train", "val"):
+        raise UsageError(f"--split {split}: expected train or val.")
     found = find_run(run)
     device = processes_device(gpus, processes)
     count = gpus or processes or 1
@@ -37,6 +38,8 @@ def eval_command(
             words = ["eval", str(found.path), "--checkpoint", checkpoint, "--split", split]
             words += ["--gpus" if gpus else "--processes", str(count), *(["--json"] if as_json else [])]
             raise typer.Exit(launch(words, count))
+    from neuscale.evaluation.run import evaluate_run
+
     evaluated = evaluate_run(found, checkpoint, split, device, create_progress())
     if evaluated.is_main:
         _show(found.name, evaluated, split, as_json)
@@ -78,7 +81,7 @@ def _show(name: str, evaluated: "EvaluatedRun", split: str, as_json: bool) -> No
             escape(classes[i]), f"{counts[i]:,}", "no images" if share is None else f"{share:.1%}", taken_for
         )
     out.print(table)
+    top5 = f"   top-5 {result.top5:.2%}" if len(classes) > 5 else ""
     out.print(
-        f"top-1 [bold]{result.top1:.2%}[/]   top-5 {result.top5:.2%}   loss {result.loss:.4f}"
-        f"   on {result.samples:,} images"
+        f"top-1 [bold]{result.top1:.2%}[/]{top5}   loss {result.loss:.4f}   on {result.samples:,} images"
     )

@@ -31,6 +31,21 @@ def quantity(count: float, unit: str) -> str:
     return f"{count:.1f} GB"
 
 
+def _part(done: float, total: float | None, unit: str) -> str:
+    if not total:
+        return quantity(done, unit)
+    begun = quantity(done, unit) if unit == "B" else f"{done:,.0f}"
+    return f"{begun} of {quantity(total, unit)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that fit."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 class _Messages:
     def message(self, text: str) -> None:
         err.print(escape(text))
@@ -42,10 +57,8 @@ class _Messages:
 class _Rate(ProgressColumn):
     def render(self, task: RichTask) -> Text:
         unit = task.fields["unit"]
-        done = quantity(task.completed, unit)
-        total = f" of {quantity(task.total, unit)}" if task.total else ""
         speed = f", {quantity(task.speed, unit)}/s" if task.speed else ""
-        return Text(f"{done}{total}{speed}")
+        return Text(f"{_part(task.completed, task.total, unit)}{speed}")
 
 
 class Bars(_Messages):
@@ -124,12 +137,12 @@ class _Line:
     def _show(self) -> None:
         self._shown = time.monotonic()
         seconds = max(self._shown - self._began, 1e-9)
-        parts = [quantity(self._done, self._unit)]
+        parts = [_part(self._done, self._total, self._unit)]
         if self._total:
-            parts[0] += f" of {quantity(self._total, self._unit)} ({self._done / self._total:.0%})"
+            parts[0] += f" ({self._done / self._total:.0%})"
         parts.append(f"{quantity(self._done / seconds, self._unit)}/s")
         if self._total and 0 < self._done < self._total:
-            parts.append(f"{seconds / self._done * (self._total - self._done):.0f} s left")
+            parts.append(f"{duration(seconds / self._done * (self._total - self._done))} left")
         if self._note:
             parts.append(self._note)
         err.print(escape(f"{self._title}: {', '.join(parts)}"))

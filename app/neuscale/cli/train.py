@@ -1,16 +1,19 @@
 """`neuscale train`."""
 
 import os
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuscale.errors import EXIT_RESUME, UsageError
+from neuscale.errors import EXIT_RESUME, UsageError, UserError
 
 if TYPE_CHECKING:
     from neuscale.config import Config
+    from neuscale.evaluation.evaluate import Evaluation
     from neuscale.runs.folder import RunFolder
     from neuscale.training.train import TrainedRun
+    from neuscale.training.trainer import Outcome
 
 Processes = Annotated[
     int | None, typer.Option("--processes", min=1, help="CPU processes to train in, with gloo between them.")
@@ -29,8 +32,9 @@ def train_command(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN] [FIELD=VALUE]...",
-            help="What to change in the configuration: experiment=cifar10_swin_t, optim.lr=1e-3, …",
+            metavar="FIELD=VALUE",
+            help="What to change in the configuration: experiment=cifar10_swin_t, optim.lr=1e-3, …;"
+            " with --resume also the name or path of a RUN.",
             show_default=False,
         ),
     ] = None,
@@ -57,6 +61,12 @@ def train_command(
     config, run = _configure(words or [], resume)
     device = processes_device(gpus, processes)
     if device is not None:
+        if f"run.device={config.run.device}" in (words or []) and config.run.device not in ("auto", device):
+            option = "--processes" if gpus is None else f"--gpus {gpus}"
+            raise UsageError(
+                f"{option} and run.device={config.run.device} contradict each other.",
+                "Leave one of them away.",
+            )
         config.run.device = device
     if print_config:
         from neuscale.config import config_to_yaml
@@ -70,7 +80,7 @@ def train_command(
         _prepare(config, count)
         again = [word for word in words or [] if "=" in word]
         if run is not None:
-            again = [run.name, "--resume", *[word for word in again if word not in _presets(again)]]
+            again = [str(run.path), "--resume", *[word for word in again if word not in _presets(again)]]
         again += [f"run.device={config.run.device}", *(["--json"] if as_json else [])]
         raise typer.Exit(launch(["train", *again], count))
     raise typer.Exit(_train(config, run, as_json))
@@ -101,8 +111,10 @@ def _configure(words: list[str], resume: bool) -> "tuple[Config, RunFolder | Non
 
     names = [word for word in words if "=" not in word]
     settings = [word for word in words if "=" in word]
+    if names and not resume:
+        raise _no_setting(names[0])
     if not resume:
-        return compose_config(settings + names), None  # a bare word is an error that compose explains
+        return compose_config(settings), None
     if len(names) > 1:
         raise UsageError(f"--resume goes on with one run, not with {' and '.join(names)}.")
     composed = compose_config(settings)
@@ -113,15 +125,37 @@ def _configure(words: list[str], resume: bool) -> "tuple[Config, RunFolder | Non
     elif run is None:
         candidates = [r for r in all_runs() if not r.finished]
         if presets:
-            candidates = [r for r in candidates if r.config().experiment == composed.experiment]
+            candidates = [r for r in candidates if _is_of(r, composed.experiment)]
         run = next(iter(candidates), None)
     if run is None:
         return composed, None
     if presets:
         check_same_run(composed, run)
     config = run.config([word for word in settings if word not in presets])
-    config.run.name = None
+    if not any(word.startswith("run.device=") for word in settings):
+        config.run.device = "auto"  # it may go on somewhere else
     return config, run
+
+
+def _is_of(run: "RunFolder", experiment: str | None) -> bool:
+    try:
+        return run.config().experiment == experiment
+    except UserError:  # a damaged run is in nobody's way
+        return False
+
+
+def _no_setting(word: str) -> UsageError:
+    """What somebody may have meant by a word that sets no field."""
+    import difflib
+
+    from neuscale.config.compose import preset_groups
+    from neuscale.runs.folder import all_runs
+
+    recipe = difflib.get_close_matches(word, preset_groups()["experiment"], n=1)
+    hint = f"Did you mean 'experiment={recipe[0]}'?" if recipe else "For example: optim.lr=1e-3."
+    if word in [run.name for run in all_runs()]:
+        hint = f"To go on with that run: neuscale train --resume {word}"
+    return UsageError(f"'{word}' is not of the form field=value.", hint)
 
 
 def _prepare(config: "Config", processes: int) -> None:
@@ -145,41 +179,56 @@ def _train(config: "Config", run: "RunFolder | None", as_json: bool) -> int:
         torch.set_num_threads(available_cores())
     trained = train(config, run, create_progress())
     if trained.is_main:
-        _show_result(trained, as_json)
+        _show_result(trained, config, as_json)
     return EXIT_RESUME if trained.outcome.stopped_by else 0
 
 
-def _show_result(trained: "TrainedRun", as_json: bool) -> None:
-    from neuscale.cli.console import err, escape, out, print_json
+def _show_result(trained: "TrainedRun", config: "Config", as_json: bool) -> None:
+    from neuscale.cli.console import err, escape, print_json
     from neuscale.runs.manifest import read_manifest
 
     run, outcome = trained.run, trained.outcome
+    manifest = read_manifest(run.manifest_file)
     if as_json:
-        manifest = read_manifest(run.manifest_file)
-        print_json({"run": str(run.path), "status": manifest["status"], **manifest["result"]})
-        return
+        print_json({"run": str(run.path), "status": manifest.get("status"), **manifest.get("result", {})})
     if outcome.stopped_by:
         err.print(f"stopped by {outcome.stopped_by} after step {outcome.steps:,}; everything is saved.")
-        err.print(f"Go on with: [bold]neuscale train --resume {escape(run.name)}[/]")
+        err.print(f"Go on with: [bold]{escape(_resume_command(run, config))}[/]")
+    if as_json or outcome.stopped_by:
         return
+    if outcome.last is not None:
+        _show_table(run.name, outcome, outcome.last)
+    err.print(f"Everything is in {escape(run.path)}. Where to look next:")
+    commands = {
+        f"neuscale eval {run.argument}": "accuracy per class",
+        f"tensorboard --logdir {shlex.quote(str(run.path.parent))}": "curves, images, confusion matrix",
+    }
+    width = max(map(len, commands))
+    for command, what in commands.items():
+        err.print(f"  [bold]{escape(command.ljust(width))}[/]  {what}")
+
+
+def _show_table(name: str, outcome: "Outcome", last: "Evaluation") -> None:
     from rich.table import Table
 
-    table = Table(title=escape(run.name), title_justify="left", show_header=False)
+    from neuscale.cli.console import escape, out
+    from neuscale.cli.progress import duration
+
+    table = Table(title=escape(name), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    last = outcome.last
-    if last is not None:
-        table.add_row("top-1", f"{last.top1:.2%}")
+    table.add_row("top-1", f"{last.top1:.2%}")
+    if len(last.confusion) > 5:
         table.add_row("top-5", f"{last.top5:.2%}")
-        table.add_row("loss", f"{last.loss:.4f}")
-        table.add_row("best top-1", f"{outcome.best_top1:.2%}")
-        table.add_row("images evaluated", f"{last.samples:,}")
-    table.add_row("training time", f"{outcome.seconds:.0f} s")
+    table.add_row("loss", f"{last.loss:.4f}")
+    table.add_row("best top-1", f"{outcome.best_top1:.2%}")
+    table.add_row("images evaluated", f"{last.samples:,}")
+    table.add_row("training time", duration(outcome.seconds))
     table.add_row("throughput", f"{outcome.images_per_second:,.0f} img/s")
     out.print(table)
-    name = escape(run.name)
-    err.print(f"Everything is in {escape(run.path)}. Where to look next:")
-    err.print(f"  [bold]neuscale eval {name}[/]                  accuracy per class")
-    err.print(
-        f"  [bold]tensorboard --logdir {escape(run.path.parent)}[/]        curves, images, confusion matrix"
-    )
+
+
+def _resume_command(run: "RunFolder", config: "Config") -> str:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    option = "--processes" if config.run.device == "cpu" else "--gpus"
+    return f"neuscale train --resume {run.argument}" + (f" {option} {processes}" if processes > 1 else "")

@@ -14,7 +14,7 @@ from neuscale.data.prepare import prepared_names
 from neuscale.paths import data_root, runs_root
 from neuscale.runs.manifest import code_revision, package_versions
 
-# A DataLoader with workers, or NCCL on several GPUs, fails in less (Docker's default is 64 MB).
+# NCCL on several GPUs fails in less (Docker's default is 64 MB).
 SHM_NEEDED = 1 << 30
 DISK_NEEDED = 2 << 30
 
@@ -90,8 +90,10 @@ def _shared_memory(problems: list[str]) -> str | None:
     shm = Path("/dev/shm")
     if not shm.is_dir():
         return None
+    import torch
+
     size = shutil.disk_usage(shm).total
-    if size < SHM_NEEDED:
+    if torch.cuda.device_count() > 1 and size < SHM_NEEDED:
         problems.append(
             f"/dev/shm has only {size / 2**20:.0f} MiB: several GPUs need 1 GiB or more"
             " (docker run --shm-size 1g)."
@@ -102,10 +104,12 @@ def _shared_memory(problems: list[str]) -> str | None:
 def _folder(folder: Path, variable: str, problems: list[str]) -> str:
     """The folder, and whether it can be written to."""
     there = folder.absolute()
-    while not there.exists():
+    while not os.path.exists(there):  # noqa: PTH110 - Path.exists raises where a parent may not be looked into
         there = there.parent
     free = shutil.disk_usage(there).free
-    if not os.access(there, os.W_OK):
+    if not there.is_dir():
+        problems.append(f"{folder}: {there} is no folder. Set ${variable} to another one.")
+    elif not os.access(there, os.W_OK | os.X_OK):
         problems.append(f"{folder}: cannot be written to. Set ${variable} to a folder that can.")
     elif free < DISK_NEEDED:
         problems.append(

@@ -1,22 +1,39 @@
-"""Starts the processes of a run on this machine and ends them together."""
+"""Starts the processes of a run on this machine and ends them together.
+
+The environment that the processes get is torchrun's, so that they cannot tell the two
+apart. torchrun's own agent is not used: it takes no second Ctrl-C for an answer, cannot
+tell a run that was saved from one that never began, and leaves a folder in /tmp a launch.
+"""
 
 import json
-import logging
+import math
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from neuscale.cluster.cores import available_cores
-from neuscale.errors import EXIT_FAILED, EXIT_RESUME, UsageError, WorkerError
+from neuscale.errors import EXIT_FAILED, EXIT_RESUME, UsageError, UserError, WorkerError
 
-# A worker started from here reports its error to us instead of to the terminal.
-LAUNCHED = "NEUSCALE_LAUNCHED"
+# The folder in which a worker started from here leaves its error, instead of on the terminal.
+REPORTS = "NEUSCALE_WORKER_REPORTS"
 
-# How long workers that were told to stop may take to save before they are killed.
+POLL_SECONDS = 0.1
+# How long workers that were told to stop may take to save before they are killed,
+# and how long those may live on that wait for one that failed.
 SAVE_SECONDS = 600
+FAILED_SECONDS = 10
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Worker = subprocess.Popen[bytes]
 
 
 def check_gpus(wanted: int) -> None:
@@ -37,57 +54,129 @@ def started_by_launcher() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def report_to_launcher(problem: str, fix: str) -> bool:
+def report_to_launcher(error: UserError) -> bool:
     """Leaves a worker's error for `launch` to raise; False where no `launch` started this process."""
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if LAUNCHED not in os.environ or not file:
+    folder = os.environ.get(REPORTS)
+    if not folder:
         return False
-    message = json.dumps({"problem": problem, "fix": fix})
-    Path(file).write_text(json.dumps({"message": message, "timestamp": str(int(time.time()))}))
+    told = {"problem": error.problem, "fix": error.fix, "exit_code": error.exit_code}
+    report = json.dumps({"time": time.time(), **told})
+    part = Path(folder, f".{os.getpid()}")
+    try:
+        part.write_text(report)
+        part.rename(part.with_name(os.environ["RANK"]))
+    except OSError:
+        return False
     return True
+
+
+def leave_processes() -> None:
+    """Parts from the other processes; left to the interpreter's end, its threads now and then abort."""
+    dist = sys.modules.get("torch.distributed")  # not imported for a command that did not need it
+    if dist is not None and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def launch(words: list[str], processes: int) -> int:
     """Runs `neuscale WORDS` in `processes` processes that find each other; returns their exit code.
 
-    When one fails the others are ended, and the first one's error is raised as WorkerError.
+    When one fails the others are ended, and its error is raised as WorkerError. SIGINT,
+    SIGTERM and SIGHUP are passed on and the workers waited for; a second one kills them.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[LAUNCHED] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # a free port, whatever else runs on this machine
-        local_addr="localhost",
-        max_restarts=0,
-        monitor_interval=0.2,
-        shutdown_timeout=SAVE_SECONDS,
-    )
+    # Held by this process, so that the port is a free one, whatever else runs on this machine.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "TORCHELASTIC_RUN_ID": uuid.uuid4().hex,
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, available_cores() // processes))),
+    }
+    with tempfile.TemporaryDirectory(prefix="neuscale-") as folder:
+        reports = Path(folder)
+        with _workers_and_signals() as (workers, received):
+            for rank in range(processes):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), REPORTS: folder}
+                command = [sys.executable, "-m", "neuscale", *words]
+                workers.append(subprocess.Popen(command, env=os.environ | shared | own))
+                if received:
+                    workers[-1].send_signal(received[0])
+            failed = _wait(workers, received)
+        codes = [worker.returncode for worker in workers]
+        if failed is None:
+            return max(codes)
+        explained = codes[failed] > 0 or (reports / str(failed)).exists()
+        if explained and (told := _first_report(reports)):
+            raise WorkerError(told["problem"], told["fix"], told["exit_code"])
+        if received:
+            name = signal.Signals(received[0]).name
+            before = " before it could save" if words[0] == "train" else ""
+            raise WorkerError(f"stopped by {name}{before}.", "", 128 + received[0])
+        if codes[failed] > 0:
+            return codes[failed]
+        raise WorkerError(
+            f"process {failed} of {processes} was ended by {signal.Signals(-codes[failed]).name}.",
+            "If memory ran out: a smaller train.global_batch_size, or more train.accumulation_steps.",
+            EXIT_FAILED,
+        )
+
+
+@contextmanager
+def _workers_and_signals() -> Iterator[tuple[list[Worker], list[int]]]:
+    """A list for the workers, and one of the signals that this process has had since.
+
+    The first is passed on to the workers, the second kills them; none outlives this context.
+    """
+    workers: list[Worker] = []
+    received: list[int] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        received.append(number)  # first: the next one may come while this one is sent
+        _send(workers, number if len(received) == 1 else signal.SIGKILL)
+
+    handled = [n for n in STOP_SIGNALS if signal.getsignal(n) != signal.SIG_IGN]  # as under nohup
+    before = {number: signal.signal(number, pass_on) for number in handled}
     try:
-        elastic_launch(config, sys.executable)("-m", "neuscale", *words)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            raise WorkerError(
-                f"process {rank} of {processes} was ended by {failure.signal_name()}.",
-                "If memory ran out: a smaller train.global_batch_size, or more train.accumulation_steps.",
-                EXIT_FAILED,
-            ) from None
-        try:
-            told = json.loads(failure.message)
-            problem, fix = told["problem"], told["fix"]
-        except (ValueError, TypeError, KeyError):
-            return int(failure.exitcode)  # it said it itself
-        raise WorkerError(problem, fix, failure.exitcode) from None
-    except SignalException as error:
-        # The workers have had the signal too, and have saved.
-        return EXIT_RESUME if error.sigval in (signal.SIGTERM, signal.SIGINT) else 128 + int(error.sigval)
-    return 0
+        yield workers, received
+    finally:
+        _send(workers, signal.SIGKILL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(workers: list[Worker], number: int) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(number)
+
+
+def _wait(workers: list[Worker], received: list[int]) -> int | None:
+    """Waits until all have ended; returns the rank of the one that failed first, if one did."""
+    failed: int | None = None
+    deadline = math.inf
+    while True:
+        codes = [worker.poll() for worker in workers]
+        bad = [rank for rank, code in enumerate(codes) if code not in (None, 0, EXIT_RESUME)]
+        if bad and failed is None:
+            # Of several at once, one that was killed is the cause of what the others report.
+            failed = min(bad, key=lambda rank: (codes[rank] or 0) > 0)
+            _send(workers, signal.SIGTERM)
+            deadline = time.monotonic() + FAILED_SECONDS
+        if None not in codes:
+            return failed
+        if deadline == math.inf and (received or EXIT_RESUME in codes):
+            deadline = time.monotonic() + SAVE_SECONDS
+        if time.monotonic() > deadline:
+            _send(workers, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+
+
+def _first_report(folder: Path) -> dict[str, Any] | None:
+    """The error that a worker left first; the others' are often only that it went."""
+    reports = [json.loads(path.read_text()) for path in folder.glob("[0-9]*")]
+    return min(reports, key=lambda report: report["time"], default=None)

@@ -55,8 +55,9 @@ def evaluate(
     """
     confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
     top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro", validate_args=False)
+    loss = SumMetric(nan_strategy="disable")  # by default it leaves NaN out: a diverged model had loss 0
     metrics = MetricCollection(
-        {"confusion": confusion, "top5": top5, "loss": SumMetric(), "samples": SumMetric()},
+        {"confusion": confusion, "top5": top5, "loss": loss, "samples": SumMetric()},
         compute_groups=False,
     ).to(device)
     was_training = model.training

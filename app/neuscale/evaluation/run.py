@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuscale.data.loader import ResidentLoader
-from neuscale.errors import CheckpointError, UsageError
+from neuscale.errors import CheckpointError
 from neuscale.evaluation.evaluate import Evaluation, evaluate
 from neuscale.models.registry import create_model
 from neuscale.models.weights import load_weights, read_weights
 from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder
 from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
-from neuscale.training.device import create_accelerator, share_of
+from neuscale.training.device import create_accelerator, resolve_device, share_of
 from neuscale.training.train import open_data
 
 
@@ -31,12 +31,14 @@ def evaluate_run(
 ) -> EvaluatedRun:
     """Evaluates `checkpoint` ("best", "last", or a path) of `run` on a split of its data.
 
-    `device`: instead of the run's own. Raises UsageError or CheckpointError. All processes
+    `device`: cpu, cuda or mps; None takes what there is. Raises UsageError or CheckpointError. All processes
     of a distributed evaluation call this and get the same numbers.
     """
     config = run.config()
-    kind = device or config.run.device
-    accelerator = create_accelerator(kind, config.train.precision if kind != "cpu" else "auto")
+    # Not where it was trained: wherever this is.
+    kind = resolve_device(device or "auto")
+    precision = config.train.precision
+    accelerator = create_accelerator(kind, "auto" if kind == "cpu" and precision == "fp16" else precision)
     progress = progress if accelerator.is_main_process else Silent()
     path, step = _find(run, checkpoint)
     state = read_weights(path)
@@ -61,27 +63,21 @@ def evaluate_run(
 def _find(run: RunFolder, checkpoint: str) -> tuple[Path, int | None]:
     """The weights' path and the step they are of, where that is known."""
     folder = CheckpointFolder(run.checkpoints)
+    paths = folder.paths()
     if checkpoint not in ("best", "last"):
         path = Path(checkpoint).expanduser()
         inside = run.checkpoints / checkpoint
         path = inside if not path.exists() and inside.exists() else path
-        if (path / "checkpoint.json").is_file():
-            return path, open_checkpoint(path).step
-        return path, None
-    paths = folder.paths()
-    if not paths:
-        raise CheckpointError(f"{run.path}: has no checkpoint yet.", f"neuscale train --resume {run.name}")
-    path = paths[-1] if checkpoint == "last" else folder.best_path() or paths[-1]
+        if path.is_file():
+            return path, None
+    elif not paths:
+        raise CheckpointError(
+            f"{run.path}: has no checkpoint yet.", f"Go on training: neuscale train --resume {run.argument}"
+        )
+    else:
+        path = paths[-1] if checkpoint == "last" else folder.best_path() or paths[-1]
     try:
         return path, open_checkpoint(path).step
     except CheckpointError as error:
-        others = [p.name for p in paths if p != path]
-        fix = f"Try another: --checkpoint {others[-1]}." if others else ""
-        raise CheckpointError(error.problem, fix) from error
-
-
-def check_split(split: str) -> str:
-    """`split` if there is one of that name. Raises UsageError."""
-    if split not in ("train", "val"):
-        raise UsageError(f"--split {split}: expected train or val.")
-    return split
+        others = ", ".join(p.name for p in reversed(paths) if p.absolute() != path.absolute())
+        raise CheckpointError(error.problem, f"Others of this run: {others}." if others else "") from error

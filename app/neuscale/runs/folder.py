@@ -1,6 +1,7 @@
 """A run is a folder: its configuration, manifest, metrics, events and checkpoints."""
 
 import re
+import shlex
 from datetime import datetime
 from pathlib import Path
 
@@ -20,12 +21,17 @@ class RunFolder:
         self.config_file = path / "config.yaml"
         self.manifest_file = path / "manifest.json"
         self.metrics_file = path / "metrics.jsonl"
-        self.events = path / "events"
         self.checkpoints = path / "checkpoints"
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def argument(self) -> str:
+        """What a command line says to mean this run: its name, or its path where it is elsewhere."""
+        inside = self.path.absolute().parent == runs_root().absolute()
+        return shlex.quote(self.name if inside else str(self.path))
 
     @property
     def finished(self) -> bool:
@@ -41,6 +47,13 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.config_file}: not readable ({error.strerror}).") from error
         return config_from_yaml(text, words or [], str(self.config_file))
+
+    def store(self, config: Config) -> None:
+        """Replaces the configuration. Raises UserError where it cannot be written."""
+        try:
+            write_atomically(self.config_file, config_to_yaml(config))
+        except OSError as error:
+            raise disk_error(error, self.path) from error
 
 
 def create_run(config: Config) -> RunFolder:
@@ -74,10 +87,10 @@ def create_run(config: Config) -> RunFolder:
         raise UserError(f"{root}: no free name for a run like {base}.", "Give one: run.name=NAME.")
     run = RunFolder(path)
     try:
-        write_atomically(run.config_file, config_to_yaml(config))
-    except OSError as error:
+        run.store(config)
+    except UserError:
         path.rmdir()
-        raise disk_error(error, path) from error
+        raise
     return run
 
 

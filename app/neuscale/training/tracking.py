@@ -25,7 +25,7 @@ class Tracker:
         if config.tracking.tensorboard:
             from neuscale.training.tensorboard import TensorBoard
 
-            self._board = TensorBoard(run.events, step)
+            self._board = TensorBoard(run.path, step)
             if step == 0:
                 self._board.text("config", config_to_yaml(config))
 

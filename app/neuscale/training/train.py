@@ -11,6 +11,7 @@ from neuscale.config import Config
 from neuscale.data.catalog import CATALOG
 from neuscale.data.packed import PackedDataset, packed_path
 from neuscale.data.prepare import prepare, prepared_names
+from neuscale.data.stage import staged_for_training
 from neuscale.errors import UsageError, UserError, disk_error
 from neuscale.paths import data_root
 from neuscale.progress import Progress, Silent
@@ -33,10 +34,14 @@ class TrainedRun:
 
 
 def open_data(config: Config, progress: Progress) -> PackedDataset:
-    """The packed data set of a configuration, prepared first where it is not yet.
+    """The packed data set of a configuration, prepared and staged first where that is due.
 
     Raises UsageError or DataError that says how to get it.
     """
+    return staged_for_training(_prepared_data(config, progress), config.data.stage, progress)
+
+
+def _prepared_data(config: Config, progress: Progress) -> PackedDataset:
     name, source = config.data.name, config.data.source
     if source is None and packed_path(name).is_dir():
         return PackedDataset.open(packed_path(name))
@@ -80,6 +85,8 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
 
     tracker = Tracker(run, config, data.meta.classes, trainer.step, accelerator.is_main_process)
     try:
+        if resume is not None and accelerator.is_main_process:
+            run.store(config)  # what was changed for the rest of the run
         _write(run, manifest, accelerator)
         outcome = trainer.fit(tracker)
         manifest["status"] = "stopped" if outcome.stopped_by else "finished"

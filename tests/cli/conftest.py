@@ -1,0 +1,177 @@
+"""The command line as people use it: in this process where that says as much, else as one of its own."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from neuscale.cli import run
+from neuscale.data.prepare import prepare
+
+# A real training in a few milliseconds a step.
+TINY = [
+    "data=image_folder",
+    "data.name=tiny",
+    "model.embed_dim=8",
+    "model.depths=[1,1]",
+    "model.num_heads=[1,1]",
+    "model.patch_size=2",
+    "model.window_size=2",
+    "augment.crop_padding=1",
+    "train.global_batch_size=12",
+    "run.device=cpu",
+]
+# It does not end by itself, and writes a line of metrics.jsonl a step.
+ENDLESS = ["train.epochs=1000000", "eval.every_epochs=1000000", "checkpoint.every_steps=1000000"]
+ENDLESS += ["train.log_every_steps=1", "tracking.tensorboard=false"]
+
+
+@dataclass
+class Said:
+    """What a command did; `words` is standard error on one line."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.err.split())
+
+    @property
+    def json(self) -> Any:
+        """Standard output, which has to be one JSON object and nothing else."""
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(build_image_tree: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with 'tiny' (60 and 21 images) and 'single' (12, and one to validate)."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tree = build_image_tree(folder / "tree", train=20, val=7)
+    prepare("image_folder", root=folder / "data", source=tree, save_as="tiny")
+    tree = build_image_tree(folder / "one", classes=("only", "other"), train=6, val=1)
+    shutil.rmtree(tree / "val" / "other")
+    prepare("image_folder", root=folder / "data", source=tree, save_as="single")
+    return folder / "data"
+
+
+@pytest.fixture
+def runs(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The runs folder, empty; the environment says so, and where the tiny data are."""
+    monkeypatch.setenv("NEUSCALE_DATA", str(tiny_data))
+    monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("NEUSCALE_DEBUG", raising=False)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def neuscale(runs: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """A function that runs a command line in this process."""
+    assert not runs.exists()
+
+    def command(*words: str) -> Said:
+        capfd.readouterr()
+        code = run(list(words))
+        return Said(code, *capfd.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def train(neuscale: Callable[..., Said]) -> Callable[..., Said]:
+    """`neuscale train` of the tiny model."""
+    return lambda *words: neuscale("train", *TINY, *words)
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs folder with the finished run 'done': 3 epochs of 5 steps, 3 checkpoints."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEUSCALE_DATA", str(tiny_data))
+        patch.setenv("NEUSCALE_RUNS", str(folder))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        words = ["train", *TINY, "train.epochs=3", "checkpoint.keep_last=9", "run.name=done", "--json"]
+        assert run(words) == 0
+    return folder
+
+
+@pytest.fixture
+def done(finished_runs: Path, neuscale: Callable[..., Said], runs: Path) -> Path:
+    """A copy of the finished run 'done', to do with it what one likes."""
+    del neuscale  # it wants to see the folder empty
+    shutil.copytree(finished_runs, runs)
+    return runs / "done"
+
+
+class Process:
+    """A `neuscale` process of its own."""
+
+    def __init__(self, words: list[str], folder: Path, program: tuple[str, ...]) -> None:
+        folder.mkdir(parents=True)
+        self._out, self._err = folder / "out", folder / "err"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.popen = subprocess.Popen(
+                [sys.executable, *program, *words], stdout=out, stderr=err, start_new_session=True
+            )
+
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.popen.pid).children()
+
+    def send(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def until(self, holds: Callable[[], Any], seconds: float = 120) -> None:
+        """Waits until `holds()`, while the process lives."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert self.popen.poll() is None, self._err.read_text()
+            assert time.monotonic() < deadline, self._err.read_text()
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 60) -> Said:
+        code = self.popen.wait(seconds)
+        return Said(code, self._out.read_text(), self._err.read_text())
+
+
+@pytest.fixture
+def start(runs: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """A function that starts `neuscale WORDS` as a process; nothing of it outlives the test."""
+    del runs  # for the environment that it sets
+    started: list[Process] = []
+
+    def begin(*words: str, program: tuple[str, ...] = ("-m", "neuscale")) -> Process:
+        started.append(Process(list(words), tmp_path / f"process{len(started)}", program))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.popen.poll() is None:
+            # By descent: torchrun's workers have process groups of their own.
+            for child in psutil.Process(process.popen.pid).children(recursive=True):
+                child.kill()
+            process.popen.kill()
+            process.popen.wait()
+
+
+@pytest.fixture
+def start_endless(start: Callable[..., Process], runs: Path) -> Callable[..., Process]:
+    """A function that starts a training that does not end, and returns when it has done its first steps."""
+
+    def begin(*words: str, program: tuple[str, ...] = ("-m", "neuscale")) -> Process:
+        process = start("train", *TINY, *ENDLESS, "run.name=endless", *words, program=program)
+        metrics = runs / "endless" / "metrics.jsonl"
+        process.until(lambda: metrics.exists() and metrics.read_text())
+        return process
+
+    return begin

@@ -1,0 +1,154 @@
+"""Which run `--resume` goes on with, and what may change on the way."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuscale.cli import run
+from neuscale.data.prepare import prepare
+from neuscale.runs.manifest import read_manifest, write_manifest
+
+
+def stop(run: Path, age: int = 0) -> None:
+    """Makes a finished run one that was stopped after its first checkpoint, begun `age` seconds earlier."""
+    manifest = read_manifest(run / "manifest.json") | {"status": "stopped"}
+    write_manifest(run / "manifest.json", manifest)
+    for checkpoint in sorted((run / "checkpoints").glob("step-*"))[1:]:
+        checkpoint.rename(run / checkpoint.name)
+    when = (run / "config.yaml").stat().st_mtime - age
+    os.utime(run / "config.yaml", (when, when))
+
+
+def went_on(said: Any, run: Path, steps: int = 15) -> None:
+    assert said.code == 0, said.err
+    assert said.json["run"] == str(run)
+    assert said.json["steps"] == steps
+    assert len(read_manifest(run / "manifest.json")["resumed"]) == 1
+
+
+def test_a_run_by_name_or_path(neuscale: Callable[..., Any], done: Path) -> None:
+    stop(done)
+    went_on(neuscale("train", "done", "--resume", "--json"), done)
+
+
+def test_a_run_elsewhere_by_path(
+    neuscale: Callable[..., Any], done: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stop(done)
+    monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "other runs"))
+    went_on(neuscale("train", "--resume", str(done), "--json"), done)
+    # The commands that the user is told to type have to find it again.
+    assert f"neuscale eval {done}" in neuscale("train", "--resume", str(done)).words
+
+
+def test_a_run_elsewhere_in_several_processes(
+    neuscale: Callable[..., Any], done: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The workers are told the run by a word that they can find it by, and every changed field."""
+    stop(done)
+    monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "other"))
+    monkeypatch.setattr("neuscale.cluster.launch.launch", lambda words, _processes: run(words))
+    words = ["train.epochs=4", "--processes", "2", "--json"]
+    went_on(neuscale("train", "--resume", str(done), *words), done, 20)
+
+
+def test_run_name_goes_on_if_it_is_there_and_starts_if_not(train: Callable[..., Any], done: Path) -> None:
+    """One command for a job that is queued again after each time limit."""
+    stop(done)
+    words = ["train.epochs=3", "checkpoint.keep_last=9", "--resume", "--json"]
+    went_on(train("run.name=done", *words), done)
+    said = train("run.name=fresh", *words)
+    assert (said.code, said.json["run"], said.json["steps"]) == (0, str(done.parent / "fresh"), 15)
+    assert read_manifest(done.parent / "fresh" / "manifest.json")["resumed"] == []
+
+
+def test_without_a_name_the_newest_unfinished_run(
+    train: Callable[..., Any], neuscale: Callable[..., Any], done: Path
+) -> None:
+    for name in ("old", "newest"):
+        assert train("train.epochs=2", f"run.name={name}", "checkpoint.keep_last=9").code == 0
+    stop(done, age=500)
+    stop(done.parent / "old", age=100)
+    went_on(neuscale("train", "--resume", "--json"), done.parent / "old", 10)
+    words = ["experiment=quickstart", "train.epochs=3", "checkpoint.keep_last=9"]
+    went_on(train(*words, "--resume", "--json"), done)
+    # Nothing is left to go on with: it starts.
+    said = train("--resume", "train.max_steps=1", "--json")
+    assert said.code == 0
+    assert said.json["run"] not in {str(done.parent / name) for name in ("old", "newest", "done")}
+
+
+def test_another_experiment_does_not_go_on_with_it(neuscale: Callable[..., Any], done: Path) -> None:
+    stop(done)
+    shown = neuscale("train", "--resume", "experiment=cifar10_swin_t", "--print-config").out
+    assert "name: cifar10" in shown
+
+
+def test_a_finished_run_is_left_as_it_is(neuscale: Callable[..., Any], done: Path) -> None:
+    before = (done / "manifest.json").read_bytes(), (done / "metrics.jsonl").read_bytes()
+    said = neuscale("train", "--resume", "done", "--json")
+    assert (said.code, said.json["status"], said.json["steps"]) == (0, "finished", 15)
+    assert "finished already; to train longer, raise train.epochs" in said.words
+    assert before == ((done / "manifest.json").read_bytes(), (done / "metrics.jsonl").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "word", ["model.embed_dim=16", "train.global_batch_size=6", "run.seed=1", "data.name=single"]
+)
+def test_what_would_make_it_another_run(neuscale: Callable[..., Any], done: Path, word: str) -> None:
+    before = (done / "manifest.json").read_bytes()
+    said = neuscale("train", "--resume", "done", "train.epochs=4", word)
+    assert said.code == 2
+    assert f"{done}: {word.partition('.')[0]}" in said.words
+    assert "cannot change in a run that has begun" in said.words
+    assert (done / "manifest.json").read_bytes() == before
+
+
+def test_other_data_under_the_same_name(
+    neuscale: Callable[..., Any],
+    done: Path,
+    tmp_path: Path,
+    build_image_tree: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tree = build_image_tree(tmp_path / "tree", train=20, val=7, seed=1)
+    prepare("image_folder", root=tmp_path / "data", source=tree, save_as="tiny")
+    monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "data"))
+    said = neuscale("train", "--resume", "done", "train.epochs=4")
+    assert said.code == 2
+    assert f"{done}: was trained on other data" in said.words
+
+
+def test_more_epochs(neuscale: Callable[..., Any], done: Path) -> None:
+    went_on(neuscale("train", "--resume", "done", "train.epochs=4", "--json"), done, 20)
+
+
+def test_more_epochs_are_remembered(neuscale: Callable[..., Any], done: Path) -> None:
+    """A run made longer and stopped on the way goes on to its new end by the command that it printed."""
+    assert neuscale("train", "--resume", "done", "train.epochs=4").code == 0
+    said = neuscale("train", "--resume", "done", "--print-config")
+    assert "epochs: 4" in said.out
+
+
+def test_damaged_newest_checkpoint_is_passed_over(neuscale: Callable[..., Any], done: Path) -> None:
+    weights = done / "checkpoints" / "step-00000015" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    said = neuscale("train", "--resume", "done", "--json")
+    assert (said.code, said.json["steps"]) == (0, 15)
+    assert f"{weights}: damaged" in said.words
+    assert "going on after step 10 of 15" in said.words
+    assert len(weights.read_bytes()) > 0
+
+
+def test_a_stranger_among_the_runs_is_in_nobodys_way(train: Callable[..., Any], done: Path) -> None:
+    stop(done, age=100)
+    (done.parent / "empty").mkdir()
+    (done.parent / "broken").mkdir()
+    (done.parent / "broken" / "config.yaml").write_text("{]")
+    said = train("--resume", "experiment=quickstart", "train.epochs=3", "checkpoint.keep_last=9", "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["run"] == str(done)

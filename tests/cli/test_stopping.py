@@ -1,0 +1,134 @@
+"""Real processes, real signals: what a person or a scheduler sends, and what it finds afterwards."""
+
+import json
+import re
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from .conftest import TINY
+
+
+def resume_command(said: Any) -> list[str]:
+    """The command that a stopped training printed, without its first word."""
+    found = re.search(r"^Go on with: neuscale (train --resume .*)$", said.err, re.MULTILINE)
+    assert found, said.err
+    return shlex.split(found[1])
+
+
+def end(neuscale: Callable[..., Any], runs: Path, said: Any) -> None:
+    """Takes the printed command at its word; two steps more are enough of it."""
+    steps = json.loads((runs / "endless" / "manifest.json").read_text())["result"]["steps"]
+    done = neuscale(*resume_command(said), f"train.max_steps={steps + 2}", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["status"], done.json["steps"]) == ("finished", steps + 2)
+    assert f"going on after step {steps:,} of" in done.words
+
+
+@pytest.fixture
+def begin(neuscale: Callable[..., Any], start_endless: Callable[..., Any]) -> Callable[..., Any]:
+    """`start_endless`, beside the in-process `neuscale`."""
+    del neuscale  # made before there are runs
+    return start_endless
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_printed_command_goes_on(
+    begin: Callable[..., Any], neuscale: Callable[..., Any], runs: Path, number: int
+) -> None:
+    process = begin()
+    process.send(number)
+    said = process.end()
+    assert said.code == 75, said.err
+    assert f"stopped by {signal.Signals(number).name} after step" in said.err
+    assert (said.out, "Traceback" in said.err) == ("", False)
+    end(neuscale, runs, said)
+
+
+def test_a_second_signal_ends_at_once(begin: Callable[..., Any], runs: Path) -> None:
+    process = begin()
+    process.send(signal.SIGINT)
+    process.send(signal.SIGTERM)
+    assert process.end(10).code in (-signal.SIGINT, -signal.SIGTERM)
+    assert json.loads((runs / "endless" / "manifest.json").read_text())["status"] == "running"
+
+
+def test_all_processes_stop_together_and_the_printed_command_goes_on(
+    begin: Callable[..., Any], neuscale: Callable[..., Any], runs: Path
+) -> None:
+    """Workers have a Ctrl-C twice, from the terminal and from the launcher: that is no second one."""
+    process = begin("--processes", "2")
+    workers = process.workers()
+    assert len(workers) == 2
+    for worker in workers:
+        worker.send_signal(signal.SIGINT)
+    process.send(signal.SIGINT)
+    said = process.end()
+    assert said.code == 75, said.err
+    assert said.err.count("stopped by SIGINT after step") == 1
+    assert not [worker for worker in workers if worker.is_running()]
+    assert resume_command(said)[-2:] == ["--processes", "2"]
+    end(neuscale, runs, said)
+
+
+def test_a_second_signal_to_the_launcher_kills_the_workers(begin: Callable[..., Any]) -> None:
+    process = begin("--processes", "2")
+    workers = process.workers()
+    workers[0].suspend()  # as one that hangs and will not save
+    process.send(signal.SIGINT)
+    process.send(signal.SIGTERM)
+    said = process.end(30)
+    assert said.code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert "before it could save" in said.words
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+
+
+def test_a_launcher_stopped_before_training_has_begun_does_not_claim_to_have_saved(
+    start: Callable[..., Any], runs: Path
+) -> None:
+    process = start("train", *TINY, "--processes", "2")
+    process.until(lambda: len(process.workers()) == 2)
+    process.send(signal.SIGTERM)
+    said = process.end()
+    assert said.code == 128 + signal.SIGTERM, said.err
+    assert "stopped by SIGTERM before it could save" in said.words
+    assert not runs.exists()
+
+
+def test_a_killed_worker_is_named_and_the_other_ended(begin: Callable[..., Any]) -> None:
+    process = begin("--processes", "2")
+    workers = {int(worker.environ()["RANK"]): worker for worker in process.workers()}
+    workers[0].suspend()  # as one that waits on a GPU for the other and hears no signal
+    workers[1].kill()
+    said = process.end(30)
+    assert said.code == 1
+    assert "error: process 1 of 2 was ended by SIGKILL" in said.words
+    assert "memory ran out" in said.words
+    assert said.err.count("error:") == 1
+    assert not [worker for worker in workers.values() if worker.is_running()]
+
+
+def test_what_the_workers_cannot_do_is_said_once(start: Callable[..., Any], runs: Path) -> None:
+    said = start("train", *TINY, "model.patch_size=3", "--processes", "2").end()
+    assert said.code == 2
+    assert said.err.count("an image of 8 pixels does not divide into patches of 3") == 1
+    assert said.err.count("error:") == 1
+    assert "Traceback" not in said.err
+
+
+def test_torchrun_starts_it_too(begin: Callable[..., Any], runs: Path) -> None:
+    """As on a cluster, where something else starts the processes."""
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "neuscale"]
+    process = begin(program=tuple(words))
+    workers = process.workers()
+    assert len(workers) == 2
+    process.send(signal.SIGTERM)
+    process.end()
+    manifest = json.loads((runs / "endless" / "manifest.json").read_text())
+    assert (manifest["status"], manifest["machine"]["processes"]) == ("stopped", 2)
+    assert [path.name for path in runs.iterdir()] == ["endless"]

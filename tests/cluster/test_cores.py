@@ -1,0 +1,56 @@
+"""More threads than cores make a training in a container several times slower."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from neuscale.cluster.cores import available_cores
+
+
+@pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+
+
+@pytest.mark.usefixtures("eight")
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("20000 100000", 1),
+        ("1600000 100000", 8),
+    ],
+)
+def test_quota_of_a_cgroup(tmp_path: Path, quota: str, cores: int) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert available_cores(tmp_path) == cores
+
+
+@pytest.mark.usefixtures("eight")
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 8), ("300000", 3)])
+def test_quota_of_an_old_cgroup(tmp_path: Path, quota: str, cores: int) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert available_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize("content", [None, "", "garbage"])
+@pytest.mark.usefixtures("eight")
+def test_affinity_alone_where_there_is_no_quota(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "cpu.max").write_text(content)
+    assert available_cores(tmp_path) == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_affinity_of_this_process(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert available_cores(tmp_path) == 1
+    finally:
+        os.sched_setaffinity(0, before)

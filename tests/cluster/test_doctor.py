@@ -1,0 +1,99 @@
+"""What keeps a machine from training is said before an hour of it is spent, with the way out."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from neuscale.cli import run
+from neuscale.cluster import doctor
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which nothing is wrong: folders that can be made, and disk enough."""
+    monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "new" / "data"))
+    monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "new" / "runs"))
+    plenty = SimpleNamespace(total=100 << 30, free=50 << 30)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: plenty)
+    monkeypatch.setattr(doctor, "_driver", lambda: None)
+
+
+def test_a_machine_without_a_gpu_is_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    said = capsys.readouterr()
+    assert "Ready to train" in said.err
+    assert "torch" in said.out
+    assert str(tmp_path / "new" / "runs") in said.out
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("variable", ["NEUSCALE_DATA", "NEUSCALE_RUNS"])
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_where_a_folder_should_be(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    below: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(variable, str(tmp_path / "file" / below))
+    assert run(["doctor", "--json"]) == 1
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert str(tmp_path / "file") in problem
+    assert "is no folder" in problem
+    assert f"${variable}" in problem
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o500)
+    if os.access(closed, os.W_OK):  # nothing is closed to root, but a read-only disk is
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(closed)], check=False)
+        if done.returncode:
+            pytest.skip("this user may write everywhere, and may not mount a read-only disk")
+    try:
+        monkeypatch.setenv("NEUSCALE_RUNS", str(closed / "runs"))
+        problems = doctor.examine()["problems"]
+    finally:
+        subprocess.run(["umount", str(closed)], check=False, capture_output=True)
+        closed.chmod(0o700)
+    assert problems == [f"{closed / 'runs'}: cannot be written to. Set $NEUSCALE_RUNS to a folder that can."]
+
+
+def test_a_disk_nearly_full(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    little = SimpleNamespace(total=100 << 30, free=1 << 30)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: little)
+    assert run(["doctor"]) == 1
+    said = capsys.readouterr()
+    assert said.err.count("only 1.0 GiB free") == 2
+    assert "$NEUSCALE_DATA" in said.err
+    assert "Ready" not in said.err
+
+
+def test_a_driver_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a container without its GPUs trains on the CPU, and nobody notices until the bill."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr(doctor, "_driver", lambda: "550.1")
+    (problem,) = doctor.examine()["problems"]
+    assert "550.1" in problem
+    assert "--gpus all" in problem
+    assert "--nv" in problem
+
+
+@pytest.mark.parametrize(("gpus", "count"), [(0, 0), (1, 0), (2, 1)])
+def test_little_shared_memory_matters_to_several_gpus(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, count: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    little = SimpleNamespace(total=64 << 20, free=50 << 30)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: little)
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("this system has no /dev/shm")
+    assert len([p for p in doctor.examine()["problems"] if "--shm-size" in p]) == count

@@ -1,0 +1,72 @@
+"""The manifest says what was trained, whatever happened to the process that wrote it."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from neuscale.runs import manifest
+from neuscale.runs.manifest import code_revision, read_manifest, write_manifest
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from neuscale.runs.manifest import write_manifest
+for i in itertools.count():
+    write_manifest(Path(sys.argv[1]), {"number": i, "text": "x" * (i % 977) * 100})
+"""
+
+
+def test_killed_at_any_moment_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    chance = random.Random(0)
+    for _ in range(12):
+        path.unlink(missing_ok=True)
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
+        while not path.exists():
+            assert writer.poll() is None
+            time.sleep(0.005)
+        time.sleep(chance.random() * 0.05)
+        writer.kill()
+        writer.wait()
+        found = json.loads(path.read_text())
+        assert len(found["text"]) == found["number"] % 977 * 100
+
+
+def test_written_and_read(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.json", {"a": ["ä", None]})
+    assert read_manifest(tmp_path / "manifest.json") == {"a": ["ä", None]}
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"a": ', b"[1]", b"\xff\xfe"])
+def test_one_that_cannot_be_read_is_empty(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_bytes(content)
+    assert read_manifest(tmp_path / "manifest.json") == {}
+
+
+def test_the_code_is_named_with_whether_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs with one revision and different changes are not the same code."""
+
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "manifest.py"))
+    assert code_revision() is None
+    git("init")
+    (tmp_path / "manifest.py").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "one")
+    clean = code_revision()
+    assert clean is not None
+    assert (len(clean["revision"]), clean["changed"]) == (40, False)
+    (tmp_path / "manifest.py").write_text("2")
+    assert code_revision() == {"revision": clean["revision"], "changed": True}
