@@ -20,7 +20,8 @@ PORT ?= 6006
 .PHONY: help
 help: ## Show this list
 	@echo 'make TARGET [NAME=VALUE …]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@[ -t 1 ] && bold='\033[1m' plain='\033[0m' || bold= plain=; \
+	awk -F ':.*## ' "/^[a-z-]+:.*## / {printf \"  $$bold%-12s$$plain %s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
 	@echo 'Any target first makes .venv from the locked requirements, once.'
 
 .PHONY: setup

@@ -1,0 +1,105 @@
+"""The quickstart over several seeds: accuracy, training time and throughput, and a picture of the curves.
+
+    make setup && .venv/bin/python benchmarks/quickstart.py --seeds 3
+
+Runs the `neuscale` command as a user does, with nothing else on the machine. Writes
+`benchmarks/results/quickstart.csv`, one row per seed, and `docs/quickstart.png`.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parent.parent
+TABLE = ROOT / "benchmarks/results/quickstart.csv"
+PICTURE = ROOT / "docs/quickstart.png"
+
+
+def cpu_name() -> str:
+    """The processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def train(seed: int, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """(result, curves, manifest) of one quickstart."""
+    words = ["train", "experiment=quickstart", f"run.seed={seed}", f"run.name=seed{seed}", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "neuscale", *words],
+        env={**os.environ, "NEUSCALE_RUNS": str(folder)},
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=ROOT,
+    )
+    run = folder / f"seed{seed}"
+    curves = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return json.loads(done.stdout), curves, json.loads((run / "manifest.json").read_text())
+
+
+def draw(curves: list[dict[str, Any]]) -> None:
+    """Training loss, and accuracy in training and validation, over the steps."""
+    figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    points = [line for line in curves if line["split"] == "train"]
+    val = [line for line in curves if line["split"] == "val"]
+    left.plot([p["step"] for p in points], [p["loss"] for p in points])
+    left.plot([p["step"] for p in val], [p["loss"] for p in val], "o")
+    left.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    right.plot([p["step"] for p in points], [100 * p["accuracy"] for p in points], label="training")
+    right.plot([p["step"] for p in val], [100 * p["top1"] for p in val], "o", label="validation")
+    right.set(xlabel="step", ylabel="top-1, %", ylim=(0, 100))
+    right.legend(loc="lower right", frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    seeds = range(parser.parse_args().seeds)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in seeds:
+            result, curves, manifest = train(seed, Path(folder))
+            rows.append(
+                {
+                    "experiment": "quickstart",
+                    "machine": f"{cpu_name()}, {manifest['machine']['device']}",
+                    "torch": manifest["packages"]["torch"],
+                    "precision": manifest["precision"],
+                    "seed": seed,
+                    "top1": f"{result['last']['top1']:.4f}",
+                    "loss": f"{result['last']['loss']:.4f}",
+                    "train_seconds": f"{result['train_seconds']:.1f}",
+                    "images_per_second": f"{result['images_per_second']:.0f}",
+                }
+            )
+            if seed == 0:
+                draw(curves)
+    TABLE.parent.mkdir(exist_ok=True)
+    with TABLE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(TABLE.read_text())
+
+
+if __name__ == "__main__":
+    main()
