@@ -53,7 +53,7 @@ def disk_error(error: OSError, path: object) -> UserError:
         errno.EPERM: ("no permission to write there", "choose a folder that you may write to"),
         errno.ENOTDIR: ("a part of this path is a file", "choose another folder"),
     }
-    what, fix = reasons.get(error.errno or 0, (error.strerror or str(error), "see the reason above"))
+    what, fix = reasons.get(error.errno or 0, (error.strerror or str(error), "check the disk"))
     return UserError(
         f"{path}: {what}.",
         f"To go on, {fix}: $NEUSCALE_DATA moves the data, $NEUSCALE_RUNS the runs.",

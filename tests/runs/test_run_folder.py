@@ -1,6 +1,8 @@
 """Runs are found again under the names that people gave them, and none is written over."""
 
 import dataclasses
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -97,3 +99,29 @@ def test_what_is_no_run_is_not_listed(root: Path) -> None:
     (root / "notes").mkdir()
     (root / "notes.txt").write_text("")
     assert [run.name for run in all_runs()] == ["one"]
+
+
+def test_a_run_in_training_is_not_trained_by_another_process(tmp_path: Path) -> None:
+    """Two processes that write the same checkpoints would leave neither's."""
+    run = RunFolder(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UsageError, match="another process is training this run"), run.held():
+        pass
+    holder.kill()
+    holder.wait()
+    with run.held():  # the lock of a killed process is free
+        pass
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from neuscale.runs.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""

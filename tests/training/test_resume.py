@@ -80,10 +80,10 @@ def assert_equal(a: Any, b: Any) -> None:
         assert a == b
 
 
-@pytest.mark.parametrize("optim", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("optim", ["adamw", "sgd", "muon", "adamw augment=strong"])
 @pytest.mark.parametrize("stops", [[3], [5], [1, 2, 5], [7, 1]], ids=str)
 def test_stopped_and_resumed_equals_undisturbed(tiny: ConfigBuilder, optim: str, stops: list[int]) -> None:
-    words = [f"optim={optim}", "train.epochs=2", "train.accumulation_steps=2"]
+    words = [*f"optim={optim}".split(), "train.epochs=2", "train.accumulation_steps=2"]
     whole = train(tiny(*words, "run.name=whole")).run
 
     config = tiny(*words, "run.name=broken")
@@ -148,7 +148,7 @@ def test_a_longer_run_goes_on_where_the_shorter_ended(tiny: ConfigBuilder) -> No
 @pytest.mark.parametrize(
     ("word", "named"),
     [
-        ("model.embed_dim=16", "model"),
+        ("model.embed_dim=16", "model.embed_dim"),
         ("train.global_batch_size=6", "train.global_batch_size"),
         ("run.seed=1", "run.seed"),
         ("optim=sgd", "optim.name"),

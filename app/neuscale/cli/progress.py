@@ -57,8 +57,10 @@ class _Messages:
 class _Rate(ProgressColumn):
     def render(self, task: RichTask) -> Text:
         unit = task.fields["unit"]
-        speed = f", {quantity(task.speed, unit)}/s" if task.speed else ""
-        return Text(f"{_part(task.completed, task.total, unit)}{speed}")
+        # A share, not a count: with everything else a line of 80 characters has no room for two.
+        done = f"{task.percentage:3.0f}%" if task.total else quantity(task.completed, unit)
+        speed = f"  {quantity(task.speed, unit)}/s" if task.speed else ""
+        return Text(f"{done}{speed}", no_wrap=True)
 
 
 class Bars(_Messages):
@@ -73,7 +75,7 @@ class Bars(_Messages):
         if self._rich is None:
             self._rich = RichProgress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=16),
                 _Rate(),
                 TimeRemainingColumn(compact=True),
                 TextColumn("{task.fields[note]}"),

@@ -35,10 +35,15 @@ def check_shares(global_batch_size: int, processes: int, accumulation_steps: int
     if global_batch_size % parts:
         near = max(parts, round(global_batch_size / parts) * parts)
         raise UsageError(
-            f"train.global_batch_size={global_batch_size} does not divide into {processes} processes"
-            f" × {accumulation_steps} accumulation steps.",
+            f"train.global_batch_size={global_batch_size} does not divide into {_count(processes, 'process')}"
+            f" × {_count(accumulation_steps, 'accumulation step')}.",
             f"The nearest that does: train.global_batch_size={near}.",
         )
+
+
+def _count(number: int, what: str) -> str:
+    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
+    return f"{number} {what}{plural}"
 
 
 def micro_batches(

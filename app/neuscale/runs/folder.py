@@ -2,8 +2,12 @@
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from neuscale.config import Config, config_from_yaml, config_to_yaml
 from neuscale.errors import UsageError, UserError, disk_error
@@ -47,6 +51,26 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.config_file}: not readable ({error.strerror}).") from error
         return config_from_yaml(text, words or [], str(self.config_file))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from training in this folder. Raises UsageError where one does already."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"{self.path}: another process is training this run.", "Wait for it, or stop it first."
+            ) from None
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        except NotImplementedError:  # a file system without locks: nothing to hold
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
 
     def store(self, config: Config) -> None:
         """Replaces the configuration. Raises UserError where it cannot be written."""

@@ -16,10 +16,9 @@ def check_same_run(config: Config, run: RunFolder) -> None:
     """Raises UsageError for a field that cannot change in a run that has begun."""
     before = run.config()
     model_now, model_then = asdict(config.model), asdict(before.model)
-    for name in _FREE:
-        del model_now[name], model_then[name]
-    fixed = {
-        "model": (model_now, model_then),
+    names = [name for name in {**model_then, **model_now} if name not in _FREE]
+    fixed: dict[str, tuple[object, object]] = {
+        **{f"model.{name}": (model_now.get(name), model_then.get(name)) for name in names},
         "data.name": (config.data.name, before.data.name),
         "data.image_size": (config.data.image_size, before.data.image_size),
         "optim.name": (config.optim.name, before.optim.name),
@@ -28,9 +27,8 @@ def check_same_run(config: Config, run: RunFolder) -> None:
     }
     for name, (value, then) in fixed.items():
         if value != then:
-            shown = "" if isinstance(value, dict) else f" (it was {then})"
             raise UsageError(
-                f"{run.path}: {name} cannot change in a run that has begun{shown}.",
+                f"{run.path}: {name} cannot change in a run that has begun (it was {then}).",
                 "Leave it as it was, or start a new run.",
             )
 

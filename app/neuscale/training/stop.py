@@ -7,14 +7,18 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else [])]
+SIGNALS = [
+    number
+    for name in ("SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP")
+    if (number := getattr(signal, name, None)) is not None
+]
 
 # Asking the other processes costs a small all-reduce, so it is not done at every step.
 AGREE_EVERY_STEPS = 10
 
 
 class StopRequest:
-    """Within this context SIGTERM, SIGINT and SIGUSR2 ask for a stop.
+    """Within this context SIGTERM, SIGINT, SIGHUP and SIGUSR2 ask for a stop.
 
     A second SIGINT or SIGTERM stops at once.
     """
@@ -26,14 +30,17 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # What a launcher sends once more must not end a process that has just saved.
+        ignored = self.signal is not None and _launched()
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, signal.SIG_IGN if ignored else handler)  # type: ignore[arg-type]
 
     def agreed(self, step: int) -> bool:
         """Whether all processes stop after `step`; every process must ask at the same steps."""

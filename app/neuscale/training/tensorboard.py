@@ -1,5 +1,6 @@
 """TensorBoard: curves, the images the model sees, and the confusion matrix as a picture."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,8 @@ def confusion_picture(confusion: Tensor, classes: list[str]) -> Tensor:
                     axes.text(
                         j, i, str(int(confusion[i, j])), ha="center", va="center", color=color, fontsize=8
                     )
-    canvas.draw()
+    with warnings.catch_warnings():  # scripts that the font does not have are shown as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)

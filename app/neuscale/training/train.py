@@ -1,5 +1,6 @@
 """A whole training run: data, folder, manifest, loop, and how it ended."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from neuscale.data.catalog import CATALOG
 from neuscale.data.packed import PackedDataset, packed_path
 from neuscale.data.prepare import prepare, prepared_names
 from neuscale.data.stage import staged_for_training
-from neuscale.errors import UsageError, UserError, disk_error
+from neuscale.errors import DataError, UsageError, UserError, disk_error
 from neuscale.paths import data_root
 from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder, create_run
@@ -46,10 +47,15 @@ def _prepared_data(config: Config, progress: Progress) -> PackedDataset:
     if source is None and packed_path(name).is_dir():
         return PackedDataset.open(packed_path(name))
     path = Path(source) if source is not None else None
-    if name in CATALOG and (path is not None or CATALOG[name].files):
-        return prepare(name, source=path, save_as=name, progress=progress)
-    if path is not None:
-        return prepare("image_folder", source=path, save_as=name, progress=progress)
+    try:
+        if name in CATALOG and (path is not None or CATALOG[name].files):
+            return prepare(name, source=path, save_as=name, progress=progress)
+        if path is not None:
+            return prepare("image_folder", source=path, save_as=name, progress=progress)
+    except DataError as error:
+        if packed_path(name).is_dir() and path is not None:  # of another source
+            raise DataError(error.problem, "Give this data another name: data.name=NAME.") from error
+        raise
     raise UsageError(
         f"data.name={name}: no such data set is prepared in {data_root()}"
         f" (there: {', '.join(prepared_names()) or 'none'}).",
@@ -69,26 +75,33 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
     if resume is not None:
         check_same_run(config, resume)
         check_same_data(data, resume)
+    trainer = Trainer(config, data, accelerator, progress)
     run = _shared_run(config, resume, accelerator)
-    trainer = Trainer(config, run, data, accelerator, progress)
+    with run.held() if accelerator.is_main_process else nullcontext():
+        return _train_in(run, trainer, resume is not None, progress)
+
+
+def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress) -> TrainedRun:
+    config, data, accelerator = trainer.config, trainer.data, trainer.accelerator
+    checkpoints = CheckpointFolder(run.checkpoints, config.checkpoint.keep_last)
     manifest = _begin_manifest(config, run, data, accelerator)
-    checkpoint = CheckpointFolder(run.checkpoints).newest(progress.warning) if resume is not None else None
+    checkpoint = checkpoints.newest(progress.warning) if resume else None
     if checkpoint is not None:
         trainer.load(checkpoint)
         manifest["resumed"].append({"time": now(), "step": trainer.step})
-    elif resume is not None:
+    elif resume:
         progress.message("No checkpoint yet: starting at the beginning.")
-    _describe(trainer, data, accelerator, manifest, progress)
+    _describe(run, trainer, manifest, progress)
     if trainer.step >= trainer.total_steps:
         progress.message("It is finished already; to train longer, raise train.epochs.")
         return TrainedRun(run, trainer.outcome(), accelerator.is_main_process)
 
     tracker = Tracker(run, config, data.meta.classes, trainer.step, accelerator.is_main_process)
     try:
-        if resume is not None and accelerator.is_main_process:
+        if resume and accelerator.is_main_process:
             run.store(config)  # what was changed for the rest of the run
         _write(run, manifest, accelerator)
-        outcome = trainer.fit(tracker)
+        outcome = trainer.fit(checkpoints, tracker)
         manifest["status"] = "stopped" if outcome.stopped_by else "finished"
         manifest["result"] = {
             "steps": outcome.steps,
@@ -139,24 +152,21 @@ def _begin_manifest(
     return fresh
 
 
-def _describe(
-    trainer: Trainer,
-    data: PackedDataset,
-    accelerator: Accelerator,
-    manifest: dict[str, Any],
-    progress: Progress,
-) -> None:
+def _describe(run: RunFolder, trainer: Trainer, manifest: dict[str, Any], progress: Progress) -> None:
+    data, accelerator = trainer.data, trainer.accelerator
     processes = accelerator.num_processes
     counts, batch_size = data.meta.counts, trainer.config.train.global_batch_size
+    millions = trainer.parameters / 1e6
+    size = f"{millions:.1f} M" if millions >= 0.1 else f"{trainer.parameters:,}"
     progress.message(
-        f"{trainer.config.model.name} with {trainer.parameters / 1e6:.1f} M parameters"
+        f"{trainer.config.model.name} with {size} parameters"
         f" on {data.meta.title}: {counts['train']:,} training and {counts['val']:,} validation images"
     )
     progress.message(
         f"{processes} process{'es' if processes > 1 else ''} on {manifest['machine']['device']},"
         f" {manifest['precision']}; {trainer.total_steps:,} steps of {batch_size} images"
     )
-    progress.message(f"run folder {trainer.run.path}")
+    progress.message(f"run folder {run.path}")
     if trainer.step:
         progress.message(f"going on after step {trainer.step:,} of {trainer.total_steps:,}")
 

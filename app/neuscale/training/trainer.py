@@ -28,7 +28,6 @@ from neuscale.evaluation.evaluate import Evaluation, evaluate
 from neuscale.models.registry import create_model
 from neuscale.models.weights import load_starting_weights, load_weights
 from neuscale.progress import Progress, Task
-from neuscale.runs.folder import RunFolder
 from neuscale.training.checkpoint import Checkpoint, CheckpointFolder
 from neuscale.training.device import share_of
 from neuscale.training.optim import create_optimizer, lr_at, set_lr
@@ -55,23 +54,12 @@ class Outcome:
 
 
 class Trainer:
-    """Trains `config`'s model on `data`, writing into `run` on the main process."""
+    """Trains `config`'s model on `data`; nothing is written before `fit`."""
 
     def __init__(
-        self,
-        config: Config,
-        run: RunFolder,
-        data: PackedDataset,
-        accelerator: Accelerator,
-        progress: Progress,
+        self, config: Config, data: PackedDataset, accelerator: Accelerator, progress: Progress
     ) -> None:
-        self.config, self.run, self.data, self.accelerator, self.progress = (
-            config,
-            run,
-            data,
-            accelerator,
-            progress,
-        )
+        self.config, self.data, self.accelerator, self.progress = config, data, accelerator, progress
         device, share = accelerator.device, share_of(accelerator)
         train = config.train
         check_shares(train.global_batch_size, share.processes, train.accumulation_steps)
@@ -91,7 +79,6 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(config.optim, model))
 
         self.window = Window(device)
-        self.checkpoints = CheckpointFolder(run.checkpoints, config.checkpoint.keep_last)
         self.step = 0
         self.best_top1 = -1.0
         self.last: Evaluation | None = None
@@ -114,8 +101,9 @@ class Trainer:
         self._start = self._clock = (self.step, self.train_seconds)
         self._saved_step = self.step
 
-    def fit(self, tracker: Tracker) -> Outcome:
+    def fit(self, checkpoints: CheckpointFolder, tracker: Tracker) -> Outcome:
         """Trains to the end, or until a signal asks for a stop; saves either way."""
+        self._checkpoints = checkpoints
         self.model.train()
         batch_size = self.config.train.global_batch_size
         with StopRequest(self.accelerator.device) as stop:
@@ -259,7 +247,7 @@ class Trainer:
                 "train_seconds": self.train_seconds,
             }
             epoch = self.step // self.steps_per_epoch
-            self.checkpoints.save(self.step, epoch, self.raw_model.state_dict(), training, metrics, is_best)
+            self._checkpoints.save(self.step, epoch, self.raw_model.state_dict(), training, metrics, is_best)
         self.accelerator.wait_for_everyone()
 
 
