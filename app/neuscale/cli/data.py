@@ -77,6 +77,10 @@ def prepare_command(
     ] = None,
     size: Annotated[int | None, typer.Option("--size", help="Side in pixels to make image files.")] = None,
     save_as: Annotated[str | None, typer.Option("--save-as", help="Another name to keep it under.")] = None,
+    layout: Annotated[
+        str,
+        typer.Option("--layout", help="packed, or folder: a tree of files for torchvision's ImageFolder."),
+    ] = "packed",
     force: Annotated[
         bool, typer.Option("--force", help="Make it again; the older one is replaced last.")
     ] = False,
@@ -88,8 +92,23 @@ def prepare_command(
     """
     from neuscale.cli.console import escape, out, print_json
     from neuscale.cli.progress import create_progress
+    from neuscale.data.image_tree import write_image_tree
     from neuscale.data.prepare import prepare
+    from neuscale.errors import UsageError
 
+    if layout not in ("packed", "folder"):
+        raise UsageError(f"--layout {layout}: expected packed or folder.")
+    if layout == "folder":
+        if size is not None:
+            raise UsageError("--size and --layout folder do not go together.", "Files are kept as they are.")
+        folder = write_image_tree(
+            name, source=source, save_as=save_as, force=force, progress=create_progress()
+        )
+        if as_json:
+            print_json({"name": folder.name, "folder": str(folder)})
+        else:
+            out.print(f"[bold]{escape(folder.name)}[/] is a tree of image files in {escape(folder)}")
+        return
     data = prepare(name, source=source, size=size, save_as=save_as, force=force, progress=create_progress())
     meta = data.meta
     if as_json:

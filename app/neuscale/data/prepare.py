@@ -45,7 +45,7 @@ def prepare(
     if source is not None:
         source = source.expanduser()
     _check_arguments(entry, source, size)
-    folder = packed_path(_packed_name(entry, source, save_as), root)
+    folder = packed_path(packed_name(entry, source, save_as), root)
     request = _Request(entry, source, size)
 
     if not force and (ready := _ready(folder, request, progress)) is not None:
@@ -102,7 +102,8 @@ def _check_arguments(entry: CatalogEntry, source: Path | None, size: int | None)
         )
 
 
-def _packed_name(entry: CatalogEntry, source: Path | None, save_as: str | None) -> str:
+def packed_name(entry: CatalogEntry, source: Path | None, save_as: str | None) -> str:
+    """The name that a data set of `entry` gets. Raises UsageError for another entry's name."""
     name = save_as or entry.name
     if save_as is None and entry.name == "image_folder" and source is not None:
         stem = re.sub(r"\.(zip|tar|tar\.gz|tgz)$", "", source.absolute().name, flags=re.IGNORECASE)

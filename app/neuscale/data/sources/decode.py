@@ -33,6 +33,16 @@ def image_size(archive: Path, name: str, data: bytes) -> tuple[int, int]:
         raise _unusable(archive, name, error) from None
 
 
+def check_image(archive: Path, name: str, data: bytes) -> None:
+    """Decodes an image file; DataError where that is not possible."""
+    try:
+        decode_image(data, None)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unusable(archive, name, error) from None
+
+
 def decode_image(data: bytes, size: int | None) -> NDArray[np.uint8]:
     """An image file's pixels, uint8 [H, W, 3].
 

@@ -19,6 +19,8 @@ class Sample:
 class ImageFilesSource:
     """Image files with labels, in the order in which they are packed.
 
+    `folder_names`: the classes' folders where those are not named after the classes.
+
     Every image has the size of the first one, or is made `size`×`size` pixels; DataError where
     the sizes differ and no `size` is given.
     """
@@ -30,8 +32,11 @@ class ImageFilesSource:
         samples: Mapping[str, Sequence[Sample]],
         held_out: str,
         size: int | None,
+        folder_names: Sequence[str] | None = None,
     ) -> None:
         self.classes = classes
+        self.folder_names = folder_names if folder_names is not None else classes
+        self.path = tree.path
         self.held_out = held_out
         self.counts = {split: len(listed) for split, listed in samples.items()}
         self._tree = tree
@@ -45,6 +50,12 @@ class ImageFilesSource:
             self.image_shape = (3, height, width)
         else:
             self.image_shape = (3, size, size)
+
+    def files(self, split: str) -> Iterator[tuple[Sample, bytes]]:
+        """The image files of a split as they are, in the order in which they are stored."""
+        samples = {sample.name: sample for sample in self._samples[split]}
+        for name, data in self._tree.read(samples):
+            yield samples[name], data
 
     def blocks(self, split: str) -> Iterator[Block]:
         """The images of a split, in the order in which they are stored: uint8 [B, 3, H, W]."""

@@ -35,7 +35,8 @@ def open_tiny_imagenet(path: Path, size: int | None = None) -> ImageFilesSource:
         "train": _training_samples(tree, f"{top}train/", labels),
         "val": _validation_samples(tree, f"{top}val/", labels),
     }
-    return ImageFilesSource(tree, _class_names(tree, f"{top}words.txt", wnids), samples, "val", size)
+    names = _class_names(tree, f"{top}words.txt", wnids)
+    return ImageFilesSource(tree, names, samples, "val", size, folder_names=wnids)
 
 
 def _top(tree: FileTree) -> str:
