@@ -5,13 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from neuscale.cli.data_info import AsJson, Name, info_command
+
 app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, fetching and packing, checking.")
-
-Name = Annotated[str, typer.Argument(help="A data set, as 'neuscale data list' shows them.")]
-# More classes than these are not listed one by one.
-MOST_CLASSES = 40
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 @app.command("list")
@@ -84,6 +80,9 @@ def prepare_command(
     force: Annotated[
         bool, typer.Option("--force", help="Make it again; the older one is replaced last.")
     ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and list them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a data set and pack it, so that training can begin.
@@ -99,8 +98,11 @@ def prepare_command(
     if layout not in ("packed", "folder"):
         raise UsageError(f"--layout {layout}: expected packed or folder.")
     if layout == "folder":
-        if size is not None:
-            raise UsageError("--size and --layout folder do not go together.", "Files are kept as they are.")
+        if size is not None or skip_bad:
+            option = "--size" if size is not None else "--skip-bad"
+            raise UsageError(
+                f"{option} and --layout folder do not go together.", "Files are kept as they are."
+            )
         folder = write_image_tree(
             name, source=source, save_as=save_as, force=force, progress=create_progress()
         )
@@ -109,7 +111,15 @@ def prepare_command(
         else:
             out.print(f"[bold]{escape(folder.name)}[/] is a tree of image files in {escape(folder)}")
         return
-    data = prepare(name, source=source, size=size, save_as=save_as, force=force, progress=create_progress())
+    data = prepare(
+        name,
+        source=source,
+        size=size,
+        save_as=save_as,
+        force=force,
+        skip_bad=skip_bad,
+        progress=create_progress(),
+    )
     meta = data.meta
     if as_json:
         print_json(
@@ -120,6 +130,7 @@ def prepare_command(
                 "classes": meta.classes,
                 "counts": meta.counts,
                 "shape": [meta.channels, meta.height, meta.width],
+                "left_out": meta.source.get("left_out", []),
             }
         )
         return
@@ -150,86 +161,7 @@ def verify_command(name: Name, as_json: AsJson = False) -> None:
     raise typer.Exit(1 if damaged else 0)
 
 
-@app.command("info")
-def info_command(
-    name: Name,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", help="Also write a PNG with a row of images for each class.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show a prepared data set: classes, counts, size, statistics, where it is from."""
-    from neuscale.cli.console import escape, out, print_json
-    from neuscale.data.packed import SPLITS, PackedDataset, packed_path
-    from neuscale.data.picture import sample_grid, save_picture
-
-    data = PackedDataset.open(packed_path(name))
-    meta = data.meta
-    counts = {split: data.class_counts(split) for split in SPLITS}
-    if picture is not None:
-        save_picture(sample_grid(data), picture)
-    found = {
-        "name": meta.name,
-        "title": meta.title,
-        "folder": str(data.folder),
-        "bytes": sum(path.stat().st_size for path in data.folder.iterdir()),
-        "images": meta.counts,
-        "shape": [meta.channels, meta.height, meta.width],
-        "mean": meta.mean,
-        "std": meta.std,
-        "classes": {label: {s: counts[s][i] for s in SPLITS} for i, label in enumerate(meta.classes)},
-        "licence": meta.licence,
-        "fingerprint": meta.fingerprint,
-        "source": meta.source,
-        "picture": str(picture) if picture is not None else None,
-    }
-    if as_json:
-        print_json(found)
-        return
-    _show_info(found)
-    if picture is None:
-        out.print(f"A picture of it: neuscale data info {escape(name)} --picture {escape(name)}.png")
-    else:
-        out.print(f"The picture is {escape(picture)}")
-
-
-def _show_info(found: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from neuscale.cli.console import escape, out
-    from neuscale.cli.progress import quantity
-
-    channels, height, width = found["shape"]
-    statistics = zip(found["mean"], found["std"], strict=True)
-    source = found["source"]
-    made_from = f"{source['given']}{', the official file' if source['official'] else ''}"
-    if source["kind"] == "published":
-        made_from = f"the official files, from {source['given']}"
-    rows = {
-        "what it is": found["title"],
-        "images": f"{found['images']['train']:,} training, {found['images']['val']:,} validation",
-        "pixels": f"{height}×{width}, {'grayscale' if channels == 1 else 'colour'}",
-        "mean ± deviation": "; ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in statistics),
-        "where": f"{found['folder']} ({quantity(found['bytes'], 'B')})",
-        "made from": made_from,
-        "licence": found["licence"],
-        "fingerprint": found["fingerprint"][:16] + "…",
-    }
-    table = Table(title=escape(found["name"]), title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for label, value in rows.items():
-        table.add_row(label, escape(value))
-    out.print(table)
-    classes = Table(title=f"{len(found['classes'])} classes", title_justify="left")
-    for column in ("class", "training", "validation"):
-        classes.add_column(column, justify="left" if column == "class" else "right")
-    shown = list(found["classes"].items())
-    for label, counts in shown[:MOST_CLASSES]:
-        classes.add_row(escape(label), f"{counts['train']:,}", f"{counts['val']:,}")
-    if len(shown) > MOST_CLASSES:
-        classes.add_row(f"… and {len(shown) - MOST_CLASSES} more (--json has all)", "", "")
-    out.print(classes)
+app.command("info")(info_command)
 
 
 @app.command("stage")

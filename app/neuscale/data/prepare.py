@@ -11,11 +11,13 @@ from neuscale.data.open_source import open_source
 from neuscale.data.packed import PackedDataset, PackedMeta, packed_path
 from neuscale.data.packed_writer import write_packed
 from neuscale.data.place import sweep_leftovers
+from neuscale.data.sources.image_files import ImageFilesSource
 from neuscale.errors import DataError, UsageError
 from neuscale.paths import data_root
 from neuscale.progress import Progress, Silent
 
 MAX_SIZE = 1024
+MOST_REASONS = 10
 
 _SILENT = Silent()
 
@@ -28,13 +30,15 @@ def prepare(
     size: int | None = None,
     save_as: str | None = None,
     force: bool = False,
+    skip_bad: bool = False,
     progress: Progress = _SILENT,
 ) -> PackedDataset:
     """The packed data set of the catalogue's `name`, made if it is not there yet.
 
     `source` is a file or folder to make it from instead of fetching it; `size` makes image
     files `size`×`size` pixels; `save_as` packs it under another name; `force` makes it again,
-    and replaces the older one when the new one is whole. Of processes that prepare the same
+    and replaces the older one when the new one is whole; `skip_bad` leaves out image files
+    that cannot be decoded and lists them in the record's `left_out`. Of processes that prepare the same
     data set at once, one does it while the others wait.
 
     Raises UsageError for arguments that do not go together, DataError for a source that is
@@ -56,6 +60,9 @@ def prepare(
         if (waited or not force) and (ready := _ready(folder, request, progress)) is not None:
             return ready
         opened, provenance = open_source(entry, source, size, root, progress)
+        if skip_bad and isinstance(opened, ImageFilesSource):
+            provenance["left_out"] = opened.leave_out_bad(progress)
+            _report_left_out(provenance["left_out"], progress)
         return write_packed(
             folder,
             opened,
@@ -64,6 +71,13 @@ def prepare(
             provenance=provenance,
             progress=progress,
         )
+
+
+def _report_left_out(reasons: list[str], progress: Progress) -> None:
+    for reason in reasons[:MOST_REASONS]:
+        progress.warning(f"left out: {reason}")
+    if len(reasons) > MOST_REASONS:
+        progress.warning(f"and {len(reasons) - MOST_REASONS} more left out: all are in meta.json")
 
 
 def prepared_names(root: Path | None = None) -> list[str]:

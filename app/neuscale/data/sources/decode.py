@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neuscale.data.sources.source import Block
 from neuscale.errors import DataError
+from neuscale.progress import Task
 
 # The formats that `torchvision.datasets.ImageFolder` reads; others are not even tried on an
 # unknown file (Pillow would hand some of them to other programs).
@@ -20,6 +22,15 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
 
 MAX_PIXELS = 64_000_000  # a decompression bomb, or a picture that one does not train on
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def _workers() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def image_size(archive: Path, name: str, data: bytes) -> tuple[int, int]:
@@ -60,6 +71,35 @@ def decode_image(data: bytes, size: int | None) -> NDArray[np.uint8]:
     return np.asarray(rgb)
 
 
+def bad_images(archive: Path, files: Iterable[tuple[_Named, bytes]], task: Task) -> Iterator[tuple[str, str]]:
+    """Name and reason of each image that cannot be decoded, in the order given."""
+
+    def reason(name: str, data: bytes) -> str | None:
+        try:
+            check_image(archive, name, data)
+        except DataError as error:
+            return error.problem
+        return None
+
+    workers = _workers()
+    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
+        pending: deque[tuple[str, Future[str | None]]] = deque()
+
+        def settle() -> Iterator[tuple[str, str]]:
+            name, future = pending.popleft()
+            found = future.result()
+            task.advance()
+            if found is not None:
+                yield name, found
+
+        for sample, data in files:
+            pending.append((sample.name, pool.submit(reason, sample.name, data)))
+            if len(pending) > 64 * workers:
+                yield from settle()
+        while pending:
+            yield from settle()
+
+
 def decode_blocks(
     archive: Path,
     files: Iterable[tuple[int, int, str, bytes]],
@@ -71,7 +111,7 @@ def decode_blocks(
     `shape` is [3, H, W] of every image; one that differs, or is damaged, is a DataError that
     names it. A bounded number of files is in memory, whatever the number of images.
     """
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = _workers()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     pending: deque[Future[Block]] = deque()
     try:

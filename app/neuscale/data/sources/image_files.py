@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from neuscale.data.sources.decode import decode_blocks, image_size
+from neuscale.data.sources.decode import bad_images, decode_blocks, image_size
 from neuscale.data.sources.file_tree import FileTree
 from neuscale.data.sources.source import Block
+from neuscale.errors import DataError
+from neuscale.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,42 @@ class ImageFilesSource:
         self.held_out = held_out
         self.counts = {split: len(listed) for split, listed in samples.items()}
         self._tree = tree
-        self._samples = samples
+        self._samples = dict(samples)
         self._size = size
         tree.check_rest({sample.name for listed in samples.values() for sample in listed})
-        if size is None:
-            first = samples["train"][0].name
-            ((_, data),) = tree.read([first])
-            width, height = image_size(tree.path, first, data)
-            self.image_shape = (3, height, width)
-        else:
-            self.image_shape = (3, size, size)
+
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of every image. Raises DataError where the first one is no image."""
+        if self._size is not None:
+            return (3, self._size, self._size)
+        first = self._samples["train"][0].name
+        ((_, data),) = self._tree.read([first])
+        width, height = image_size(self.path, first, data)
+        return (3, height, width)
+
+    def leave_out_bad(self, progress: Progress) -> list[str]:
+        """Leaves out the images that cannot be decoded; returns why, a line for each.
+
+        Raises DataError where a class has no training image left.
+        """
+        reasons: list[str] = []
+        for split, samples in self._samples.items():
+            with progress.task(f"checking {split}", len(samples), "img") as task:
+                bad = set()
+                for name, reason in bad_images(self.path, self.files(split), task):
+                    bad.add(name)
+                    reasons.append(reason)
+            self._samples[split] = [sample for sample in samples if sample.name not in bad]
+            self.counts[split] = len(self._samples[split])
+        left = {sample.label for sample in self._samples["train"]}
+        for label, name in enumerate(self.classes):
+            if label not in left:
+                raise DataError(
+                    f"{self.path}: no image of the class '{name}' can be read.",
+                    "Replace its images, or remove the class, and run the command again.",
+                )
+        return reasons
 
     def files(self, split: str) -> Iterator[tuple[Sample, bytes]]:
         """The image files of a split as they are, in the order in which they are stored."""
