@@ -8,15 +8,14 @@ warm-up, the sides taking turns; the table has the median of the rounds. Writes
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from table import cpu_name, write_table
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
@@ -26,14 +25,7 @@ from neuscale.config.schema import AugmentConfig
 from neuscale.data.loader import ResidentLoader, Share
 from neuscale.data.packed import PackedDataset, packed_path
 
-TABLE = Path(__file__).parent / "results/loader.csv"
 BATCH = 128
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
 
 
 def torchvision_cifar10(data: PackedDataset, transform: Callable[..., Any]) -> Dataset[Any]:
@@ -132,12 +124,7 @@ def main() -> None:
         }
         for name, values in rates.items()
     ]
-    TABLE.parent.mkdir(exist_ok=True)
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(TABLE.read_text())
+    write_table("loader", rows)
 
 
 if __name__ == "__main__":

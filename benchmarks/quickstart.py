@@ -7,10 +7,8 @@ Runs the `neuscale` command as a user does, with nothing else on the machine. Wr
 """
 
 import argparse
-import csv
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,19 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from table import cpu_name, write_table
 
 ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "benchmarks/results/quickstart.csv"
 PICTURE = ROOT / "docs/quickstart.png"
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def train(seed: int, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
@@ -84,7 +73,7 @@ def main() -> None:
                     "machine": f"{cpu_name()}, {manifest['machine']['device']}",
                     "torch": manifest["packages"]["torch"],
                     "precision": manifest["precision"],
-                    "seed": seed,
+                    "seed": str(seed),
                     "top1": f"{result['last']['top1']:.4f}",
                     "loss": f"{result['last']['loss']:.4f}",
                     "train_seconds": f"{result['train_seconds']:.1f}",
@@ -93,12 +82,7 @@ def main() -> None:
             )
             if seed == 0:
                 draw(curves)
-    TABLE.parent.mkdir(exist_ok=True)
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(TABLE.read_text())
+    write_table("quickstart", rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# A training of a few milliseconds a step on 8×8 images of the data set 'tiny'.
+TINY_RECIPE = [
+    "data=image_folder",
+    "data.name=tiny",
+    "model.embed_dim=8",
+    "model.depths=[2,1]",
+    "model.num_heads=[1,2]",
+    "model.patch_size=2",
+    "model.window_size=2",
+    "augment.crop_padding=1",
+    "train.global_batch_size=12",
+    "run.device=cpu",
+]
+
 TreeBuilder = Callable[..., Path]
 ArchiveBuilder = Callable[[Path, Path], Path]
 

@@ -13,23 +13,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from conftest import TINY_RECIPE
 from neuscale.data.prepare import prepare
 
-RECIPE = [
-    "data=image_folder",
-    "data.name=tiny",
-    "model.embed_dim=8",
-    "model.depths=[2,1]",
-    "model.num_heads=[1,2]",
-    "model.patch_size=2",
-    "model.window_size=2",
-    "augment.crop_padding=1",
-    "train.global_batch_size=12",
-    "train.log_every_steps=1",
-    "run.device=cpu",
-    "optim=adamw",
-    "tracking.tensorboard=false",
-]
+RECIPE = [*TINY_RECIPE, "optim=adamw", "train.log_every_steps=1", "tracking.tensorboard=false"]
 
 
 @pytest.fixture(scope="module")

@@ -6,24 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import TINY_RECIPE
 from neuscale.config import Config, compose_config
 from neuscale.data.prepare import prepare
 
-TINY = [
-    "data=image_folder",
-    "data.name=tiny",
-    "model.embed_dim=8",
-    "model.depths=[2,1]",
-    "model.num_heads=[1,2]",
-    "model.patch_size=2",
-    "model.window_size=2",
-    "model.dropout=0.1",
-    "model.drop_path_rate=0.2",
-    "augment.crop_padding=1",
-    "train.global_batch_size=12",
-    "train.log_every_steps=2",
-    "run.device=cpu",
-]
+TINY = [*TINY_RECIPE, "model.dropout=0.1", "model.drop_path_rate=0.2", "train.log_every_steps=2"]
 
 ConfigBuilder = Callable[..., Config]
 
