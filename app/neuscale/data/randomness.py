@@ -31,7 +31,5 @@ def integer_draws(seed: int, epoch: int, purpose: str, count: int, below: int) -
 
 def derived_seed(seed: int, step: int, purpose: str) -> int:
     """A seed for a generator that lives for one step, such as dropout's."""
-    return int(
-        np.random.SeedSequence([seed, step, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)[0]
-        >> 1
-    )
+    sequence = np.random.SeedSequence([seed, step, zlib.crc32(purpose.encode())])
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
