@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -28,6 +29,14 @@ def escape(text: Any) -> str:
     from rich.markup import escape as escape_markup
 
     return escape_markup(str(text))
+
+
+def beside(program: str) -> str:
+    """How to call `program` the way this command was called: `.venv/bin/neuscale`, say."""
+    called = Path(sys.argv[0])
+    if called.name == "neuscale" and not called.is_absolute() and len(called.parts) > 1:
+        return str(called.with_name(program))
+    return program
 
 
 def print_json(value: Any) -> None:

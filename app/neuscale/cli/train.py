@@ -184,7 +184,7 @@ def _train(config: "Config", run: "RunFolder | None", as_json: bool) -> int:
 
 
 def _show_result(trained: "TrainedRun", config: "Config", as_json: bool) -> None:
-    from neuscale.cli.console import err, escape, print_json
+    from neuscale.cli.console import beside, err, escape, print_json
     from neuscale.runs.manifest import read_manifest
 
     run, outcome = trained.run, trained.outcome
@@ -199,9 +199,10 @@ def _show_result(trained: "TrainedRun", config: "Config", as_json: bool) -> None
     if outcome.last is not None:
         _show_table(run.name, outcome, outcome.last)
     err.print(f"Everything is in {escape(run.path)}. Where to look next:")
+    folder = shlex.quote(str(run.path.parent))
     commands = {
-        f"neuscale eval {run.argument}": "accuracy per class",
-        f"tensorboard --logdir {shlex.quote(str(run.path.parent))}": "curves, images, confusion matrix",
+        f"{beside('neuscale')} eval {run.argument}": "accuracy per class",
+        f"{beside('tensorboard')} --logdir {folder}": "curves, images, confusion matrix",
     }
     width = max(map(len, commands))
     for command, what in commands.items():
@@ -229,6 +230,10 @@ def _show_table(name: str, outcome: "Outcome", last: "Evaluation") -> None:
 
 
 def _resume_command(run: "RunFolder", config: "Config") -> str:
+    from neuscale.cli.console import beside
+
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     option = "--processes" if config.run.device == "cpu" else "--gpus"
-    return f"neuscale train --resume {run.argument}" + (f" {option} {processes}" if processes > 1 else "")
+    return f"{beside('neuscale')} train --resume {run.argument}" + (
+        f" {option} {processes}" if processes > 1 else ""
+    )
