@@ -22,8 +22,9 @@ from torchvision.transforms import v2
 
 from neuscale.cluster.cores import available_cores
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.loader import ResidentLoader, Share
+from neuscale.data.loader import Share
 from neuscale.data.packed import PackedDataset, packed_path
+from neuscale.data.resident import ResidentLoader
 
 BATCH = 128
 

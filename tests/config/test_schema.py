@@ -6,9 +6,9 @@ from neuscale.config import schema
 
 FIELDS = {
     "Config": "experiment data augment model optim train eval checkpoint tracking run",
-    "DataConfig": "name source stage image_size",
-    "AugmentConfig": "crop_padding horizontal_flip policy policy_layers policy_magnitude brightness contrast "
-    "saturation hue erasing mixup_alpha cutmix_alpha",
+    "DataConfig": "name source stage image_size loader memory_share workers",
+    "AugmentConfig": "crop_padding resized_crop horizontal_flip policy policy_layers policy_magnitude "
+    "brightness contrast saturation hue erasing mixup_alpha cutmix_alpha",
     "ModelConfig": "name patch_size mlp_ratio dropout drop_path_rate gradient_checkpointing weights",
     "SwinConfig": "+ embed_dim depths num_heads window_size",
     "ViTConfig": "+ hidden_dim num_layers num_heads pool",

@@ -18,7 +18,8 @@ from conftest import ArchiveBuilder, TreeBuilder
 from neuscale.data.packed import PackedDataset
 from neuscale.data.packed_writer import write_packed
 from neuscale.data.place import sweep_leftovers
-from neuscale.data.prepare import prepare, prepared_names
+from neuscale.data.prepare import prepare
+from neuscale.data.prepared import prepared_names
 from neuscale.data.sources.folder import open_image_folder
 from neuscale.errors import DataError, UserError
 from neuscale.progress import Silent

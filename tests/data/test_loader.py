@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import CropFlip, crop_flip, draw_crop_flip, normalize, resize
-from neuscale.data.loader import Batch, ResidentLoader, Share
+from neuscale.data.augment import CropFlip, Rows, crop_flip, draw_crop_flip, normalize, resize
+from neuscale.data.loader import Batch, Share
 from neuscale.data.packed import PackedDataset
 from neuscale.data.prepare import prepare
+from neuscale.data.resident import ResidentLoader
 from neuscale.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -164,7 +165,9 @@ def test_crop_and_flip_equal_those_of_one_image_at_a_time(
         cut = padded[:, row : row + height, column : column + width]
         expected.append(cut[:, :, ::-1] if mirrored else cut)
     crops = CropFlip(*(torch.from_numpy(x) for x in (top, left, flip)), padding)
-    np.testing.assert_array_equal(crop_flip(torch.from_numpy(images), crops).numpy(), np.stack(expected))
+    index = torch.from_numpy(random.permutation(5))
+    rows = Rows(torch.from_numpy(images)[index.argsort()], index)
+    np.testing.assert_array_equal(crop_flip(rows, crops).numpy(), np.stack(expected))
 
 
 def test_crops_reach_every_place_and_half_the_images_are_mirrored() -> None:
@@ -172,8 +175,8 @@ def test_crops_reach_every_place_and_half_the_images_are_mirrored() -> None:
     for offsets in (crops.top, crops.left):
         assert torch.bincount(offsets, minlength=5).div(20_000).sub(0.2).abs().max() < 0.02
     assert abs(crops.flip.float().mean() - 0.5) < 0.02
-    assert not draw_crop_flip(AugmentConfig(2, 0.0), 0, 0, 1000, CPU).flip.any()
-    assert draw_crop_flip(AugmentConfig(2, 1.0), 0, 0, 1000, CPU).flip.all()
+    assert not draw_crop_flip(AugmentConfig(crop_padding=2), 0, 0, 1000, CPU).flip.any()
+    assert draw_crop_flip(AugmentConfig(crop_padding=2, horizontal_flip=1.0), 0, 0, 1000, CPU).flip.all()
 
 
 def test_images_are_resized_to_what_the_model_sees(data: PackedDataset) -> None:

@@ -9,7 +9,8 @@ import pytest
 from conftest import ArchiveBuilder, ListeningProgress, TreeBuilder
 from neuscale.data.catalog import CATALOG
 from neuscale.data.packed import PackedDataset
-from neuscale.data.prepare import prepare, prepared_names
+from neuscale.data.prepare import prepare
+from neuscale.data.prepared import prepared_names
 from neuscale.errors import DataError, UsageError, UserError
 
 CIFAR_CLASSES = CATALOG["cifar10"].classes or ()

@@ -17,8 +17,8 @@ def list_command(as_json: AsJson = False) -> None:
 
     from neuscale.cli.console import escape, out, print_json
     from neuscale.data.catalog import CATALOG
-    from neuscale.data.packed import PackedDataset, packed_path
-    from neuscale.data.prepare import prepared_names
+    from neuscale.data.listed import ListedDataset
+    from neuscale.data.prepared import is_prepared, open_prepared, prepared_names
     from neuscale.errors import DataError
     from neuscale.paths import data_root
 
@@ -33,15 +33,17 @@ def list_command(as_json: AsJson = False) -> None:
             "state": "not prepared",
             "images": None,
         }
-        if packed_path(name).is_dir():
+        if is_prepared(name):
             try:
-                meta = PackedDataset.open(packed_path(name)).meta
+                data = open_prepared(name)
+                meta = data.meta
                 row |= {
                     "title": meta.title,
                     "classes": len(meta.classes),
                     "size": f"{meta.height}×{meta.width}",
                 }
-                row |= {"state": "prepared", "images": meta.counts}
+                state = "listed" if isinstance(data, ListedDataset) else "prepared"
+                row |= {"state": state, "images": meta.counts}
             except DataError:
                 row["state"] = "damaged"
         rows.append(row)
@@ -75,7 +77,11 @@ def prepare_command(
     save_as: Annotated[str | None, typer.Option("--save-as", help="Another name to keep it under.")] = None,
     layout: Annotated[
         str,
-        typer.Option("--layout", help="packed, or folder: a tree of files for torchvision's ImageFolder."),
+        typer.Option(
+            "--layout",
+            help="packed; files: kept where they are and decoded when needed;"
+            " folder: copied to a tree for torchvision's ImageFolder.",
+        ),
     ] = "packed",
     force: Annotated[
         bool, typer.Option("--force", help="Make it again; the older one is replaced last.")
@@ -92,11 +98,12 @@ def prepare_command(
     from neuscale.cli.console import escape, out, print_json
     from neuscale.cli.progress import create_progress
     from neuscale.data.image_tree import write_image_tree
+    from neuscale.data.listed_writer import list_images
     from neuscale.data.prepare import prepare
     from neuscale.errors import UsageError
 
-    if layout not in ("packed", "folder"):
-        raise UsageError(f"--layout {layout}: expected packed or folder.")
+    if layout not in ("packed", "files", "folder"):
+        raise UsageError(f"--layout {layout}: expected packed, files or folder.")
     if layout == "folder":
         if size is not None or skip_bad:
             option = "--size" if size is not None else "--skip-bad"
@@ -111,7 +118,8 @@ def prepare_command(
         else:
             out.print(f"[bold]{escape(folder.name)}[/] is a tree of image files in {escape(folder)}")
         return
-    data = prepare(
+    make = list_images if layout == "files" else prepare
+    data = make(
         name,
         source=source,
         size=size,
@@ -137,7 +145,7 @@ def prepare_command(
     out.print(
         f"[bold]{escape(meta.name)}[/] is ready: {meta.counts['train']:,} training and {meta.counts['val']:,}"
         f" validation images of {meta.height}×{meta.width} in {len(meta.classes)} classes,"
-        f" in {escape(data.folder)}"
+        f" {'listed ' if layout == 'files' else ''}in {escape(data.folder)}"
     )
 
 
@@ -146,18 +154,18 @@ def verify_command(name: Name, as_json: AsJson = False) -> None:
     """Read a prepared data set again, whole, and compare it with its checksums."""
     from neuscale.cli.console import escape, out, print_json, show_error
     from neuscale.cli.progress import create_progress
-    from neuscale.data.packed import PackedDataset, packed_path, prepare_command
+    from neuscale.data.prepared import open_prepared, remedy
 
-    data = PackedDataset.open(packed_path(name))
+    data = open_prepared(name)
     damaged = data.verify(create_progress())
     if as_json:
         print_json({"name": name, "folder": str(data.folder), "intact": not damaged, "damaged": damaged})
     elif damaged:
         for file in damaged:
-            show_error(f"{data.folder / file}: differs from its checksum.", "")
-        show_error(f"{name} is damaged.", f"Make it again: {prepare_command(name, force=True)}")
+            show_error(f"{data.files_folder / file}: differs from its checksum.", "")
+        show_error(f"{name} is damaged.", f"Make it again: {remedy(data)}")
     else:
-        out.print(f"{escape(name)} is intact: {len(data.meta.checksums)} files in {escape(data.folder)}")
+        out.print(f"{escape(name)} is intact: all is as recorded in {escape(data.folder)}")
     raise typer.Exit(1 if damaged else 0)
 
 
@@ -178,10 +186,18 @@ def stage_command(
     """
     from neuscale.cli.console import escape, out, print_json
     from neuscale.cli.progress import create_progress
-    from neuscale.data.packed import PackedDataset, packed_path
+    from neuscale.data.listed import ListedDataset
+    from neuscale.data.prepared import open_prepared
     from neuscale.data.stage import stage
+    from neuscale.errors import UsageError
 
-    data = stage(PackedDataset.open(packed_path(name)), to, create_progress())
+    prepared = open_prepared(name)
+    if isinstance(prepared, ListedDataset):
+        raise UsageError(
+            f"{name} is kept as image files, and what is staged are packed arrays.",
+            "Pack it, which is what slow storage wants: leave '--layout files' away.",
+        )
+    data = stage(prepared, to, create_progress())
     if as_json:
         print_json({"name": name, "folder": str(data.folder), "fingerprint": data.meta.fingerprint})
     else:

@@ -21,10 +21,11 @@ def info_command(
 ) -> None:
     """Show a prepared data set: classes, counts, size, statistics, where it is from."""
     from neuscale.cli.console import escape, out, print_json
-    from neuscale.data.packed import SPLITS, PackedDataset, packed_path
+    from neuscale.data.packed import SPLITS
     from neuscale.data.picture import sample_grid, save_picture
+    from neuscale.data.prepared import open_prepared
 
-    data = PackedDataset.open(packed_path(name))
+    data = open_prepared(name)
     meta = data.meta
     counts = {split: data.class_counts(split) for split in SPLITS}
     if picture is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from neuscale import __version__
 from neuscale.cluster.cores import available_cores
-from neuscale.data.prepare import prepared_names
+from neuscale.data.prepared import prepared_names
 from neuscale.paths import data_root, runs_root
 from neuscale.runs.manifest import code_revision, package_versions
 

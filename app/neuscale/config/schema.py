@@ -40,12 +40,29 @@ class DataConfig:
         ge=4,
         le=4096,
     )
+    loader: str = option(
+        "auto",
+        "where images wait: on the device, packed on disk and read ahead, or in files",
+        choices=("auto", "resident", "stream", "files"),
+    )
+    memory_share: float = option(
+        0.5, "part of the device's memory that images may take; more than that is streamed", gt=0, le=1
+    )
+    workers: int | None = option(
+        None, "processes that decode image files, for each process; null: one per core", ge=0, le=256
+    )
 
 
 @dataclass
 class AugmentConfig:
     crop_padding: int = option(
         0, "pixels of zero padding for a random crop at the data's own size", ge=0, le=1024
+    )
+    resized_crop: float = option(
+        0.0,
+        "smallest part of an image's area that a random resized crop takes (ImageNet: 0.08); 0: none",
+        ge=0,
+        le=1,
     )
     horizontal_flip: float = option(0.0, "probability of mirroring an image", ge=0, le=1)
     policy: str = option(

@@ -14,6 +14,21 @@ from neuscale.data.randomness import integer_draws, uniform_draws
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Some images of a store, in an order: `images` uint8 [N, C, H, W], `index` int64 [B] into them."""
+
+    images: Tensor
+    index: Tensor
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        return Rows(self.images, self.index[rows])
+
+    def gathered(self) -> Tensor:
+        """The images themselves: uint8 [B, C, H, W]."""
+        return self.images.index_select(0, self.index)
+
+
+@dataclass(frozen=True)
 class CropFlip:
     """Where each image of an epoch is cut and whether it is mirrored.
 
@@ -42,17 +57,18 @@ def draw_crop_flip(
     )
 
 
-def crop_flip(images: Tensor, crops: CropFlip) -> Tensor:
-    """Zero padding, a crop of the same size and a mirror, each per image: uint8 [B, C, H, W] → the same."""
+def crop_flip(rows: Rows, crops: CropFlip) -> Tensor:
+    """Zero padding, a crop of the same size and a mirror, each per image: rows → uint8 [B, C, H, W]."""
+    images = rows.gathered()
     B, C, H, W = images.shape
     columns = torch.arange(W, device=images.device).expand(B, W)
     columns = torch.where(crops.flip[:, None], W - 1 - columns, columns)
     if crops.padding:
         images = F.pad(images, (crops.padding,) * 4)
         columns = columns + crops.left[:, None]
-        rows = torch.arange(H, device=images.device) + crops.top[:, None]
+        lines = torch.arange(H, device=images.device) + crops.top[:, None]
         width = W + 2 * crops.padding
-        flat = (rows[:, :, None] * width + columns[:, None, :]).view(B, 1, H * W)
+        flat = (lines[:, :, None] * width + columns[:, None, :]).view(B, 1, H * W)
         return images.flatten(2).gather(2, flat.expand(B, C, H * W)).view(B, C, H, W)
     return images.gather(3, columns[:, None, None, :].expand(B, C, H, W))
 

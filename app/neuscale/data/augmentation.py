@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import CropFlip, crop_flip, draw_crop_flip
+from neuscale.data.augment import CropFlip, Rows, crop_flip, draw_crop_flip
 from neuscale.data.erase import Erasing, apply_erasing, draw_erasing
 from neuscale.data.jitter import Jitter, apply_jitter, draw_jitter
 from neuscale.data.mix import Mix, draw_mix, mix_images
@@ -29,23 +29,21 @@ class Augmentation:
     erasing: Erasing | None
     mix: Mix | None
 
-    def images(
-        self, source: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], positions: Tensor
-    ) -> Tensor:
-        """The augmented images at `positions` [B]: float [B, C, H, W].
+    def images(self, rows: Rows, normalize: Callable[[Tensor], Tensor], positions: slice) -> Tensor:
+        """The augmented images at `positions`, B of them: float [B, C, H, W].
 
-        `source` gives the bytes [B, C, H, W] at positions, `normalize` makes them float.
+        `rows` are their bytes, and behind them, where images are mixed, those of their partners;
+        `normalize` makes bytes float.
         """
-        images = self._alone(source, normalize, positions)
+        count = positions.stop - positions.start
+        images = self._alone(rows[:count], normalize, positions)
         if self.mix is None:
             return images
         mix = self.mix.at(positions)
-        return mix_images(images, self._alone(source, normalize, mix.partner), mix)
+        return mix_images(images, self._alone(rows[count:], normalize, mix.partner), mix)
 
-    def _alone(
-        self, source: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], positions: Tensor
-    ) -> Tensor:
-        images = crop_flip(source(positions), self.crops.at(positions))
+    def _alone(self, rows: Rows, normalize: Callable[[Tensor], Tensor], positions: slice | Tensor) -> Tensor:
+        images = crop_flip(rows, self.crops.at(positions))
         for layer in self.policy:
             images = apply_policy(images, layer.at(positions))
         if self.jitter is not None:

@@ -1,17 +1,25 @@
-"""Batches for training and evaluation, from packed arrays that live on the device."""
+"""Batches for training and evaluation; how the bytes come to the device is each loader's own matter.
 
-from collections.abc import Iterator
+Order, augmentation and shares are the same for all of them, so that their batches are equal
+to the last bit.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import normalize, resize
+from neuscale.data.augment import Rows, normalize, resize
 from neuscale.data.augmentation import draw_augmentation
+from neuscale.data.mix import mix_partners
 from neuscale.data.order import evaluation_batches, micro_batches, permutation
-from neuscale.data.packed import PackedDataset
+from neuscale.data.packed import PackedMeta
+from neuscale.data.resized_crop import draw_windows
 from neuscale.errors import UsageError
 
 
@@ -38,31 +46,59 @@ class Share:
     processes: int = 1
 
 
-class ResidentLoader:
-    """Keeps a split on the device as bytes and makes batches there, without worker processes.
+@dataclass(frozen=True)
+class Request:
+    """Images that are wanted: `samples` int64 [B], each once.
 
-    On a CPU the arrays stay memory-mapped. Raises UsageError for images that are not square.
+    `windows`: where each is cut from its file, float64 [B, 4] (see `draw_windows`); None: not at random.
     """
 
+    samples: NDArray[np.int64]
+    windows: NDArray[np.float64] | None = None
+
+
+class Loader(ABC):
+    """Makes the batches of a split on `device`.
+
+    `size`: the side in pixels of what the model sees. Raises UsageError for images that are not
+    square where no `image_size` is given.
+    """
+
+    kind: str  # what data.loader calls it
+
     def __init__(
-        self, data: PackedDataset, split: str, image_size: int | None, device: torch.device, share: Share
+        self,
+        meta: PackedMeta,
+        labels: NDArray[np.int64],
+        image_size: int | None,
+        device: torch.device,
+        share: Share,
     ) -> None:
-        meta = data.meta
         if meta.height != meta.width and image_size is None:
             raise UsageError(
                 f"{meta.name}: the images are {meta.height}×{meta.width}, and the models take squares.",
                 "Give a side to resize to (data.image_size=64), or prepare the data with --size.",
             )
         self.size = image_size or meta.height
-        self.share = share
-        self.device = device
-        self.images = _tensor(data.images(split)).to(device)
-        self.labels = _tensor(data.labels(split)).to(device)
+        self.device, self.share = device, share
+        self.labels = torch.from_numpy(labels).to(device)
         self.mean = torch.tensor(meta.mean, dtype=torch.float32, device=device)
         self.std = torch.tensor(meta.std, dtype=torch.float32, device=device)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    @abstractmethod
+    def stored_size(self) -> tuple[int, int]:
+        """Height and width of the images before they are resized on the device."""
+
+    @abstractmethod
+    def _read(self, requests: Iterable[Request]) -> Iterator[Rows]:
+        """The bytes of each request, on the device, in the order of its samples.
+
+        They may be overwritten once the next request is asked for.
+        """
 
     def training(
         self,
@@ -75,44 +111,57 @@ class ResidentLoader:
         accumulation_steps: int = 1,
     ) -> Iterator[list[Batch]]:
         """This process's micro-batches of steps `first_step` … `steps` - 1 of an epoch, a list a step."""
-        order = torch.from_numpy(permutation(seed, epoch, len(self))).to(self.device)
-        size = (self.images.shape[2], self.images.shape[3])
+        count, rank, processes = len(self), self.share.rank, self.share.processes
+        order = permutation(seed, epoch, count)
+        mixes = augment.mixup_alpha or augment.cutmix_alpha
+        partners = mix_partners(seed, epoch, count, global_batch_size) if mixes else None
+        windows = draw_windows(augment.resized_crop, seed, epoch, count) if augment.resized_crop else None
         augmentation = draw_augmentation(
-            augment, seed, epoch, len(self), global_batch_size, size, self.device
+            augment, seed, epoch, count, global_batch_size, self.stored_size, self.device
         )
+        parts = [
+            part
+            for step in range(first_step, steps)
+            for part in micro_batches(step, global_batch_size, rank, processes, accumulation_steps)
+        ]
 
-        def pixels(positions: Tensor) -> Tensor:
-            return self.images.index_select(0, order[positions])
+        def plan(part: slice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            """The positions that a part needs, each once, and where in them its images and partners are."""
+            own = np.arange(part.start, part.stop)
+            if partners is None:
+                return own, np.arange(len(own))
+            return np.unique(np.concatenate([own, partners[part]]), return_inverse=True)
 
-        rank, processes = self.share.rank, self.share.processes
-        for step in range(first_step, steps):
-            batches = []
-            for part in micro_batches(step, global_batch_size, rank, processes, accumulation_steps):
-                positions = torch.arange(part.start, part.stop, device=self.device)
-                images = resize(augmentation.images(pixels, self._normalize, positions), self.size)
-                samples = order[positions]
-                partner_labels = shares = None
-                if augmentation.mix is not None:
-                    partner_labels = self.labels[order[augmentation.mix.partner[positions]]]
-                    shares = augmentation.mix.share[positions]
-                batches.append(Batch(images, self.labels[samples], samples, partner_labels, shares))
-            yield batches
+        def requests() -> Iterator[Request]:
+            for part in parts:
+                positions, _ = plan(part)
+                yield Request(order[positions], windows[positions] if windows is not None else None)
+
+        batches: list[Batch] = []
+        for part, rows in zip(parts, self._read(requests()), strict=True):
+            _, places = plan(part)
+            index = rows.index[torch.from_numpy(places).to(self.device)]
+            images = augmentation.images(Rows(rows.images, index), self._normalize, part)
+            samples = torch.from_numpy(order[part]).to(self.device)
+            partner_labels = shares = None
+            if augmentation.mix is not None and partners is not None:
+                partner_labels = self.labels[torch.from_numpy(order[partners[part]]).to(self.device)]
+                shares = augmentation.mix.share[part]
+            batches.append(
+                Batch(resize(images, self.size), self.labels[samples], samples, partner_labels, shares)
+            )
+            if len(batches) == accumulation_steps:
+                yield batches
+                batches = []
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """This process's share of the split, unaugmented; over all processes every image exactly once."""
-        for positions in evaluation_batches(len(self), batch_size, self.share.rank, self.share.processes):
-            samples = torch.arange(positions.start, positions.stop, device=self.device)
-            images = resize(self._normalize(self.images[positions]), self.size)
-            yield Batch(images, self.labels[positions], samples)
+        parts = evaluation_batches(len(self), batch_size, self.share.rank, self.share.processes)
+        requests = (Request(np.arange(part.start, part.stop)) for part in parts)
+        for part, rows in zip(parts, self._read(requests), strict=True):
+            samples = torch.arange(part.start, part.stop, device=self.device)
+            images = resize(self._normalize(rows.gathered()), self.size)
+            yield Batch(images, self.labels[part], samples)
 
     def _normalize(self, images: Tensor) -> Tensor:
         return normalize(images, self.mean, self.std)
-
-
-def _tensor(array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
-    """The array as a tensor without a copy; nothing writes to it."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)

@@ -43,13 +43,6 @@ def draw_mix(
     device: torch.device,
 ) -> Mix:
     """The mixes of an epoch; `size`: height and width. With both alphas, a coin decides for each image."""
-    batch, place = np.divmod(np.arange(count), global_batch_size)
-    # In each batch all partners are the same distance away, and nobody is its own.
-    batches = -(-count // global_batch_size)
-    distance = 1 + integer_draws(seed, epoch, "mix distance", batches, max(1, global_batch_size - 1))
-    partner = batch * global_batch_size + (place + distance[batch]) % global_batch_size
-    partner = np.minimum(partner, count - 1)  # in the part batch at the end, which is never trained on
-
     uniform = uniform_draws(seed, epoch, "mix share", count)
     if mixup_alpha and cutmix_alpha:
         cut = uniform_draws(seed, epoch, "mix kind", count) < 0.5
@@ -61,10 +54,20 @@ def draw_mix(
     area = (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2])
     share = np.where(cut, 1.0 - area / (size[0] * size[1]), share)
     return Mix(
-        torch.from_numpy(partner).to(device),
+        torch.from_numpy(mix_partners(seed, epoch, count, global_batch_size)).to(device),
         torch.from_numpy(share.astype(np.float32)).to(device),
         torch.from_numpy(box).to(device),
     )
+
+
+def mix_partners(seed: int, epoch: int, count: int, global_batch_size: int) -> NDArray[np.int64]:
+    """The position of each image's partner, in the same global batch. Shape [count]."""
+    batch, place = np.divmod(np.arange(count), global_batch_size)
+    # In each batch all partners are the same distance away, and nobody is its own.
+    batches = -(-count // global_batch_size)
+    distance = 1 + integer_draws(seed, epoch, "mix distance", batches, max(1, global_batch_size - 1))
+    partner = batch * global_batch_size + (place + distance[batch]) % global_batch_size
+    return np.minimum(partner, count - 1)  # in the part batch at the end, which is never trained on
 
 
 def mix_images(images: Tensor, partners: Tensor, mix: Mix) -> Tensor:

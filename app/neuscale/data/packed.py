@@ -134,7 +134,7 @@ class PackedDataset:
     """
 
     def __init__(self, folder: Path, meta: PackedMeta, arrays: Mapping[str, PackedArray]) -> None:
-        self.folder = folder
+        self.folder = self.files_folder = folder
         self.meta = meta
         self._arrays = arrays
 
@@ -150,7 +150,7 @@ class PackedDataset:
             raise DataError(
                 f"{folder}: the data set '{name}' is not prepared.", f"Run '{prepare_command(name)}'."
             )
-        meta = _read_meta(folder)
+        meta = read_meta(folder, prepare_command(name, force=True))
         expected: dict[str, tuple[type, tuple[int, ...]]] = {}
         for split in SPLITS:
             expected[images_file(split)] = (np.uint8, meta.shape(split))
@@ -169,6 +169,10 @@ class PackedDataset:
         if labels.size and not 0 <= labels.min() <= labels.max() < self.meta.num_classes:
             raise _damaged(self.folder / labels_file(split), "a label is out of range")
         return labels
+
+    def image(self, split: str, sample: int) -> NDArray[np.uint8]:
+        """One image of "train" or "val": uint8 [C, H, W]."""
+        return np.array(self.images(split)[sample])
 
     def class_counts(self, split: str) -> list[int]:
         """How many images of "train" or "val" each class has, in the order of the classes."""
@@ -210,15 +214,16 @@ def _damaged(path: Path, reason: str) -> DataError:
     return DataError(f"{path}: {reason}.", f"Run '{prepare_command(path.parent.name, force=True)}'.")
 
 
-def _read_meta(folder: Path) -> PackedMeta:
+def read_meta(folder: Path, remedy: str) -> PackedMeta:
+    """What `meta.json` in `folder` says; DataError, with the command that helps, where it cannot be read."""
     path = folder / META_FILE
     try:
-        meta = PackedMeta.loads(path.read_text(encoding="utf-8"))
+        return PackedMeta.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _damaged(path, "it is missing") from None
+        reason = "it is missing"
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _damaged(path, f"cannot be read ({error})") from None
-    return meta
+        reason = f"cannot be read ({error})"
+    raise DataError(f"{path}: {reason}.", f"Run '{remedy}'.") from None
 
 
 def _map_array(path: Path, dtype: type, shape: tuple[int, ...]) -> PackedArray:

@@ -1,11 +1,11 @@
-"""A picture of a packed data set: a row of images for each class."""
+"""A picture of a data set: a row of images for each class."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from neuscale.data.packed import PackedDataset
+from neuscale.data.prepared import Dataset
 from neuscale.errors import disk_error
 
 LABEL_WIDTH = 150
@@ -14,13 +14,13 @@ LARGEST_SIDE = 96
 SMALLEST_SIDE = 40
 
 
-def sample_grid(data: PackedDataset, split: str = "train", columns: int = 10, rows: int = 40) -> Image.Image:
+def sample_grid(data: Dataset, split: str = "train", columns: int = 10, rows: int = 40) -> Image.Image:
     """The first `columns` images of each class, the classes' names beside them.
 
     Of a data set with more than `rows` classes, `rows` of them spread evenly are shown.
     Small images are enlarged by whole factors, large ones made smaller.
     """
-    meta, labels, images = data.meta, data.labels(split), data.images(split)
+    meta, labels = data.meta, data.labels(split)
     chosen = np.unique(np.linspace(0, meta.num_classes - 1, min(rows, meta.num_classes)).astype(int))
     height, width = _shown_size(meta.height, meta.width)
     grid = Image.new(
@@ -33,7 +33,7 @@ def sample_grid(data: PackedDataset, split: str = "train", columns: int = 10, ro
         name = _shortened(meta.classes[label], font)
         draw.text((LABEL_WIDTH - 8, top + height // 2), name, "black", font, anchor="rm")
         for column, index in enumerate(np.flatnonzero(labels == label)[:columns]):
-            pixels = np.array(images[index])
+            pixels = data.image(split, int(index))
             picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
             enlarged = height >= meta.height
             resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC

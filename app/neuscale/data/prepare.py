@@ -48,7 +48,7 @@ def prepare(
     root = root if root is not None else data_root()
     if source is not None:
         source = source.expanduser()
-    _check_arguments(entry, source, size)
+    check_arguments(entry, source, size)
     folder = packed_path(packed_name(entry, source, save_as), root)
     request = _Request(entry, source, size)
 
@@ -62,7 +62,7 @@ def prepare(
         opened, provenance = open_source(entry, source, size, root, progress)
         if skip_bad and isinstance(opened, ImageFilesSource):
             provenance["left_out"] = opened.leave_out_bad(progress)
-            _report_left_out(provenance["left_out"], progress)
+            report_left_out(provenance["left_out"], progress)
         return write_packed(
             folder,
             opened,
@@ -73,19 +73,12 @@ def prepare(
         )
 
 
-def _report_left_out(reasons: list[str], progress: Progress) -> None:
+def report_left_out(reasons: list[str], progress: Progress) -> None:
+    """Warns of the images that were left out, the first few by name."""
     for reason in reasons[:MOST_REASONS]:
         progress.warning(f"left out: {reason}")
     if len(reasons) > MOST_REASONS:
         progress.warning(f"and {len(reasons) - MOST_REASONS} more left out: all are in meta.json")
-
-
-def prepared_names(root: Path | None = None) -> list[str]:
-    """The names of the data sets that are packed, sorted; whether they are intact is not looked at."""
-    packed = (root if root is not None else data_root()) / "packed"
-    if not packed.is_dir():
-        return []
-    return sorted(path.name for path in packed.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,8 @@ class _Request:
     size: int | None
 
 
-def _check_arguments(entry: CatalogEntry, source: Path | None, size: int | None) -> None:
+def check_arguments(entry: CatalogEntry, source: Path | None, size: int | None) -> None:
+    """Raises UsageError or DataError for arguments of `prepare` that do not go together."""
     if source is None and not entry.files:
         raise UsageError(
             f"{entry.name} needs images.", "Give '--source PATH': a folder, .zip, .tar or .tar.gz of them."

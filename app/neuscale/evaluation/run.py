@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuscale.data.loader import ResidentLoader
+import torch
+
+from neuscale.data.choose import choose_loader, create_loader
 from neuscale.errors import CheckpointError
 from neuscale.evaluation.evaluate import Evaluation, evaluate
 from neuscale.models.registry import create_model
@@ -43,7 +45,9 @@ def evaluate_run(
     path, step = _find(run, checkpoint)
     state = read_weights(path)
     data = open_data(config, progress)
-    loader = ResidentLoader(data, split, config.data.image_size, accelerator.device, share_of(accelerator))
+    place: torch.device = accelerator.device
+    choice = choose_loader(config.data, data, place)
+    loader = create_loader(choice, config.data, data, split, place, share_of(accelerator))
     model = create_model(
         config.model, loader.size, data.meta.channels, data.meta.num_classes, config.run.seed
     )

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from neuscale.config import Config
-from neuscale.data.packed import PackedDataset
+from neuscale.data.prepared import Dataset
 from neuscale.errors import UsageError
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import read_manifest
@@ -33,7 +33,7 @@ def check_same_run(config: Config, run: RunFolder) -> None:
             )
 
 
-def check_same_data(data: PackedDataset, run: RunFolder) -> None:
+def check_same_data(data: Dataset, run: RunFolder) -> None:
     """Raises UsageError where the prepared data is not what the run was trained on."""
     fingerprint = read_manifest(run.manifest_file).get("data", {}).get("fingerprint")
     if fingerprint is not None and fingerprint != data.meta.fingerprint:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from neuscale.config import Config, config_to_yaml
-from neuscale.data.loader import ResidentLoader
+from neuscale.data.loader import Loader
 from neuscale.evaluation.evaluate import Evaluation
 from neuscale.runs.folder import RunFolder
 from neuscale.training.metrics import MetricsFile
@@ -55,7 +55,7 @@ class Tracker:
             self._board.scalars({f"val/{name}": value for name, value in result.scalars().items()}, step)
             self._board.confusion(result.confusion, self._classes, step)
 
-    def images(self, images: Tensor, loader: ResidentLoader) -> None:
+    def images(self, images: Tensor, loader: Loader) -> None:
         """The first training images as the model sees them."""
         if self._board is not None and self._images_wanted:
             self._board.images("train/images", images[: self._images_wanted], loader.mean, loader.std, 0)

@@ -1,7 +1,7 @@
 """A whole training run: data, folder, manifest, loop, and how it ended."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ from accelerate.utils import broadcast_object_list
 
 from neuscale.config import Config
 from neuscale.data.catalog import CATALOG
+from neuscale.data.listed import ListedDataset, listed_path
+from neuscale.data.listed_writer import list_images
 from neuscale.data.packed import PackedDataset, packed_path
-from neuscale.data.prepare import prepare, prepared_names
+from neuscale.data.prepare import prepare
+from neuscale.data.prepared import Dataset, prepared_names
 from neuscale.data.stage import staged_for_training
 from neuscale.errors import DataError, UsageError, UserError, disk_error
 from neuscale.paths import data_root
@@ -34,26 +37,42 @@ class TrainedRun:
     is_main: bool
 
 
-def open_data(config: Config, progress: Progress) -> PackedDataset:
-    """The packed data set of a configuration, prepared and staged first where that is due.
+def open_data(config: Config, progress: Progress) -> Dataset:
+    """The data set of a configuration, prepared and staged first where that is due.
 
+    Packed, unless it is kept as files only or `data.loader=files` asks for those.
     Raises UsageError or DataError that says how to get it.
     """
-    return staged_for_training(_prepared_data(config, progress), config.data.stage, progress)
+    data = _prepared_data(config, progress)
+    if isinstance(data, ListedDataset):
+        return data
+    return staged_for_training(data, config.data.stage, progress)
 
 
-def _prepared_data(config: Config, progress: Progress) -> PackedDataset:
-    name, source = config.data.name, config.data.source
+def _prepared_data(config: Config, progress: Progress) -> Dataset:
+    name, loader = config.data.name, config.data.loader
+    source = Path(config.data.source) if config.data.source is not None else None
+    listed = listed_path(name)
+    if loader == "files" or (loader == "auto" and not packed_path(name).is_dir() and listed.is_dir()):
+        if source is None and listed.is_dir():
+            return ListedDataset.open(listed)
+        if source is not None:
+            entry = name if name in CATALOG else "image_folder"
+            size = config.data.image_size if not listed.is_dir() else None
+            return list_images(entry, source=source, size=size, save_as=name, progress=progress)
+        raise UsageError(
+            f"data.loader=files: the images of {name} are not kept as files in {data_root()}.",
+            f"List them: neuscale data prepare image_folder --layout files --source FOLDER --save-as {name}",
+        )
     if source is None and packed_path(name).is_dir():
         return PackedDataset.open(packed_path(name))
-    path = Path(source) if source is not None else None
     try:
-        if name in CATALOG and (path is not None or CATALOG[name].files):
-            return prepare(name, source=path, save_as=name, progress=progress)
-        if path is not None:
-            return prepare("image_folder", source=path, save_as=name, progress=progress)
+        if name in CATALOG and (source is not None or CATALOG[name].files):
+            return prepare(name, source=source, save_as=name, progress=progress)
+        if source is not None:
+            return prepare("image_folder", source=source, save_as=name, progress=progress)
     except DataError as error:
-        if packed_path(name).is_dir() and path is not None:  # of another source
+        if packed_path(name).is_dir() and source is not None:  # of another source
             raise DataError(error.problem, "Give this data another name: data.name=NAME.") from error
         raise
     raise UsageError(
@@ -84,7 +103,7 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
 def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress) -> TrainedRun:
     config, data, accelerator = trainer.config, trainer.data, trainer.accelerator
     checkpoints = CheckpointFolder(run.checkpoints, config.checkpoint.keep_last)
-    manifest = _begin_manifest(config, run, data, accelerator)
+    manifest = _begin_manifest(config, run, trainer, accelerator)
     checkpoint = checkpoints.newest(progress.warning) if resume else None
     if checkpoint is not None:
         trainer.load(checkpoint)
@@ -140,12 +159,13 @@ def _shared_run(config: Config, resume: RunFolder | None, accelerator: Accelerat
 
 
 def _begin_manifest(
-    config: Config, run: RunFolder, data: PackedDataset, accelerator: Accelerator
+    config: Config, run: RunFolder, trainer: Trainer, accelerator: Accelerator
 ) -> dict[str, Any]:
     precision = resolve_precision(config.train.precision, resolve_device(config.run.device))
     fresh = first_manifest(
-        data.meta, config.run.seed, device_name(accelerator), precision, accelerator.num_processes
+        trainer.data.meta, config.run.seed, device_name(accelerator), precision, accelerator.num_processes
     )
+    fresh["loader"] = asdict(trainer.choice)
     before = read_manifest(run.manifest_file)
     if before:
         fresh["started"], fresh["resumed"] = before.get("started"), before.get("resumed", [])
@@ -166,6 +186,7 @@ def _describe(run: RunFolder, trainer: Trainer, manifest: dict[str, Any], progre
         f"{processes} process{'es' if processes > 1 else ''} on {manifest['machine']['device']},"
         f" {manifest['precision']}; {trainer.total_steps:,} steps of {batch_size} images"
     )
+    progress.message(f"loader {trainer.choice.kind}: {trainer.choice.reason}")
     progress.message(f"run folder {run.path}")
     if trainer.step:
         progress.message(f"going on after step {trainer.step:,} of {trainer.total_steps:,}")

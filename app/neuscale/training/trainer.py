@@ -19,9 +19,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from neuscale.config import Config
-from neuscale.data.loader import Batch, ResidentLoader
+from neuscale.data.choose import check_augment, choose_loader, create_loader
+from neuscale.data.loader import Batch
 from neuscale.data.order import check_shares, steps_per_epoch
-from neuscale.data.packed import PackedDataset
+from neuscale.data.prepared import Dataset
 from neuscale.data.randomness import derived_seed
 from neuscale.errors import UserError
 from neuscale.evaluation.evaluate import Evaluation, evaluate
@@ -56,15 +57,15 @@ class Outcome:
 class Trainer:
     """Trains `config`'s model on `data`; nothing is written before `fit`."""
 
-    def __init__(
-        self, config: Config, data: PackedDataset, accelerator: Accelerator, progress: Progress
-    ) -> None:
+    def __init__(self, config: Config, data: Dataset, accelerator: Accelerator, progress: Progress) -> None:
         self.config, self.data, self.accelerator, self.progress = config, data, accelerator, progress
         device, share = accelerator.device, share_of(accelerator)
         train = config.train
         check_shares(train.global_batch_size, share.processes, train.accumulation_steps)
-        self.loader = ResidentLoader(data, "train", config.data.image_size, device, share)
-        self.val_loader = ResidentLoader(data, "val", config.data.image_size, device, share)
+        self.choice = choose_loader(config.data, data, device)
+        check_augment(config.augment, self.choice)
+        self.loader = create_loader(self.choice, config.data, data, "train", device, share)
+        self.val_loader = create_loader(self.choice, config.data, data, "val", device, share)
         self.steps_per_epoch = steps_per_epoch(len(self.loader), train.global_batch_size)
         self.total_steps = self.steps_per_epoch * train.epochs
         if train.max_steps is not None:

@@ -36,12 +36,12 @@ def _workers() -> int:
 def image_size(archive: Path, name: str, data: bytes) -> tuple[int, int]:
     """Width and height that an image file's header gives; DataError where it is no image."""
     try:
-        with _opened(data) as image:
+        with open_image(data) as image:
             return image.size
     except MemoryError:
         raise
     except Exception as error:
-        raise _unusable(archive, name, error) from None
+        raise unusable(archive, name, error) from None
 
 
 def check_image(archive: Path, name: str, data: bytes) -> None:
@@ -51,7 +51,7 @@ def check_image(archive: Path, name: str, data: bytes) -> None:
     except MemoryError:
         raise
     except Exception as error:
-        raise _unusable(archive, name, error) from None
+        raise unusable(archive, name, error) from None
 
 
 def decode_image(data: bytes, size: int | None) -> NDArray[np.uint8]:
@@ -61,11 +61,11 @@ def decode_image(data: bytes, size: int | None) -> NDArray[np.uint8]:
     square is kept. Grayscale becomes RGB; transparency is dropped. Raises nearly anything
     where the file is damaged.
     """
-    with _opened(data) as image:
+    with open_image(data) as image:
         if size is not None:
             # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target leaves the filter enough.
             image.draft(None, (2 * size, 2 * size))
-        rgb = _to_rgb(image)
+        rgb = to_rgb(image)
     if size is not None:
         rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BICUBIC)
     return np.asarray(rgb)
@@ -152,7 +152,7 @@ def _decode_batch(archive: Path, batch: _Batch, shape: tuple[int, int, int], siz
         except MemoryError:
             raise
         except Exception as error:  # Pillow raises nearly anything on damaged files
-            raise _unusable(archive, name, error) from None
+            raise unusable(archive, name, error) from None
         if pixels.shape[:2] != shape[1:]:
             raise DataError(
                 f"{archive}: the images differ in size: {name} is {pixels.shape[1]}×{pixels.shape[0]}, "
@@ -168,7 +168,8 @@ class _Refused(Exception):
     """Why a file that may well be whole is not used."""
 
 
-def _opened(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
+    """An image file, its header read; raises nearly anything where it is none."""
     if not data:
         raise _Refused("the file is empty")
     try:
@@ -180,7 +181,8 @@ def _opened(data: bytes) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image as 8-bit RGB."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         raise _Refused(f"pixels of type '{image.mode}' have no fixed range: save it with 8 bits a channel")
     if image.mode.startswith("I"):  # 16-bit grayscale, which convert() would clip at 255
@@ -189,7 +191,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _unusable(archive: Path, name: str, error: Exception) -> DataError:
+def unusable(archive: Path, name: str, error: Exception) -> DataError:
+    """The error for an image file that cannot be decoded, with the reason in words."""
     if isinstance(error, _Refused):
         reason = str(error)
     elif isinstance(error, UnidentifiedImageError):

@@ -57,6 +57,10 @@ class ImageFilesSource:
         width, height = image_size(self.path, first, data)
         return (3, height, width)
 
+    def samples(self, split: str) -> Sequence[Sample]:
+        """The image files of a split, in the order in which they are packed."""
+        return self._samples[split]
+
     def leave_out_bad(self, progress: Progress) -> list[str]:
         """Leaves out the images that cannot be decoded; returns why, a line for each.
 

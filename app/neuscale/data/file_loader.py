@@ -1,0 +1,169 @@
+"""The loader for images kept as files: a torch DataLoader whose workers decode what the order asks for.
+
+Decoding (and a random resized crop at full resolution) is done for each image by a worker;
+from there on whole batches are augmented on the device, as for packed images.
+"""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as transforms
+
+from neuscale.cluster.cores import available_cores
+from neuscale.data.augment import Rows
+from neuscale.data.listed import ListedDataset, ListedFile, read_image_file
+from neuscale.data.loader import Loader, Request, Share
+from neuscale.data.resized_crop import window_pixels
+from neuscale.data.sources.decode import decode_image, open_image, to_rgb, unusable
+from neuscale.errors import DataError, UserError
+
+# Batches that each worker makes ahead.
+PREFETCH = 2
+_SHARED_MEMORY = Path("/dev/shm")
+
+_Key = tuple[int, NDArray[np.float64] | None]
+
+
+class _Unreadable(NamedTuple):
+    """A DataError on its way from a worker, which cannot pass it on with both of its parts."""
+
+    problem: str
+    fix: str
+
+
+class FileLoader(Loader):
+    """Decodes image files in `workers` processes; None: one per core of this process, 0: in this process."""
+
+    kind = "files"
+
+    def __init__(
+        self,
+        data: ListedDataset,
+        split: str,
+        image_size: int | None,
+        device: torch.device,
+        share: Share,
+        workers: int | None = None,
+    ) -> None:
+        super().__init__(data.meta, data.labels(split), image_size, device, share)
+        own_size = image_size is None and data.meta.source["size"] is None
+        self._images = _Images(data.files_folder, data.files(split), None if own_size else self.size)
+        self.workers = workers if workers is not None else available_cores()
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """See Loader."""
+        return self.size, self.size
+
+    def _read(self, requests: Iterable[Request]) -> Iterator[Rows]:
+        batches = [_keys(request) for request in requests]
+        if not batches:
+            return
+        if self.workers:
+            self._check_shared_memory(max(map(len, batches)))
+        loader: DataLoader[Any] = DataLoader(
+            self._images,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=PREFETCH if self.workers else None,
+            generator=torch.Generator(),  # it draws seeds for its workers, and not from the run's stream
+            worker_init_fn=_leave_signals_to_the_parent,
+        )
+        try:
+            for item in loader:
+                if isinstance(item, _Unreadable):
+                    raise DataError(item.problem, item.fix)
+                images = item.to(self.device, non_blocking=True)
+                yield Rows(images, torch.arange(len(images), device=self.device))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a process that decodes images was killed, perhaps for want of memory.",
+                f"Use fewer of them: data.workers={self.workers // 2}.",
+            ) from error
+
+    def _check_shared_memory(self, batch: int) -> None:
+        """UserError where the batches on their way do not fit into shared memory, which kills workers."""
+        try:
+            free = os.statvfs(_SHARED_MEMORY).f_bavail * os.statvfs(_SHARED_MEMORY).f_frsize
+        except OSError:
+            return
+        each = batch * 3 * self.size * self.size * (PREFETCH + 1)
+        if each * self.workers > free:
+            fits = free // each
+            raise UserError(
+                f"{_SHARED_MEMORY} has {free / 1e6:,.0f} MB free, and {self.workers} processes that decode"
+                f" images need {each * self.workers / 1e6:,.0f} MB.",
+                f"Use fewer: data.workers={fits}; or give the container more: --shm-size 8g.",
+            )
+
+
+class _Images(Dataset[Any]):
+    """The images by (sample, window): uint8 [3, S, S], or the error that there is instead."""
+
+    def __init__(self, folder: Path, files: list[ListedFile], size: int | None) -> None:
+        self.folder, self.files, self.size = folder, files, size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: _Key) -> NDArray[np.uint8] | _Unreadable:
+        sample, window = key
+        file = self.files[sample]
+        try:
+            data = read_image_file(self.folder, file)
+            pixels = decode_image(data, self.size) if window is None else self._cut(data, window)
+        except MemoryError:
+            raise
+        except Exception as error:
+            known = error if isinstance(error, DataError) else unusable(self.folder, file.name, error)
+            return _Unreadable(known.problem, known.fix)
+        return pixels.transpose(2, 0, 1)
+
+    def _cut(self, data: bytes, window: NDArray[np.float64]) -> NDArray[np.uint8]:
+        with open_image(data) as image:
+            size = self.size or min(image.size)
+            top, left, height, width = window_pixels(window, image.height, image.width)
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8, as long as the window stays larger than its result.
+            before = image.size
+            scale = max(1, min(height, width) // size)
+            image.draft(None, (-(-image.width // scale), -(-image.height // scale)))
+            x, y = image.width / before[0], image.height / before[1]
+            rgb = to_rgb(image)
+        top, left, height, width = round(top * y), round(left * x), round(height * y), round(width * x)
+        height, width = max(1, min(height, rgb.height - top)), max(1, min(width, rgb.width - left))
+        cut = transforms.resized_crop(
+            rgb, top, left, height, width, [size, size], transforms.InterpolationMode.BICUBIC
+        )
+        return np.asarray(cut)
+
+
+def _keys(request: Request) -> list[_Key]:
+    windows = request.windows
+    return [
+        (int(sample), windows[i] if windows is not None else None) for i, sample in enumerate(request.samples)
+    ]
+
+
+def _collate(images: list[NDArray[np.uint8] | _Unreadable]) -> Tensor | _Unreadable:
+    for image in images:
+        if isinstance(image, _Unreadable):
+            return image
+    return torch.from_numpy(np.stack(images))
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    # A signal to all processes of a job asks the parent to save first; the workers end with it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
