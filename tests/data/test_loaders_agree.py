@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +14,22 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from neuscale.config.schema import AugmentConfig, DataConfig
 from neuscale.data import choose
+from neuscale.data.augment import Rows
 from neuscale.data.choose import check_augment, choose_loader, create_loader
 from neuscale.data.file_loader import FileLoader
 from neuscale.data.listed import ListedDataset
 from neuscale.data.listed_writer import list_images
-from neuscale.data.loader import Batch, Loader, Share
+from neuscale.data.loader import Batch, Loader, Request, Share
 from neuscale.data.packed import PackedDataset
 from neuscale.data.prepare import prepare
 from neuscale.data.resident import ResidentLoader
 from neuscale.data.resized_crop import draw_windows, window_pixels
-from neuscale.data.stream import AHEAD, StreamLoader
+from neuscale.data.stream import GROUP, StreamLoader
 from neuscale.errors import DataError, UsageError, UserError
 
 CPU = torch.device("cpu")
@@ -119,19 +121,20 @@ def test_the_stream_reads_ahead_but_not_without_end(
 ) -> None:
     """While the model computes, the next batches are read, and no more than there are buffers for."""
     read: list[int] = []
-    gather = StreamLoader._gather
-    monkeypatch.setattr(
-        StreamLoader,
-        "_gather",
-        lambda self, samples, out: (read.append(len(samples)), gather(self, samples, out)),
-    )
+    touch = StreamLoader._touch
+
+    def counted(self: StreamLoader, samples: NDArray[np.int64]) -> None:
+        read.append(len(samples))
+        touch(self, samples)
+
+    monkeypatch.setattr(StreamLoader, "_touch", counted)
     batches = StreamLoader(both[0], "train", None, CPU, Share()).training(AugmentConfig(), 0, 0, 0, 20, 3)
     next(batches)
     deadline = time.monotonic() + 20
-    while sum(read) < 3 * (AHEAD + 1) and time.monotonic() < deadline:
+    while sum(read) < 3 * 2 * GROUP and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert sum(read) == 3 * (AHEAD + 1)
+    assert sum(read) == 3 * 2 * GROUP
     batches.close()  # type: ignore[attr-defined]
     assert not [t for t in threading.enumerate() if t.name.startswith("stream")]
 
@@ -142,7 +145,7 @@ def test_an_error_while_reading_ahead_reaches_the_one_who_trains(
     def broken(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(StreamLoader, "_gather", broken)
+    monkeypatch.setattr(StreamLoader, "_touch", broken)
     loader = StreamLoader(both[0], "train", None, CPU, Share())
     with pytest.raises(OSError, match="Input/output"):
         next(loader.training(AugmentConfig(), 0, 0, 0, 5, 12))
@@ -300,3 +303,19 @@ def test_a_damaged_list_is_named_and_made_anew(build_image_tree: Callable[..., P
     tree.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"(?s)not there any more"):
         ListedDataset.open(data.folder)
+
+
+def test_copied_batches_are_those_of_the_order_too(
+    both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a device of its own, on the one there is: buffers are used again and again."""
+    packed, _ = both
+    resident = ResidentLoader(packed, "train", None, CPU, Share())
+    stream = StreamLoader(packed, "train", None, CPU, Share())
+
+    def copied(requests: Iterable[Request]) -> Iterator[Rows]:
+        for rows in stream._copied(requests):
+            yield Rows(rows.images.clone())  # a device has memory of its own
+
+    monkeypatch.setattr(stream, "_read", copied)
+    assert_same(flat(resident.training(MIXED, 0, 0, 0, 20, 3)), flat(stream.training(MIXED, 0, 0, 0, 20, 3)))

@@ -15,17 +15,22 @@ from neuscale.data.randomness import integer_draws, uniform_draws
 
 @dataclass(frozen=True)
 class Rows:
-    """Some images of a store, in an order: `images` uint8 [N, C, H, W], `index` int64 [B] into them."""
+    """Some images of a store, in an order: `images` uint8 [N, C, H, W], `index` int64 [B] into them.
+
+    Without an index they are all of the store, as they lie there.
+    """
 
     images: Tensor
-    index: Tensor
+    index: Tensor | None = None
 
-    def __getitem__(self, rows: slice) -> "Rows":
-        return Rows(self.images, self.index[rows])
+    def __getitem__(self, rows: slice | Tensor) -> "Rows":
+        if self.index is not None:
+            return Rows(self.images, self.index[rows])
+        return Rows(self.images[rows]) if isinstance(rows, slice) else Rows(self.images, rows)
 
     def gathered(self) -> Tensor:
-        """The images themselves: uint8 [B, C, H, W]."""
-        return self.images.index_select(0, self.index)
+        """The images themselves: uint8 [B, C, H, W]; not to be written to."""
+        return self.images if self.index is None else self.images.index_select(0, self.index)
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,7 @@ class FileLoader(Loader):
             for item in loader:
                 if isinstance(item, _Unreadable):
                     raise DataError(item.problem, item.fix)
-                images = item.to(self.device, non_blocking=True)
-                yield Rows(images, torch.arange(len(images), device=self.device))
+                yield Rows(item.to(self.device, non_blocking=True))
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -125,11 +125,11 @@ class Loader(ABC):
             for part in micro_batches(step, global_batch_size, rank, processes, accumulation_steps)
         ]
 
-        def plan(part: slice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        def plan(part: slice) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
             """The positions that a part needs, each once, and where in them its images and partners are."""
             own = np.arange(part.start, part.stop)
             if partners is None:
-                return own, np.arange(len(own))
+                return own, None
             return np.unique(np.concatenate([own, partners[part]]), return_inverse=True)
 
         def requests() -> Iterator[Request]:
@@ -140,8 +140,9 @@ class Loader(ABC):
         batches: list[Batch] = []
         for part, rows in zip(parts, self._read(requests()), strict=True):
             _, places = plan(part)
-            index = rows.index[torch.from_numpy(places).to(self.device)]
-            images = augmentation.images(Rows(rows.images, index), self._normalize, part)
+            if places is not None:
+                rows = rows[torch.from_numpy(places).to(self.device)]
+            images = augmentation.images(rows, self._normalize, part)
             samples = torch.from_numpy(order[part]).to(self.device)
             partner_labels = shares = None
             if augmentation.mix is not None and partners is not None:

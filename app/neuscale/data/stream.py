@@ -1,14 +1,16 @@
-"""The loader for packed images that do not fit on the device: read and copied ahead of their use.
+"""The loader for packed images that do not fit: read, and copied to the device, ahead of their use.
 
-A thread gathers the next batches from the memory-mapped array into page-locked buffers and
-starts their copies on a stream of its own, so that reading, copying and computing overlap.
+For a GPU, threads gather the next batches from the memory-mapped array into page-locked
+buffers and start their copies on a stream of its own, so that reading, copying and
+computing overlap. On a CPU nothing needs to be copied: there the threads only touch the
+pages, so that the disk is waited for ahead of time.
 """
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,27 +20,31 @@ from torch import Tensor
 from neuscale.data.augment import Rows
 from neuscale.data.loader import Loader, Request, Share
 from neuscale.data.packed import PackedDataset
+from neuscale.data.resident import as_tensor
 
-# Batches between the reader and the model: one being used, and these ahead of it.
+# Batches that are read while one is used.
 AHEAD = 3
-# Pages that are not in memory yet are asked for in parallel; on a disk that is what helps.
-READERS = 4
+# On a CPU: batches whose pages are touched together, while as many before them are used.
+GROUP = 8
+# A batch each; pages that are not in memory yet are so asked for in parallel.
+READERS = 2
+_PAGE = 4096
 
 
 @dataclass
-class _Slot:
-    """A buffer of the ring: `host` page-locked where there is CUDA; `copied` when it may be written again."""
+class _Buffer:
+    """Host memory of the ring, page-locked where there is CUDA; `copied`: when it may be written again."""
 
-    host: Tensor
+    memory: Tensor
     copied: torch.cuda.Event | None = None
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A batch on its way: `copied` tells when it is there; `slot` is to be given back."""
+    """A request's rows; `copied` tells when they are on the device; `buffer` is to be used again."""
 
-    images: Tensor
-    slot: _Slot
+    rows: Rows
+    buffer: _Buffer
     copied: torch.cuda.Event | None = None
 
 
@@ -51,86 +57,81 @@ class StreamLoader(Loader):
         self, data: PackedDataset, split: str, image_size: int | None, device: torch.device, share: Share
     ) -> None:
         super().__init__(data.meta, data.labels(split), image_size, device, share)
-        self.array = data.images(split)
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._array = data.images(split)
+        self._images = as_tensor(self._array)
+        self._copies: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @property
     def stored_size(self) -> tuple[int, int]:
         """See Loader."""
-        return self.array.shape[2], self.array.shape[3]
+        return self._images.shape[2], self._images.shape[3]
 
     def _read(self, requests: Iterable[Request]) -> Iterator[Rows]:
-        ready: queue.Queue[_Ready | BaseException | None] = queue.Queue()
-        free: queue.Queue[_Slot | None] = queue.Queue()
-        for _ in range(AHEAD + 1):
-            free.put(_Slot(torch.empty(0, dtype=torch.uint8)))
-        stop = threading.Event()
-        reader = threading.Thread(
-            target=self._work, args=(iter(requests), free, ready, stop), name="stream", daemon=True
-        )
-        reader.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield Rows(self._arrived(item), torch.arange(len(item.images), device=self.device))
-                free.put(item.slot)
-        finally:
-            stop.set()
-            free.put(None)
-            reader.join()
+        return self._touched(requests) if self.device.type == "cpu" else self._copied(requests)
 
-    def _arrived(self, item: _Ready) -> Tensor:
-        """The images, safe to use on the current stream."""
-        if item.copied is not None:
-            current = torch.cuda.current_stream(self.device)
-            current.wait_event(item.copied)
-            item.images.record_stream(current)  # its memory is not used again before this stream is done
-        return item.images
+    def _touched(self, requests: Iterable[Request]) -> Iterator[Rows]:
+        """Rows of the mapped array itself, whose pages have been touched."""
+        wanted = iter(requests)
 
-    def _work(
-        self,
-        requests: Iterator[Request],
-        free: "queue.Queue[_Slot | None]",
-        ready: "queue.Queue[_Ready | BaseException | None]",
-        stop: threading.Event,
-    ) -> None:
-        """The reader's thread: fills slots until the requests end or nobody wants them."""
-        try:
-            with ThreadPoolExecutor(READERS, thread_name_prefix="stream") as pool:
-                for request in requests:
-                    slot = free.get()
-                    if slot is None or stop.is_set():
-                        return
-                    ready.put(self._filled(slot, request.samples, pool))
-            ready.put(None)
-        except BaseException as error:
-            ready.put(error)
+        def touched() -> list[NDArray[np.int64]]:
+            group = [request.samples for request in islice(wanted, GROUP)]
+            for samples in group:
+                self._touch(samples)
+            return group
 
-    def _filled(self, slot: _Slot, samples: NDArray[np.int64], pool: ThreadPoolExecutor) -> _Ready:
-        if slot.copied is not None:
-            slot.copied.synchronize()  # long done, where the model is what takes the time
-        count = len(samples)
-        if len(slot.host) < count:
-            shape = (count, *self.array.shape[1:])
-            slot.host = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copies is not None)
-        host = slot.host[:count]
-        buffer = host.numpy()
-        piece = -(-count // READERS)
-        gathered = [
-            pool.submit(self._gather, samples[i : i + piece], buffer[i : i + piece])
-            for i in range(0, count, piece)
-        ]
-        for future in gathered:
-            future.result()
+        with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
+            coming = pool.submit(touched)
+            while group := coming.result():
+                coming = pool.submit(touched)
+                for samples in group:
+                    yield Rows(self._images, torch.from_numpy(samples))
+
+    def _copied(self, requests: Iterable[Request]) -> Iterator[Rows]:
+        """Rows copied to the device ahead of their use."""
+        wanted = iter(requests)
+        ready: deque[Future[_Ready]] = deque()
+        with ThreadPoolExecutor(READERS, thread_name_prefix="stream") as pool:
+            try:
+                for request in islice(wanted, AHEAD):
+                    ready.append(pool.submit(self._fill, _Buffer(torch.empty(0)), request))
+                spare = _Buffer(torch.empty(0))
+                while ready:
+                    item = ready.popleft().result()
+                    for request in islice(wanted, 1):
+                        ready.append(pool.submit(self._fill, spare, request))
+                    if self._copies is not None and item.copied is not None:
+                        current = torch.cuda.current_stream(self.device)
+                        current.wait_event(item.copied)
+                        # Its memory is not given away before this stream is done with it.
+                        item.rows.images.record_stream(current)
+                    yield item.rows
+                    spare = item.buffer
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _fill(self, buffer: _Buffer, request: Request) -> _Ready:
+        """In a reader's thread: the rows of a request, on their way to the device."""
+        if buffer.copied is not None:
+            buffer.copied.synchronize()  # long done, where the model is what takes the time
+        count = len(request.samples)
+        if len(buffer.memory) < count:
+            shape = (count, *self._array.shape[1:])
+            buffer.memory = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copies is not None)
+        host = buffer.memory[:count]
+        # The samples are in range; any other mode than "raise" writes without a buffer between.
+        np.take(self._array, request.samples, axis=0, out=host.numpy(), mode="clip")
         if self._copies is None:
-            return _Ready(host if self.device.type == "cpu" else host.to(self.device), slot)
+            return _Ready(Rows(host.to(self.device)), buffer)
         with torch.cuda.stream(self._copies):
             images = host.to(self.device, non_blocking=True)
-            slot.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            slot.copied.record(self._copies)
-        return _Ready(images, slot, slot.copied)
+            buffer.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            buffer.copied.record(self._copies)
+        return _Ready(Rows(images), buffer, buffer.copied)
 
-    def _gather(self, samples: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        # The samples are in range; any other mode than "raise" writes to `out` without a buffer between.
-        np.take(self.array, samples, axis=0, out=out, mode="clip")
+    def _touch(self, samples: NDArray[np.int64]) -> None:
+        """Reads a byte of each page of the samples."""
+        image_bytes = self._array[0].nbytes
+        places = np.append(np.arange(0, image_bytes, _PAGE), image_bytes - 1)
+        np.take(self._array.reshape(-1), samples[:, None] * image_bytes + places, mode="clip")
