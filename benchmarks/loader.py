@@ -3,17 +3,21 @@
     .venv/bin/python benchmarks/loader.py
 
 Needs CIFAR-10 prepared. Each side makes whole batches of 128 for a few seconds after a
-warm-up, the sides taking turns; the table has the median of the rounds. Writes
-`benchmarks/results/loader.csv`.
+warm-up, the sides taking turns; the table has the median of the rounds. For "from disk" the
+pages of the packed file are dropped from memory before each round, which then goes through
+images that it has not read yet. Writes `benchmarks/results/loader.csv`.
 """
 
 import argparse
+import mmap
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import timm.data
 import torch
 from table import cpu_name, write_table
 from torch.utils.data import DataLoader, Dataset
@@ -23,8 +27,9 @@ from torchvision.transforms import v2
 from neuscale.cluster.cores import available_cores
 from neuscale.config.schema import AugmentConfig
 from neuscale.data.loader import Share
-from neuscale.data.packed import PackedDataset, packed_path
+from neuscale.data.packed import PackedDataset, images_file, packed_path
 from neuscale.data.resident import ResidentLoader
+from neuscale.data.stream import StreamLoader
 
 BATCH = 128
 
@@ -56,12 +61,49 @@ def dataloader(data: PackedDataset, transform: Callable[..., Any], workers: int)
     return endless(lambda: iter(loader))
 
 
-def resident(data: PackedDataset) -> Iterator[Any]:
-    loader = ResidentLoader(data, "train", None, torch.device("cpu"), Share())
+def timm_loader(data: PackedDataset, workers: int) -> Iterator[Any]:
+    """timm's collate and batched normalisation, with CIFAR's transforms for each image."""
+    meta = data.meta
+    loader = timm.data.create_loader(
+        torchvision_cifar10(data, lambda image: image),
+        (3, 32, 32),
+        BATCH,
+        is_training=True,
+        mean=tuple(meta.mean),
+        std=tuple(meta.std),
+        num_workers=workers,
+        device=torch.device("cpu"),
+    )
+    loader.dataset.transform = transforms.Compose(
+        [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip(), timm.data.transforms.ToNumpy()]
+    )
+    return endless(lambda: iter(loader))
+
+
+def ours(data: PackedDataset, kind: type[ResidentLoader] | type[StreamLoader]) -> Iterator[Any]:
+    loader = kind(data, "train", None, torch.device("cpu"), Share())
     augment = AugmentConfig(crop_padding=4, horizontal_flip=0.5)
     steps = len(loader) // BATCH
     epochs = iter(range(10**9))
     return endless(lambda: loader.training(augment, 0, next(epochs), 0, steps, BATCH))
+
+
+def drop_pages(data: PackedDataset) -> None:
+    """Takes the training images out of memory: the next to read them waits for the disk."""
+    data.images("train")._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+    with (data.folder / images_file("train")).open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def epoch_from_disk(data: PackedDataset) -> float:
+    """Images a second over one epoch that begins with nothing in memory."""
+    drop_pages(data)
+    batches = ours(data, StreamLoader)
+    steps = data.meta.counts["train"] // BATCH
+    began = time.perf_counter()
+    for _ in range(steps):
+        next(batches)
+    return steps * BATCH / (time.perf_counter() - began)
 
 
 def rate(batches: Iterator[Any], seconds: float) -> float:
@@ -104,14 +146,19 @@ def main() -> None:
     sides = {
         f"torchvision PIL, DataLoader, {cores} workers": dataloader(data, pil, cores),
         f"torchvision v2, DataLoader, {cores} workers": dataloader(data, tensors, cores),
-        "neuscale resident": resident(data),
+        f"timm, {cores} workers": timm_loader(data, cores),
+        "neuscale resident": ours(data, ResidentLoader),
+        "neuscale stream": ours(data, StreamLoader),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for batches in sides.values():
         rate(batches, 1.0)
+    from_disk: list[float] = []
     for _ in range(given.rounds):
         for name, batches in sides.items():
             rates[name].append(rate(batches, given.seconds))
+        from_disk.append(epoch_from_disk(data))
+    rates["neuscale stream, from disk"] = from_disk
     base = statistics.median(next(iter(rates.values())))
     rows = [
         {
