@@ -48,7 +48,7 @@ def curves(environment: dict[str, str], name: str) -> list[dict[str, Any]]:
 
 def test_two_processes_train_as_one_does(environment: dict[str, str]) -> None:
     """The same samples, augmentations and learning rates; the losses agree to float tolerance."""
-    words = ["train.epochs=2", "train.accumulation_steps=2"]
+    words = ["train.epochs=2", "train.accumulation_steps=2", "model.drop_path_rate=0.5"]
     for name, count in (("one", "1"), ("two", "2")):
         subprocess.run(
             train_command(f"run.name={name}", *words, "--processes", count), env=environment, check=True

@@ -32,23 +32,33 @@ class MLP(nn.Sequential):
         )
 
 
+# The residual branches of a block that drop independently: attention and MLP.
+BRANCHES = 2
+
+
 class DropPath(nn.Module):
-    """Drops the residual branch of whole samples (stochastic depth, Huang et al. 2016).
+    """Drops a residual branch of whole samples (stochastic depth, Huang et al. 2016).
 
     [B, ...] → [B, ...]: each sample is zeroed with probability `rate` in training, and
-    the others are scaled by 1 / (1 - rate).
+    the others are scaled by 1 / (1 - rate). `scale` [branches, B] holds these factors where
+    they are drawn elsewhere; without it they come from torch's generator.
     """
+
+    scale: Tensor | None = None
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, branch: int = 0) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        keep = 1.0 - self.rate
-        mask = torch.empty(x.shape[0], *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device)
-        return x * mask.bernoulli_(keep).div_(keep)
+        if self.scale is not None:
+            scale = self.scale[branch]
+        else:
+            keep = 1.0 - self.rate
+            scale = torch.empty(x.shape[0], device=x.device).bernoulli_(keep).div_(keep)
+        return x * scale.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"

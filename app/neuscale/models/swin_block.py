@@ -117,4 +117,4 @@ class SwinBlock(nn.Module):
         if self.valid is not None:  # padding enters attention as zeros, as in torchvision
             normed = normed * self.valid
         x = x + self.drop_path(self.attn(normed))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)), branch=1)

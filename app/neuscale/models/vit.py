@@ -50,7 +50,7 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.dropout(self.self_attention(self.ln_1(x))))
-        return x + self.drop_path(self.mlp(self.ln_2(x)))
+        return x + self.drop_path(self.mlp(self.ln_2(x)), branch=1)
 
 
 class Encoder(nn.Module):

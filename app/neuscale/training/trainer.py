@@ -21,7 +21,7 @@ from torch import Tensor
 from neuscale.config import Config
 from neuscale.data.choose import check_augment, choose_loader, create_loader
 from neuscale.data.loader import Batch
-from neuscale.data.order import check_shares, steps_per_epoch
+from neuscale.data.order import check_shares, micro_batches, steps_per_epoch
 from neuscale.data.prepared import Dataset
 from neuscale.data.randomness import derived_seed
 from neuscale.errors import UserError
@@ -31,6 +31,7 @@ from neuscale.models.weights import load_starting_weights, load_weights
 from neuscale.progress import Progress, Task
 from neuscale.training.checkpoint import Checkpoint, CheckpointFolder
 from neuscale.training.device import share_of
+from neuscale.training.drop_path import DropPathDraws
 from neuscale.training.optim import create_optimizer, lr_at, set_lr
 from neuscale.training.stop import StopRequest
 from neuscale.training.tracking import Tracker
@@ -79,6 +80,7 @@ class Trainer:
         self.parameters = sum(p.numel() for p in model.parameters())
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(config.optim, model))
 
+        self.drop_path = DropPathDraws(model, config.run.seed, len(self.loader), device)
         self.window = Window(device)
         self.step = 0
         self.best_top1 = -1.0
@@ -136,10 +138,10 @@ class Trainer:
         batches = self.loader.training(
             config.augment, config.run.seed, epoch, first, steps, batch_size, config.train.accumulation_steps
         )
-        for micro_batches in self._timed(batches):
+        for step_batches in self._timed(batches):
             if self.step == 0:
-                tracker.images(micro_batches[0].images, self.loader)
-            self._optimize(micro_batches)
+                tracker.images(step_batches[0].images, self.loader)
+            self._optimize(step_batches)
             self.step += 1
             task.advance(batch_size)
             if self.step % config.train.log_every_steps == 0:
@@ -156,25 +158,29 @@ class Trainer:
     def _timed(self, batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
         """The batches, counting the time between asking for one and asking for the next as training."""
         began = time.perf_counter()
-        for micro_batches in batches:
-            yield micro_batches
+        for step_batches in batches:
+            yield step_batches
             now = time.perf_counter()
             self.train_seconds += now - began
             began = now
 
-    def _optimize(self, micro_batches: list[Batch]) -> None:
+    def _optimize(self, batches: list[Batch]) -> None:
         """One optimizer step."""
         config, accelerator = self.config, self.accelerator
         set_lr(self.optimizer, self._lr(self.step))
-        # Dropout and stochastic depth: another mask for each step and process, the same after a resume.
+        # Dropout: another mask for each step and process, the same after a resume.
         torch.manual_seed(derived_seed(config.run.seed, self.step, f"dropout {accelerator.process_index}"))
-        for i, batch in enumerate(micro_batches):
-            last = i == len(micro_batches) - 1
+        epoch, step = divmod(self.step, self.steps_per_epoch)
+        share = share_of(accelerator)
+        parts = micro_batches(step, config.train.global_batch_size, share.rank, share.processes, len(batches))
+        for i, (batch, positions) in enumerate(zip(batches, parts, strict=True)):
+            last = i == len(batches) - 1
+            self.drop_path.set(epoch, positions)
             # Gradients travel between processes once a step.
             with nullcontext() if last else accelerator.no_sync(self.model):
                 logits: Tensor = self.model(batch.images)
                 loss = batch_loss(logits.float(), batch, config.train.label_smoothing)
-                accelerator.backward(loss / len(micro_batches))
+                accelerator.backward(loss / len(batches))
             self.window.add(logits, batch.labels, loss)
         if config.optim.clip_grad_norm is not None:
             accelerator.clip_grad_norm_(self.model.parameters(), config.optim.clip_grad_norm)
