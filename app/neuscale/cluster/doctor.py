@@ -10,7 +10,9 @@ from typing import Any
 
 from neuscale import __version__
 from neuscale.cluster.cores import available_cores
+from neuscale.cluster.memory import host_memory
 from neuscale.data.prepared import prepared_names
+from neuscale.native_ops import load_native_ops
 from neuscale.paths import data_root, runs_root
 from neuscale.runs.manifest import code_revision, package_versions
 
@@ -29,8 +31,9 @@ def examine() -> dict[str, Any]:
         "system": platform.platform(),
         "packages": package_versions() | {"hydra-core": version("hydra-core")},
         "cores": available_cores(),
-        "memory": _memory(),
+        "memory": f"{host_memory() / 2**30:.1f} GiB",
         "devices": _devices(problems),
+        "native_ops": _native_ops(),
         "shared_memory": _shared_memory(problems),
         "data_folder": _folder(data_root(), "NEUSCALE_DATA", problems),
         "runs_folder": _folder(runs_root(), "NEUSCALE_RUNS", problems),
@@ -61,6 +64,12 @@ def _devices(problems: list[str]) -> list[str]:
     return ["CPU"]
 
 
+def _native_ops() -> dict[str, Any] | str:
+    """What the package of native ops says of itself, or why it is not used."""
+    ops, reason = load_native_ops()
+    return ops.build_info() if ops is not None else f"none: {reason}"
+
+
 def _driver() -> str | None:
     """The NVIDIA driver's version; None without one."""
     try:
@@ -73,17 +82,6 @@ def _driver() -> str | None:
             pynvml.nvmlShutdown()
     except Exception:  # no library, no driver, no permission: all the same here
         return None
-
-
-def _memory() -> str:
-    """Bytes of memory, the cgroup's limit if that is smaller."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        total = min(total, int(limit)) if limit != "max" else total
-    except (OSError, ValueError):
-        pass
-    return f"{total / 2**30:.1f} GiB"
 
 
 def _shared_memory(problems: list[str]) -> str | None:

@@ -89,6 +89,12 @@ class ModelConfig:
         0.0, "stochastic depth, from 0 at the first block to this at the last", ge=0, lt=1
     )
     gradient_checkpointing: bool = option(False, "recompute each block in the backward pass to save memory")
+    gelu_approximate: str = option(
+        "none", "GELU's form: exact, or by tanh, which GPUs can fuse into the GEMM", choices=("none", "tanh")
+    )
+    ops: str = option(
+        "auto", "native ops in the MLPs: 'auto' where they are built", choices=("auto", "fused", "eager")
+    )
     weights: str | None = option(
         None,
         "where to start from: 'imagenet' (torchvision's weights) or a file of weights; null: from scratch",

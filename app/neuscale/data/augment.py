@@ -4,6 +4,7 @@ Each image has parameters of its own, drawn as a function of (seed, epoch, posit
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,33 @@ def crop_flip(rows: Rows, crops: CropFlip) -> Tensor:
         flat = (lines[:, :, None] * width + columns[:, None, :]).view(B, 1, H * W)
         return images.flatten(2).gather(2, flat.expand(B, C, H * W)).view(B, C, H, W)
     return images.gather(3, columns[:, None, None, :].expand(B, C, H, W))
+
+
+class Normalize:
+    """Bytes to model input, (x / 255 - mean) / std; `mean` and `std` float32 [C].
+
+    `ops`: the package of native ops, whose one pass over memory gives the same bits, or None.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, ops: Any = None) -> None:
+        self.mean, self.std = mean, std
+        self._ops = ops
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] → float32, the same shape."""
+        return normalize(images, self.mean, self.std)
+
+    def cropped(self, rows: Rows, crops: CropFlip) -> Tensor:
+        """Rows, cropped and mirrored: float32 [B, C, H, W]."""
+        if self._ops is None:
+            return self(crop_flip(rows, crops))
+        index = rows.index
+        if index is None:
+            index = torch.arange(len(rows.images), device=rows.images.device)
+        fused: Tensor = self._ops.crop_flip_normalize(
+            rows.images, index, crops.top, crops.left, crops.flip, self.mean, self.std, crops.padding
+        )
+        return fused
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -4,14 +4,13 @@ Bytes are cropped, mirrored, put through the policy and jittered; then normalise
 are erased and mixed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import CropFlip, Rows, crop_flip, draw_crop_flip
+from neuscale.data.augment import CropFlip, Normalize, Rows, crop_flip, draw_crop_flip
 from neuscale.data.erase import Erasing, apply_erasing, draw_erasing
 from neuscale.data.jitter import Jitter, apply_jitter, draw_jitter
 from neuscale.data.mix import Mix, draw_mix, mix_images
@@ -29,7 +28,7 @@ class Augmentation:
     erasing: Erasing | None
     mix: Mix | None
 
-    def images(self, rows: Rows, normalize: Callable[[Tensor], Tensor], positions: slice) -> Tensor:
+    def images(self, rows: Rows, normalize: Normalize, positions: slice) -> Tensor:
         """The augmented images at `positions`, B of them: float [B, C, H, W].
 
         `rows` are their bytes, and behind them, where images are mixed, those of their partners;
@@ -42,13 +41,17 @@ class Augmentation:
         mix = self.mix.at(positions)
         return mix_images(images, self._alone(rows[count:], normalize, mix.partner), mix)
 
-    def _alone(self, rows: Rows, normalize: Callable[[Tensor], Tensor], positions: slice | Tensor) -> Tensor:
-        images = crop_flip(rows, self.crops.at(positions))
-        for layer in self.policy:
-            images = apply_policy(images, layer.at(positions))
-        if self.jitter is not None:
-            images = apply_jitter(images, self.jitter.at(positions))
-        pixels = normalize(images)
+    def _alone(self, rows: Rows, normalize: Normalize, positions: slice | Tensor) -> Tensor:
+        crops = self.crops.at(positions)
+        if not self.policy and self.jitter is None:  # nothing happens to bytes in between
+            pixels = normalize.cropped(rows, crops)
+        else:
+            images = crop_flip(rows, crops)
+            for layer in self.policy:
+                images = apply_policy(images, layer.at(positions))
+            if self.jitter is not None:
+                images = apply_jitter(images, self.jitter.at(positions))
+            pixels = normalize(images)
         return pixels if self.erasing is None else apply_erasing(pixels, self.erasing.at(positions))
 
 

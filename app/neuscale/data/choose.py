@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
+from neuscale.cluster.memory import device_memory
 from neuscale.config.schema import AugmentConfig, DataConfig
 from neuscale.data.file_loader import FileLoader
 from neuscale.data.listed import ListedDataset
 from neuscale.data.loader import Loader, Share
-from neuscale.data.memory import device_memory
 from neuscale.data.packed import SPLITS
 from neuscale.data.prepared import Dataset
 from neuscale.data.resident import ResidentLoader

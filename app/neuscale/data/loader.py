@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import Rows, normalize, resize
+from neuscale.data.augment import Normalize, Rows, resize
 from neuscale.data.augmentation import draw_augmentation
 from neuscale.data.mix import mix_partners
 from neuscale.data.order import evaluation_batches, micro_batches, permutation
 from neuscale.data.packed import PackedMeta
 from neuscale.data.resized_crop import draw_windows
 from neuscale.errors import UsageError
+from neuscale.native_ops import native_ops
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Loader(ABC):
         self.labels = torch.from_numpy(labels).to(device)
         self.mean = torch.tensor(meta.mean, dtype=torch.float32, device=device)
         self.std = torch.tensor(meta.std, dtype=torch.float32, device=device)
+        self._normalize = Normalize(self.mean, self.std, native_ops(device)[0])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -163,6 +165,3 @@ class Loader(ABC):
             samples = torch.arange(part.start, part.stop, device=self.device)
             images = resize(self._normalize(rows.gathered()), self.size)
             yield Batch(images, self.labels[part], samples)
-
-    def _normalize(self, images: Tensor) -> Tensor:
-        return normalize(images, self.mean, self.std)

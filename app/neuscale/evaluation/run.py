@@ -8,6 +8,7 @@ import torch
 from neuscale.data.choose import choose_loader, create_loader
 from neuscale.errors import CheckpointError
 from neuscale.evaluation.evaluate import Evaluation, evaluate
+from neuscale.models.fused import choose_ops, fuse
 from neuscale.models.registry import create_model
 from neuscale.models.weights import load_weights, read_weights
 from neuscale.progress import Progress, Silent
@@ -52,6 +53,8 @@ def evaluate_run(
         config.model, loader.size, data.meta.channels, data.meta.num_classes, config.run.seed
     )
     load_weights(model, state, str(path))
+    if choose_ops(config.model.ops, place).kind == "fused":
+        fuse(model, place)
     result = evaluate(
         model.to(accelerator.device),
         loader.evaluation(config.eval.batch_size),

@@ -32,6 +32,13 @@ class MLP(nn.Sequential):
         )
 
 
+def set_gelu(model: nn.Module, approximate: str) -> None:
+    """GELU in every MLP of `model`: "none" (exact) or "tanh"."""
+    for module in model.modules():
+        if isinstance(module, MLP):
+            module[1] = nn.GELU(approximate)
+
+
 # The residual branches of a block that drop independently: attention and MLP.
 BRANCHES = 2
 

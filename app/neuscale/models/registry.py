@@ -22,7 +22,7 @@ def create_model(
     Raises UsageError where the model's sizes do not go together or do not fit the image.
     """
     # A field of the schema is an argument of the same name.
-    sizes = {name: value for name, value in asdict(config).items() if name not in ("name", "weights")}
+    sizes = {name: value for name, value in asdict(config).items() if name not in ("name", "weights", "ops")}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
         try:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from neuscale.models.layers import init_linear, take_tokens
+from neuscale.models.layers import init_linear, set_gelu, take_tokens
 from neuscale.models.swin_block import SwinBlock
 from neuscale.models.windows import WindowPlan, inverse, window_plan
 
@@ -137,6 +137,7 @@ class SwinTransformer(nn.Module):
         dropout: float = 0.0,
         drop_path_rate: float = 0.0,
         gradient_checkpointing: bool = False,
+        gelu_approximate: str = "none",
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -167,6 +168,7 @@ class SwinTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.head = nn.Linear(dim, num_classes)
         init_linear(self)
+        set_gelu(self, gelu_approximate)
         # Only real tokens are pooled.
         row, column = stage.order // plan.padded_w, stage.order % plan.padded_w
         real = ((row < plan.height) & (column < plan.width)).nonzero().squeeze(1)

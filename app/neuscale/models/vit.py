@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from neuscale.models.layers import MLP, DropPath, init_linear
+from neuscale.models.layers import MLP, DropPath, init_linear, set_gelu
 
 
 class SelfAttention(nn.Module):
@@ -113,6 +113,7 @@ class VisionTransformer(nn.Module):
         dropout: float = 0.0,
         drop_path_rate: float = 0.0,
         gradient_checkpointing: bool = False,
+        gelu_approximate: str = "none",
     ) -> None:
         super().__init__()
         if image_size % patch_size:
@@ -139,6 +140,7 @@ class VisionTransformer(nn.Module):
         self.heads = nn.Sequential()
         self.heads.add_module("head", nn.Linear(hidden_dim, num_classes))
         init_linear(self)
+        set_gelu(self, gelu_approximate)
         # A patch is projected like a Linear would: scaled to its number of inputs.
         fan_in = in_channels * patch_size**2
         nn.init.trunc_normal_(self.conv_proj.weight, std=fan_in**-0.5)

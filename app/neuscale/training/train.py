@@ -166,6 +166,7 @@ def _begin_manifest(
         trainer.data.meta, config.run.seed, device_name(accelerator), precision, accelerator.num_processes
     )
     fresh["loader"] = asdict(trainer.choice)
+    fresh["ops"] = asdict(trainer.ops)
     before = read_manifest(run.manifest_file)
     if before:
         fresh["started"], fresh["resumed"] = before.get("started"), before.get("resumed", [])
@@ -187,6 +188,10 @@ def _describe(run: RunFolder, trainer: Trainer, manifest: dict[str, Any], progre
         f" {manifest['precision']}; {trainer.total_steps:,} steps of {batch_size} images"
     )
     progress.message(f"loader {trainer.choice.kind}: {trainer.choice.reason}")
+    if trainer.ops.kind == "fused":
+        progress.message("fused native ops")
+    elif trainer.ops.reason:
+        progress.message(f"no native ops, so eager: {trainer.ops.reason}")
     progress.message(f"run folder {run.path}")
     if trainer.step:
         progress.message(f"going on after step {trainer.step:,} of {trainer.total_steps:,}")

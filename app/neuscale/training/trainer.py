@@ -26,6 +26,7 @@ from neuscale.data.prepared import Dataset
 from neuscale.data.randomness import derived_seed
 from neuscale.errors import UserError
 from neuscale.evaluation.evaluate import Evaluation, evaluate
+from neuscale.models.fused import choose_ops, fuse
 from neuscale.models.registry import create_model
 from neuscale.models.weights import load_starting_weights, load_weights
 from neuscale.progress import Progress, Task
@@ -63,6 +64,7 @@ class Trainer:
         device, share = accelerator.device, share_of(accelerator)
         train = config.train
         check_shares(train.global_batch_size, share.processes, train.accumulation_steps)
+        self.ops = choose_ops(config.model.ops, device)
         self.choice = choose_loader(config.data, data, device)
         check_augment(config.augment, self.choice)
         self.loader = create_loader(self.choice, config.data, data, "train", device, share)
@@ -76,6 +78,8 @@ class Trainer:
         model = create_model(config.model, self.loader.size, meta.channels, meta.num_classes, config.run.seed)
         if config.model.weights is not None:
             progress.message(load_starting_weights(model, config.model))
+        if self.ops.kind == "fused":
+            fuse(model, device)
         self.raw_model = model.to(device)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(config.optim, model))
