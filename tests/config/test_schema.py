@@ -9,8 +9,8 @@ FIELDS = {
     "DataConfig": "name source stage image_size loader memory_share workers",
     "AugmentConfig": "crop_padding resized_crop horizontal_flip policy policy_layers policy_magnitude "
     "brightness contrast saturation hue erasing mixup_alpha cutmix_alpha",
-    "ModelConfig": "name patch_size mlp_ratio dropout drop_path_rate gradient_checkpointing gelu_approximate ops "
-    "weights",
+    "ModelConfig": "name patch_size mlp_ratio dropout drop_path_rate gradient_checkpointing gelu_approximate "
+    "ops weights",
     "SwinConfig": "+ embed_dim depths num_heads window_size",
     "ViTConfig": "+ hidden_dim num_layers num_heads pool",
     "OptimConfig": "name lr weight_decay warmup_epochs final_lr_ratio clip_grad_norm",

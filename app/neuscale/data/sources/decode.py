@@ -1,4 +1,4 @@
-"""Image files to RGB arrays, in a few threads: Pillow decodes without the interpreter's lock."""
+"""Image files to RGB arrays, in a few threads: the decoders work without the interpreter's lock."""
 
 import io
 import os
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from neuscale.data.sources.jpeg import decode_jpeg_into, jpeg_size
 from neuscale.data.sources.source import Block
 from neuscale.errors import DataError
 from neuscale.progress import Task
@@ -46,6 +47,9 @@ def image_size(archive: Path, name: str, data: bytes) -> tuple[int, int]:
 
 def check_image(archive: Path, name: str, data: bytes) -> None:
     """Decodes an image file; DataError where that is not possible."""
+    width, height = jpeg_size(data) or (0, 0)
+    if 0 < width * height <= MAX_PIXELS and decode_jpeg_into(data, np.empty((height, width, 3), np.uint8)):
+        return
     try:
         decode_image(data, None)
     except MemoryError:
@@ -145,23 +149,30 @@ def _batches(files: Iterable[tuple[int, int, str, bytes]], shape: tuple[int, int
 
 
 def _decode_batch(archive: Path, batch: _Batch, shape: tuple[int, int, int], size: int | None) -> Block:
-    images = np.empty((len(batch), *shape), dtype=np.uint8)
+    channels, height, width = shape
+    images = np.empty((len(batch), height, width, channels), dtype=np.uint8)
     for image, (_, _, name, data) in zip(images, batch, strict=True):
+        if size is None and decode_jpeg_into(data, image):
+            continue
         try:
             pixels = decode_image(data, size)
         except MemoryError:
             raise
         except Exception as error:  # Pillow raises nearly anything on damaged files
             raise unusable(archive, name, error) from None
-        if pixels.shape[:2] != shape[1:]:
+        if pixels.shape[:2] != (height, width):
             raise DataError(
                 f"{archive}: the images differ in size: {name} is {pixels.shape[1]}×{pixels.shape[0]}, "
-                f"others are {shape[2]}×{shape[1]}.",
+                f"others are {width}×{height}.",
                 "Give '--size N' to make them all N×N pixels.",
             )
-        image[:] = pixels.transpose(2, 0, 1)
+        image[:] = pixels
     places, labels = ([file[column] for file in batch] for column in (0, 1))
-    return Block(np.array(places, dtype=np.int64), images, np.array(labels, dtype=np.int64))
+    return Block(
+        np.array(places, dtype=np.int64),
+        np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
+        np.array(labels, dtype=np.int64),
+    )
 
 
 class _Refused(Exception):
