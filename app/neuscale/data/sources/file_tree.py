@@ -5,7 +5,7 @@ that would leave the tree ('/x', '../x'), links and devices in archives are refu
 """
 
 from collections.abc import Collection, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from neuscale.errors import DataError
@@ -51,12 +51,14 @@ def is_ignored(part: str) -> bool:
 def member_name(archive: Path, raw: str) -> str | None:
     """A member's name without './', or None where it is to be ignored; DataError where it leaves the tree."""
     check_text(archive, raw)
-    path = PurePosixPath(raw.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+    # Plain text and not PurePosixPath, which takes half a second for 100,000 names.
+    slashed = raw.replace("\\", "/")
+    parts = [part for part in slashed.split("/") if part not in ("", ".")]
+    if slashed.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
         raise DataError(f"{archive}: '{raw}' would lie outside of the archive.", REPACK)
-    if not path.parts or any(is_ignored(part) for part in path.parts):
+    if not parts or any(is_ignored(part) for part in parts):
         return None
-    return path.as_posix()
+    return "/".join(parts)
 
 
 def add_member(tree: FileTree, name: str, size: int, is_folder: bool) -> None:

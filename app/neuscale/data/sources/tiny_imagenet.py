@@ -8,7 +8,8 @@
 """
 
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 
 from neuscale.data.sources.archive import open_tree
 from neuscale.data.sources.decode import SUFFIXES
@@ -40,7 +41,7 @@ def open_tiny_imagenet(path: Path, size: int | None = None) -> ImageFilesSource:
 
 
 def _top(tree: FileTree) -> str:
-    found = [name for name in tree.files if PurePosixPath(name).name == "wnids.txt" and name.count("/") <= 1]
+    found = [name for name in tree.files if name.rpartition("/")[2] == "wnids.txt" and name.count("/") <= 1]
     if len(found) != 1:
         raise DataError(
             f"{tree.path}: there is no wnids.txt in it, so this is not Tiny ImageNet's layout.",
@@ -119,4 +120,4 @@ def _validation_samples(tree: FileTree, val: str, labels: dict[str, int]) -> lis
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    return splitext(name)[1].lower() in SUFFIXES

@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from neuscale.data.sources.file_tree import GET_ANEW, REPACK, add_member, check_size, member_name
+from neuscale.data.sources.zip_runs import read_plain
 from neuscale.errors import DataError
 
 
 class ZipTree:
-    """A zip archive. Contents are compared with their CRC-32 by `zipfile` as they are read."""
+    """A zip archive. Contents are compared with their CRC-32 as they are read."""
 
     _ERRORS = (
         zipfile.BadZipFile,
@@ -53,17 +54,29 @@ class ZipTree:
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """See FileTree."""
-        infos = [(name, self._infos[name]) for name in names]
-        infos.sort(key=lambda item: item[1].header_offset)
-        for name, info in infos:
-            check_size(self.path, name, info.file_size)
-            try:
-                data = self._zip.read(info)
-            except self._ERRORS as error:
-                raise DataError(f"{self.path}: {name}: damaged ({error}).", GET_ANEW) from None
-            if len(data) != info.file_size:
-                raise DataError(f"{self.path}: {name}: cut short.", GET_ANEW)
-            yield name, data
+        wanted = {id(self._infos[name]): name for name in names}
+        for name in names:
+            check_size(self.path, name, self.files[name])
+        infos = [self._infos[name] for name in names]
+        try:
+            for info, data in read_plain(self.path, infos, self._zip.infolist(), self._zip.start_dir):
+                name = wanted[id(info)]
+                yield name, data if data is not None else self._read_with_zipfile(name, info)
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be read ({error.strerror}).", "Check its permissions and the disk."
+            ) from None
+
+    def _read_with_zipfile(self, name: str, info: zipfile.ZipInfo) -> bytes:
+        try:
+            with self._zip.open(info) as stream:
+                # Not read(): it would unpack all there is, however much more than the directory says.
+                data = stream.read(info.file_size + 1)
+        except self._ERRORS as error:
+            raise DataError(f"{self.path}: {name}: damaged ({error}).", GET_ANEW) from None
+        if len(data) != info.file_size:
+            raise DataError(f"{self.path}: {name}: cut short.", GET_ANEW)
+        return data
 
     def check_rest(self, used: Collection[str]) -> None:
         """Compare the names in the directory with those beside the contents (opening does that)."""
