@@ -7,6 +7,7 @@ renamed into place (`place.py`).
 import hashlib
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -69,8 +70,7 @@ def write_packed(
                 licence=licence,
             )
             (partial / META_FILE).write_text(meta.dumps(), encoding="utf-8")
-            for file in (*ARRAY_FILES, META_FILE):
-                sync_file(partial / file)
+            sync_file(partial / META_FILE)
             sync_folder(partial)
             move_into_place(partial, folder)
     except BaseException:
@@ -91,8 +91,14 @@ class ChannelStatistics:
         """Count `images` (uint8 [B, C, H, W]) in."""
         batch, channels, height, width = images.shape
         self._pixels += batch * height * width
-        sums = images.sum(axis=(0, 2, 3), dtype=np.uint64)
-        squares = np.multiply(images, images, dtype=np.uint16).sum(axis=(0, 2, 3), dtype=np.uint64)
+        # A sum for each plane, in 32 bits where its squares fit: a third of the time of one over three axes.
+        planes = images.reshape(batch * channels, height * width)
+        wide = np.uint32 if height * width * 255**2 < 2**32 else np.uint64
+        squared = np.multiply(planes, planes, dtype=np.uint16)
+        sums, squares = (
+            values.sum(axis=1, dtype=wide).reshape(batch, channels).sum(axis=0, dtype=np.uint64)
+            for values in (planes, squared)
+        )
         for channel in range(channels):
             self._sums[channel] += int(sums[channel])
             self._squares[channel] += int(squares[channel])
@@ -176,10 +182,11 @@ def _check_space(partial: Path, source: Source) -> None:
 
 
 def _checksums(partial: Path, progress: Progress) -> dict[str, str]:
-    """sha256 of every array file, read back from disk."""
+    """sha256 of every array file, read back; the disk is made to keep them meanwhile."""
     checksums = {}
     total = sum((partial / file).stat().st_size for file in ARRAY_FILES)
-    with progress.task("checksums", total, "B") as task:
+    with progress.task("checksums", total, "B") as task, ThreadPoolExecutor(1) as pool:
+        synced = [pool.submit(sync_file, partial / file) for file in ARRAY_FILES]
         for file in ARRAY_FILES:
             digest = hashlib.sha256()
             with (partial / file).open("rb") as stream:
@@ -187,4 +194,6 @@ def _checksums(partial: Path, progress: Progress) -> dict[str, str]:
                     digest.update(chunk)
                     task.advance(len(chunk))
             checksums[file] = digest.hexdigest()
+        for done in synced:
+            done.result()
     return checksums
