@@ -1,5 +1,6 @@
 """From a catalogue entry, or the user's own files, to an opened source and the record of where it is from."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from neuscale.data.fetch import fetch
 from neuscale.data.sources.cifar import CIFAR10, CIFAR100, CifarSource
 from neuscale.data.sources.folder import open_image_folder
 from neuscale.data.sources.idx import IdxSource
+from neuscale.data.sources.image_files import ImageFilesSource
 from neuscale.data.sources.source import Source
 from neuscale.data.sources.tiny_imagenet import open_tiny_imagenet
 from neuscale.errors import DataError, UsageError
@@ -37,18 +39,44 @@ def open_source(
         return opened, _provenance(entry, "published", ", ".join(origins), opened, size, True, identities)
     if entry.name == "fashion_mnist":
         return _given_fashion_mnist(entry, path, progress)
-    identities = [file_identity(path, progress)] if path.is_file() else []
-    official = any(is_published(identity, path, file) for identity in identities for file in entry.files)
-    kind = "archive" if path.is_file() else "folder"
-    if entry.name in _CIFAR_LAYOUTS and (official or path.name == entry.files[0].name):
-        if size is not None:
-            raise UsageError("'--size' is for image files; this archive holds arrays.", "Leave it away.")
-        opened = _open_published(entry, {entry.files[0].name: path}, size)
-    elif entry.name == "tiny_imagenet":
-        opened = open_tiny_imagenet(path, size)
+    if entry.name in _CIFAR_LAYOUTS:
+        opened, identities, official = _given_cifar(entry, path, size, progress)
     else:
-        opened = open_image_folder(path, size, entry.classes)
+        # The list of a large archive takes as long as its checksum.
+        with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
+            listed = pool.submit(_open_images, entry, path, size)
+            identities = _identities(path, progress)
+            opened = listed.result()
+        official = _is_official(entry, path, identities)
+    kind = "archive" if path.is_file() else "folder"
     return opened, _provenance(entry, kind, path.absolute().name, opened, size, official, identities)
+
+
+def _identities(path: Path, progress: Progress) -> list[FileIdentity]:
+    return [file_identity(path, progress)] if path.is_file() else []
+
+
+def _is_official(entry: CatalogEntry, path: Path, identities: list[FileIdentity]) -> bool:
+    return any(is_published(identity, path, file) for identity in identities for file in entry.files)
+
+
+def _open_images(entry: CatalogEntry, path: Path, size: int | None) -> ImageFilesSource:
+    if entry.name == "tiny_imagenet":
+        return open_tiny_imagenet(path, size)
+    return open_image_folder(path, size, entry.classes)
+
+
+def _given_cifar(
+    entry: CatalogEntry, path: Path, size: int | None, progress: Progress
+) -> tuple[Source, list[FileIdentity], bool]:
+    """The official archive, known by its checksum or its name, or a tree of image files."""
+    identities = _identities(path, progress)
+    official = _is_official(entry, path, identities)
+    if not official and path.name != entry.files[0].name:
+        return _open_images(entry, path, size), identities, official
+    if size is not None:
+        raise UsageError("'--size' is for image files; this archive holds arrays.", "Leave it away.")
+    return _open_published(entry, {entry.files[0].name: path}, size), identities, official
 
 
 def _open_published(entry: CatalogEntry, paths: dict[str, Path], size: int | None) -> Source:

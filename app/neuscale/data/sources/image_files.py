@@ -11,7 +11,7 @@ from neuscale.errors import DataError
 from neuscale.progress import Progress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """An image file of a split and its label."""
 
