@@ -40,7 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if self.path == "/silent":
             time.sleep(1)
-        body = b"an error page" if self.path == "/other" else CONTENT
+        body = {"/page": b"an error page", "/other": CONTENT[::-1]}.get(self.path, CONTENT)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -66,22 +66,26 @@ def names(folder: Path) -> list[str]:
 
 
 def test_mirrors_are_tried_in_order_until_one_is_right(
-    server: tuple[str, list[str]], tmp_path: Path, listening: ListeningProgress
+    server: tuple[str, list[str]],
+    tmp_path: Path,
+    listening: ListeningProgress,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("neuscale.data.download._WAITS", ())
     base, requests = server
-    paths = ("/missing", "/other", "/cut", "/good", "/never")
+    paths = ("/missing", "/page", "/other", "/cut", "/good", "/never")
     entry = entry_of(f"{CLOSED}/x", *(base + path for path in paths))
     fetched = fetch(entry, tmp_path, listening)["thing.bin"]
     assert fetched.path == tmp_path / "raw" / "thing.bin"
     assert fetched.path.read_bytes() == CONTENT and fetched.identity.md5 == MD5
     assert fetched.origin == f"{base}/good"
-    assert requests == list(paths[:4])
+    assert requests == list(paths[:5])
     assert names(tmp_path / "raw") == ["thing.bin"]
     download = [task for task in listening.tasks if task.title.startswith("downloading")][-1]
     assert (download.total, download.done, download.unit) == (len(CONTENT), len(CONTENT), "B")
 
     again = fetch(entry, tmp_path, Silent())["thing.bin"]
-    assert again.origin == "raw" and len(requests) == 4
+    assert again.origin == "raw" and len(requests) == 5
 
 
 def test_when_all_fail_one_message_says_what_was_tried_and_what_to_do(
@@ -90,11 +94,12 @@ def test_when_all_fail_one_message_says_what_was_tried_and_what_to_do(
     base, _ = server
     started = time.monotonic()
     with pytest.raises(DataError) as caught:
-        fetch(entry_of(f"{CLOSED}/x", f"{base}/missing", f"{base}/other"), tmp_path, Silent())
+        fetch(entry_of(f"{CLOSED}/x", f"{base}/missing", f"{base}/page", f"{base}/other"), tmp_path, Silent())
     assert time.monotonic() - started < 5
     problem = caught.value.problem
     assert f"{CLOSED}/x: no connection" in problem
     assert "/missing: the server answered 404" in problem
+    assert f"/page: what it has is another file (13 bytes instead of {len(CONTENT)})" in problem
     assert "/other: what came has another checksum" in problem
     assert caught.value.fix == (
         f"Put the file thing.bin (md5 {MD5}) in {tmp_path / 'raw'}/ and run the command again."
@@ -105,7 +110,7 @@ def test_when_all_fail_one_message_says_what_was_tried_and_what_to_do(
 def test_a_server_that_does_not_answer_is_given_up(
     server: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuscale.data.fetch._STALL_SECONDS", 0.2)
+    monkeypatch.setattr("neuscale.data.download._STALL_SECONDS", 0.2)
     with pytest.raises(DataError, match="/silent: no answer in time"):
         fetch(entry_of(f"{server[0]}/silent"), tmp_path, Silent())
 

@@ -1,6 +1,5 @@
 """Gets the files that a data set's makers publish, each by checksum, into `<root>/raw/`."""
 
-import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +9,11 @@ from pathlib import Path
 from neuscale.data.catalog import CatalogEntry, SourceFile
 from neuscale.data.checksum import FileIdentity, file_identity, is_published
 from neuscale.data.distribution import PackageUnavailable, fetch_package
+from neuscale.data.download import MirrorFailed, download
 from neuscale.data.lock import exclusive
 from neuscale.errors import DataError, disk_error
 from neuscale.files import sync_file, sync_folder
-from neuscale.progress import Progress, Task
-
-_CONNECT_SECONDS, _STALL_SECONDS = 5, 30
+from neuscale.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,16 @@ def fetch(entry: CatalogEntry, root: Path, progress: Progress) -> dict[str, Fetc
 
     Looks in `<root>/raw/`, in the distribution's package where it is installed, in the
     distribution's archive, and on the mirrors, in this order. What is downloaded appears in raw/
-    only once it is whole and its checksum is right. Raises DataError, saying what was tried
-    and what to do, where a file cannot be had or another one lies in its place.
+    only once it is whole and its checksum is right; a download that ended early goes on where
+    it ended. Raises DataError, saying what was tried and what to do, where a file cannot be had
+    or another one lies in its place.
     """
     raw = root / "raw"
     found = _from_raw(entry, raw, progress)
     if len(found) < len(entry.files):
         found = {**_from_installed_package(entry, progress), **found}
-    if len(found) == len(entry.files):
+    parts = [_part(raw, file) for file in entry.files]
+    if len(found) == len(entry.files) and not any(part.exists() for part in parts):
         return found
     with _exclusive(entry, raw, progress) as partial:
         found = {**found, **_from_raw(entry, raw, progress)}  # another process may have been first
@@ -48,7 +48,9 @@ def fetch(entry: CatalogEntry, root: Path, progress: Progress) -> dict[str, Fetc
             found.update(_from_distribution(entry, raw, partial, failures, progress))
         for file in entry.files:
             if file.name not in found:
-                found[file.name] = _from_mirrors(entry, file, raw, partial, failures, progress)
+                found[file.name] = _from_mirrors(entry, file, raw, failures, progress)
+        for part in parts:  # of a download whose file came in another way
+            part.unlink(missing_ok=True)
     return found
 
 
@@ -115,16 +117,17 @@ def _from_mirrors(
     entry: CatalogEntry,
     file: SourceFile,
     raw: Path,
-    partial: Path,
     failures: list[str],
     progress: Progress,
 ) -> FetchedFile:
+    part = _part(raw, file)
     for url in file.urls:
-        reason = _download(url, file, partial, progress)
-        if reason is None:
-            path = _into_raw(partial / file.name, raw / file.name)
-            return FetchedFile(path, file_identity(path, progress), url)
-        failures.append(f"{url}: {reason}")
+        try:
+            identity = download(url, file, part, progress)
+        except MirrorFailed as reason:
+            failures.append(f"{url}: {reason}")
+        else:
+            return FetchedFile(_into_raw(part, raw / file.name), identity, url)
     tried = "\n".join(f"  {failure}" for failure in failures)
     raise DataError(
         f"{entry.title}: {file.name} could not be had. Tried:\n{tried}",
@@ -132,58 +135,9 @@ def _from_mirrors(
     )
 
 
-def _download(url: str, file: SourceFile, partial: Path, progress: Progress) -> str | None:
-    """Download to `partial`; None when it is there and right, else the reason in a few words."""
-    import pooch  # brings requests, which takes longer to import than most commands run
-    import requests
-
-    pooch.get_logger().setLevel(logging.WARNING)
-    try:
-        with progress.task(f"downloading {file.name}", file.bytes, "B") as task:
-            downloader = pooch.HTTPDownloader(
-                progressbar=_PoochProgress(task),
-                chunk_size=1 << 16,
-                timeout=(_CONNECT_SECONDS, _STALL_SECONDS),
-            )
-            pooch.retrieve(
-                url, known_hash=f"md5:{file.md5}", fname=file.name, path=partial, downloader=downloader
-            )
-    except requests.HTTPError as error:
-        return f"the server answered {error.response.status_code if error.response is not None else error}"
-    except requests.Timeout:
-        return "no answer in time"
-    except requests.exceptions.SSLError:
-        return "its certificate was not accepted"
-    except requests.ConnectionError:
-        return "no connection, or it broke off"
-    except requests.RequestException as error:  # an OSError itself, so it comes before
-        return str(error) or type(error).__name__
-    except OSError as error:
-        raise disk_error(error, partial) from error
-    except ValueError:
-        return "what came has another checksum"
-    return None
-
-
-class _PoochProgress:
-    """What pooch wants of a progress bar."""
-
-    def __init__(self, task: Task) -> None:
-        self.total = 0  # set by pooch
-        self._task = task
-        self._shown = 0
-
-    def update(self, count: int) -> None:
-        # pooch counts whole chunks, also for the last one, and everything again at its end.
-        count = min(count, self.total - self._shown)
-        self._shown += count
-        self._task.advance(count)
-
-    def reset(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+def _part(raw: Path, file: SourceFile) -> Path:
+    """Where a download is until it is whole; one that ended early is gone on with from there."""
+    return raw / f".{file.name}.part"
 
 
 def _into_raw(file: Path, path: Path) -> Path:
