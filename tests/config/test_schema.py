@@ -13,16 +13,17 @@ FIELDS = {
     "ops weights",
     "SwinConfig": "+ embed_dim depths num_heads window_size",
     "ViTConfig": "+ hidden_dim num_layers num_heads pool",
-    "OptimConfig": "name lr weight_decay warmup_epochs final_lr_ratio clip_grad_norm",
+    "OptimConfig": "name lr weight_decay layer_decay schedule warmup_epochs final_lr_ratio step_epochs "
+    "step_factor clip_grad_norm",
     "AdamWConfig": "+ beta1 beta2 eps",
     "SGDConfig": "+ momentum nesterov",
     "MuonConfig": "+ momentum",
-    "TrainConfig": "epochs max_steps global_batch_size accumulation_steps label_smoothing precision "
-    "log_every_steps",
+    "TrainConfig": "epochs max_steps global_batch_size micro_batch label_smoothing precision "
+    "freeze_layers linear_probe ema_decay patience compile channels_last log_every_steps profile",
     "EvalConfig": "batch_size every_epochs",
-    "CheckpointConfig": "every_steps keep_last",
+    "CheckpointConfig": "every_steps keep_last milestones",
     "TrackingConfig": "tensorboard sample_images",
-    "RunConfig": "name seed device",
+    "RunConfig": "name seed time_limit deterministic device",
 }
 SCHEMAS = {name: value for name, value in vars(schema).items() if dataclasses.is_dataclass(value)}
 

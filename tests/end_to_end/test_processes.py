@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from conftest import TINY_RECIPE
 from neuscale.data.prepare import prepare
+from neuscale.training.meters import TIMINGS
 
 RECIPE = [*TINY_RECIPE, "optim=adamw", "train.log_every_steps=1", "tracking.tensorboard=false"]
 
@@ -42,13 +43,14 @@ def curves(environment: dict[str, str], name: str) -> list[dict[str, Any]]:
     path = Path(environment["NEUSCALE_RUNS"]) / name / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
-        line.pop("images_per_second", None)
+        for name in TIMINGS:
+            line.pop(name, None)
     return lines
 
 
 def test_two_processes_train_as_one_does(environment: dict[str, str]) -> None:
     """The same samples, augmentations and learning rates; the losses agree to float tolerance."""
-    words = ["train.epochs=2", "train.accumulation_steps=2", "model.drop_path_rate=0.5"]
+    words = ["train.epochs=2", "train.micro_batch=3", "model.drop_path_rate=0.5"]
     for name, count in (("one", "1"), ("two", "2")):
         subprocess.run(
             train_command(f"run.name={name}", *words, "--processes", count), env=environment, check=True

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from neuscale.data.loader import Batch
-from neuscale.training.trainer import batch_loss
+from neuscale.training.step import batch_loss
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -162,9 +162,14 @@ def _prepare(config: "Config", processes: int) -> None:
     """Everything that can go wrong before training, found once instead of in each process."""
     from neuscale.cli.progress import create_progress
     from neuscale.data.order import check_shares
+    from neuscale.training.limit import Deadline
+    from neuscale.training.micro_batch import accumulation_steps
     from neuscale.training.train import open_data
 
-    check_shares(config.train.global_batch_size, processes, config.train.accumulation_steps)
+    train = config.train
+    check_shares(train.global_batch_size, processes)
+    accumulation_steps(train.micro_batch, train.global_batch_size, processes)
+    Deadline(config.run.time_limit)
     open_data(config, create_progress())
 
 

@@ -121,7 +121,7 @@ def launch(words: list[str], processes: int) -> int:
             return codes[failed]
         raise WorkerError(
             f"process {failed} of {processes} was ended by {signal.Signals(-codes[failed]).name}.",
-            "If memory ran out: a smaller train.global_batch_size, or more train.accumulation_steps.",
+            "If memory ran out: a smaller train.global_batch_size, or a smaller train.micro_batch.",
             EXIT_FAILED,
         )
 

@@ -128,8 +128,20 @@ class OptimConfig:
     weight_decay: float = option(
         0.0, "weight decay of matrices; norms, biases and embeddings have none", ge=0
     )
+    layer_decay: float = option(
+        1.0, "each layer's learning rate over that of the layer behind it", gt=0, le=1
+    )
+    schedule: str = option(
+        "cosine",
+        "the learning rate after warm-up",
+        choices=("cosine", "linear", "step", "constant"),
+    )
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", ge=0)
-    final_lr_ratio: float = option(0.0, "learning rate at the end of the cosine over the peak's", ge=0, le=1)
+    final_lr_ratio: float = option(
+        0.0, "learning rate at the end of a cosine or linear schedule over the peak's", ge=0, le=1
+    )
+    step_epochs: list[int] = option([], "epochs at whose ends a step schedule lowers the rate", ge=1)
+    step_factor: float = option(0.1, "what it is multiplied by there", gt=0, lt=1)
     clip_grad_norm: float | None = option(None, "largest norm of the gradient; null: no clipping", gt=0)
 
 
@@ -169,16 +181,31 @@ class TrainConfig:
     epochs: int = option(MISSING, "passes over the training images", ge=1)
     max_steps: int | None = option(None, "stop after this many optimizer steps; null: after the epochs", ge=1)
     global_batch_size: int = option(MISSING, "images per optimizer step, over all processes", ge=1, le=2**20)
-    accumulation_steps: int = option(
-        1, "parts that each process's share of a batch is computed in", ge=1, le=4096
+    micro_batch: str = option(
+        "auto",
+        "images per process and forward pass: a number; or auto, the whole share,"
+        " halved where memory runs out",
     )
     label_smoothing: float = option(0.0, "share of the target spread over all classes", ge=0, lt=1)
     precision: str = option(
         "auto",
         "arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on an older one, else fp32",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
     )
+    freeze_layers: int = option(0, "layers, from the input on, whose parameters stay as they are", ge=0)
+    linear_probe: bool = option(False, "train the head only, on what the rest of the model makes of images")
+    ema_decay: float = option(
+        0.0, "decay of a moving average of the weights, which is then evaluated; 0: none", ge=0, lt=1
+    )
+    patience: int | None = option(
+        None, "evaluations without a better top-1 after which training ends; null: never", ge=1
+    )
+    compile: bool = option(False, "torch.compile the model")
+    channels_last: bool = option(False, "keep images in channels-last memory format; for convolutions")
     log_every_steps: int = option(50, "steps between two points of the curves", ge=1)
+    profile: bool = option(
+        False, "profile a few steps: a trace and a table of the most expensive ops in the run folder"
+    )
 
 
 @dataclass
@@ -193,6 +220,7 @@ class CheckpointConfig:
         None, "steps between two checkpoints; null: one at the end of each epoch", ge=1
     )
     keep_last: int = option(2, "newest checkpoints to keep; the best one is kept besides", ge=1)
+    milestones: list[int] = option([], "epochs whose last checkpoints are kept for good", ge=1)
 
 
 @dataclass
@@ -207,6 +235,12 @@ class TrackingConfig:
 class RunConfig:
     name: str | None = option(None, "folder below the runs folder; null: made of the experiment and the time")
     seed: int = option(0, "the one number that all randomness comes from", ge=0, le=2**63 - 1)
+    time_limit: str | None = option(
+        None, "time after which the run saves and exits with code 75, such as 90m, 8h or 7:45:00"
+    )
+    deterministic: bool = option(
+        False, "only algorithms that give the same bits each time; slower on a GPU, always so on a CPU"
+    )
     device: str = option(
         "auto", "where to compute; auto: CUDA, then MPS, then CPU", choices=("auto", "cuda", "mps", "cpu")
     )

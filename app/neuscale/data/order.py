@@ -29,21 +29,14 @@ def steps_per_epoch(count: int, global_batch_size: int) -> int:
     return count // global_batch_size
 
 
-def check_shares(global_batch_size: int, processes: int, accumulation_steps: int) -> None:
-    """Raises UsageError where a global batch does not divide evenly over processes and micro-batches."""
-    parts = processes * accumulation_steps
-    if global_batch_size % parts:
-        near = max(parts, round(global_batch_size / parts) * parts)
+def check_shares(global_batch_size: int, processes: int) -> None:
+    """Raises UsageError where a global batch does not divide evenly over processes."""
+    if global_batch_size % processes:
+        near = max(processes, round(global_batch_size / processes) * processes)
         raise UsageError(
-            f"train.global_batch_size={global_batch_size} does not divide into {_count(processes, 'process')}"
-            f" × {_count(accumulation_steps, 'accumulation step')}.",
+            f"train.global_batch_size={global_batch_size} does not divide into {processes} processes.",
             f"The nearest that does: train.global_batch_size={near}.",
         )
-
-
-def _count(number: int, what: str) -> str:
-    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
-    return f"{number} {what}{plural}"
 
 
 def micro_batches(

@@ -1,9 +1,10 @@
 """Checkpoints: a folder each, complete and checksummed, or not there at all.
 
 `checkpoints/step-00000500/` holds `model.safetensors` (weights under the model's own
-names), `training.pt` (optimizer, gradient scaler and loop state; read with
-`weights_only`) and `checkpoint.json` with the checksums of both. It is written under a
-temporary name, synced and renamed; older ones go only when it is safe.
+names), `ema.safetensors` (their moving average, where there is one), `training.pt`
+(optimizer, gradient scaler and loop state; read with `weights_only`) and
+`checkpoint.json` with the checksums of all. It is written under a temporary name, synced
+and renamed; older ones go only when it is safe.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from torch import Tensor
 from neuscale.errors import CheckpointError, disk_error
 from neuscale.files import sync_folder, write_atomically
 
-WEIGHTS, TRAINING, META = "model.safetensors", "training.pt", "checkpoint.json"
+WEIGHTS, AVERAGE, TRAINING = "model.safetensors", "ema.safetensors", "training.pt"
+META = "checkpoint.json"
 BEST = "best.json"
 _PREFIX, _PARTIAL = "step-", ".partial-"
 
@@ -41,6 +43,10 @@ class Checkpoint:
     def weights(self) -> dict[str, Tensor]:
         """The model's state dict, on the CPU."""
         return load_file(self.path / WEIGHTS)
+
+    def average(self) -> dict[str, Tensor] | None:
+        """The moving average of the model's state, on the CPU, where there is one."""
+        return load_file(self.path / AVERAGE) if (self.path / AVERAGE).exists() else None
 
     def training_state(self) -> dict[str, Any]:
         """What `save` was given as `training`, tensors on the CPU."""
@@ -60,15 +66,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / META}: not readable ({error}).") from error
     if own_sum != _meta_sum(meta):
         raise CheckpointError(f"{path / META}: damaged (it differs from its own checksum).")
-    for name in (WEIGHTS, TRAINING):
+    for name in {WEIGHTS: None, TRAINING: None, **sums}:
         try:
             with (path / name).open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise CheckpointError(f"{path / name}: not readable ({error.strerror}).") from error
-        if found != sums[name]:
+        if found != sums.get(name):
             raise CheckpointError(
-                f"{path / name}: damaged (its checksum is {found[:12]}…, not {sums[name][:12]}…)."
+                f"{path / name}: damaged (its checksum is {found[:12]}…, not {str(sums.get(name))[:12]}…)."
             )
     return Checkpoint(path, step, epoch, metrics)
 
@@ -76,12 +82,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
 class CheckpointFolder:
     """The checkpoints of a run.
 
-    One process writes. `keep_last`: how many of the newest stay; the best stays besides.
+    One process writes. `keep_last`: how many of the newest stay; the best stays besides, and
+    those of the steps in `milestones`.
     """
 
-    def __init__(self, folder: Path, keep_last: int = 2) -> None:
+    def __init__(self, folder: Path, keep_last: int = 2, milestones: Collection[int] = ()) -> None:
         self.folder = folder
         self.keep_last = keep_last
+        self._kept = {f"{_PREFIX}{step:08d}" for step in milestones}
 
     def paths(self) -> list[Path]:
         """Folders of complete checkpoints, oldest first; not yet verified."""
@@ -97,6 +105,7 @@ class CheckpointFolder:
         training: dict[str, Any],
         metrics: dict[str, float],
         is_best: bool,
+        average: dict[str, Tensor] | None = None,
     ) -> Path:
         """Writes a checkpoint; returns its folder. Raises UserError where the disk cannot be written."""
         final = self.folder / f"{_PREFIX}{step:08d}"
@@ -106,10 +115,9 @@ class CheckpointFolder:
             for leftover in self.folder.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(leftover)
             part.mkdir()
-            content = {
-                WEIGHTS: safetensors_bytes({n: t.detach().cpu().contiguous() for n, t in weights.items()}),
-                TRAINING: _torch_bytes(training),
-            }
+            content = {WEIGHTS: _safetensors(weights), TRAINING: _torch_bytes(training)}
+            if average is not None:
+                content[AVERAGE] = _safetensors(average)
             meta: dict[str, Any] = {
                 "step": step,
                 "epoch": epoch,
@@ -152,7 +160,7 @@ class CheckpointFolder:
     def _prune(self) -> None:
         best = self.best_path()
         for path in self.paths()[: -self.keep_last]:
-            if path != best:
+            if path != best and path.name not in self._kept:
                 # The name goes first: what is left of a removal cut short is no checkpoint.
                 doomed = path.with_name(f"{_PARTIAL}{path.name}")
                 path.rename(doomed)
@@ -161,6 +169,10 @@ class CheckpointFolder:
 
 def _meta_sum(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _safetensors(tensors: dict[str, Tensor]) -> bytes:
+    return safetensors_bytes({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
 
 
 def _torch_bytes(state: dict[str, Any]) -> bytes:

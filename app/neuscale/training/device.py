@@ -1,5 +1,7 @@
 """Where a run computes and in which arithmetic: the one place that sets up Accelerate."""
 
+import os
+import shutil
 import warnings
 
 import torch
@@ -24,18 +26,36 @@ def create_accelerator(device: str, precision: str) -> Accelerator:
         raise UsageError("run.device=mps: there is no Apple GPU here.", "Leave run.device away.")
     kind = resolve_device(device)
     resolved = resolve_precision(precision, kind)
+    torch.set_float32_matmul_precision("high" if resolved == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = resolved == "tf32"
     # torch 2.15 renames the option below; Accelerate and older versions know the old name only.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated", category=FutureWarning)
     AcceleratorState._reset_state()  # a second run in one process may want another precision
     return Accelerator(
         cpu=kind == "cpu",
-        mixed_precision="no" if resolved == "fp32" else resolved,
+        mixed_precision="no" if resolved in ("fp32", "tf32") else resolved,
         step_scheduler_with_optimizer=False,
         # The buffers of our models are constants.
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         ],
     )
+
+
+def be_deterministic() -> None:
+    """Only algorithms that give the same bits each time; before anything is computed on a GPU."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def check_compiler() -> None:
+    """UsageError where torch.compile would find no C++ compiler."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        raise UsageError(
+            "train.compile=true needs a C++ compiler, and there is none on PATH.",
+            "Install one (Debian and Ubuntu: apt-get install g++), or leave train.compile away.",
+        )
 
 
 def resolve_device(device: str) -> str:
@@ -48,11 +68,13 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, kind: str) -> str:
-    """fp32, bf16 or fp16 for `train.precision` on a kind of device. Raises UsageError."""
+    """fp32, tf32, bf16 or fp16 for `train.precision` on a kind of device. Raises UsageError."""
     if precision == "auto":
         if kind != "cuda":
             return "fp32"
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "tf32" and kind != "cuda":
+        raise UsageError("train.precision=tf32 needs an NVIDIA GPU.", "Leave train.precision away.")
     if precision == "fp16" and kind == "cpu":
         raise UsageError("train.precision=fp16 needs a GPU.", "On a CPU use bf16 or fp32.")
     return precision

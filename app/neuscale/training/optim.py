@@ -1,12 +1,12 @@
-"""Optimizers, their parameter groups, and the learning rate as a function of the step."""
+"""Optimizers and their parameter groups."""
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from neuscale.config.schema import AdamWConfig, MuonConfig, OptimConfig, SGDConfig
+from neuscale.training.layers import parameter_layers
 
 # Parameters with these words in their names are tables of embeddings, not matrices of weights.
 _TABLES = ("relative_position_bias_table", "pos_embedding", "class_token")
@@ -43,29 +43,68 @@ class OptimizerSet(torch.optim.Optimizer):
 
 
 def create_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of `model`; norms, biases, embeddings and bias tables have no weight decay."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [(n, p) for n, p in named if p.dim() > 1 and not any(word in n for word in _TABLES)]
-    matrices = {id(p) for _, p in decayed}
-    plain = [p for _, p in named if id(p) not in matrices]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for _, p in decayed]},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+    """The optimizer of `model`'s trainable parameters.
+
+    Norms, biases, embeddings and bias tables have no weight decay. With `layer_decay` the groups
+    carry `lr_scale`, the layer's share of the rate (Bao et al. 2021); UsageError for a model
+    whose layers are not known.
+    """
+    scales = _lr_scales(config, model)
+    groups = _Groups()
+    hidden = _Groups()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = parameter.dim() > 1 and not any(word in name for word in _TABLES)
+        # Muon is for the hidden matrices: not for the patch embedding (a filter), nor for the head.
+        for_muon = decays and parameter.dim() == 2 and not name.startswith("head")
+        target = hidden if isinstance(config, MuonConfig) and for_muon else groups
+        target.add(parameter, decays, scales.get(name, 1.0))
     match config:
         case MuonConfig():
-            return _create_muon(config, decayed, plain)
+            return OptimizerSet(
+                [
+                    *([_create_muon(config, hidden.listed())] if hidden.listed() else []),
+                    *([_create_adamw(config, groups.listed())] if groups.listed() else []),
+                ]
+            )
         case AdamWConfig():
-            return _create_adamw(config, groups)
+            return _create_adamw(config, groups.listed())
         case SGDConfig():
             return torch.optim.SGD(
-                groups,
+                groups.listed(),
                 lr=config.lr,
                 weight_decay=config.weight_decay,
                 momentum=config.momentum,
                 nesterov=config.nesterov and config.momentum > 0,
             )
     raise AssertionError(f"no optimizer for {type(config).__name__}")
+
+
+class _Groups:
+    """Parameters by whether they decay and by their share of the learning rate, in the order of the model."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+
+    def add(self, parameter: nn.Parameter, decays: bool, scale: float) -> None:
+        self._found.setdefault((decays, scale), []).append(parameter)
+
+    def listed(self) -> list[dict[str, Any]]:
+        """As torch's optimizers take them."""
+        return [
+            {"params": parameters, "lr_scale": scale, **({} if decays else {"weight_decay": 0.0})}
+            for (decays, scale), parameters in self._found.items()
+        ]
+
+
+def _lr_scales(config: OptimConfig, model: nn.Module) -> dict[str, float]:
+    """Each parameter's share of the learning rate; empty where all have the whole."""
+    if config.layer_decay == 1.0:
+        return {}
+    layers = parameter_layers(model)
+    last = max(layers.values())
+    return {name: config.layer_decay ** (last - layer) for name, layer in layers.items()}
 
 
 def _create_adamw(config: AdamWConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -79,35 +118,11 @@ def _create_adamw(config: AdamWConfig, groups: list[dict[str, Any]]) -> torch.op
     )
 
 
-def _create_muon(
-    config: MuonConfig, decayed: list[tuple[str, nn.Parameter]], plain: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    # Muon is for the hidden matrices: not for the patch embedding (a filter), nor for the head.
-    hidden = [p for name, p in decayed if p.dim() == 2 and not name.startswith("head")]
-    inside = {id(p) for p in hidden}
-    rest = [p for _, p in decayed if id(p) not in inside]
-    muon = torch.optim.Muon(
-        hidden,
+def _create_muon(config: MuonConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.Muon(
+        groups,
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
         adjust_lr_fn="match_rms_adamw",
     )
-    groups: list[dict[str, Any]] = [{"params": rest}, {"params": plain, "weight_decay": 0.0}]
-    return OptimizerSet([muon, _create_adamw(config, groups)])
-
-
-def lr_at(config: OptimConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """The learning rate of a step: linear warm-up, then half a cosine (Loshchilov & Hutter 2017)."""
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(1, total_steps - warmup)
-    floor = config.final_lr_ratio
-    return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Gives all groups the learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr

@@ -7,6 +7,8 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
+from neuscale.training.limit import Deadline
+
 SIGNALS = [
     number
     for name in ("SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP")
@@ -18,13 +20,14 @@ AGREE_EVERY_STEPS = 10
 
 
 class StopRequest:
-    """Within this context SIGTERM, SIGINT, SIGHUP and SIGUSR2 ask for a stop.
+    """Within this context SIGTERM, SIGINT, SIGHUP and SIGUSR2 ask for a stop, and so does the `deadline`.
 
-    A second SIGINT or SIGTERM stops at once.
+    A second SIGINT or SIGTERM stops at once. `signal`: what asked for the stop.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, deadline: Deadline) -> None:
         self.device = device
+        self.deadline = deadline
         self.signal: str | None = None
         self._previous: dict[int, object] = {}
 
@@ -42,8 +45,13 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_IGN if ignored else handler)  # type: ignore[arg-type]
 
-    def agreed(self, step: int) -> bool:
-        """Whether all processes stop after `step`; every process must ask at the same steps."""
+    def agreed(self, step: int, save_seconds: float = 0.0) -> bool:
+        """Whether all processes stop after `step`; every process must ask at the same steps.
+
+        `save_seconds`: what saving takes, which the deadline must leave time for.
+        """
+        if self.signal is None and self.deadline.passed(save_seconds):
+            self.signal = "run.time_limit"
         if not dist.is_initialized():
             return self.signal is not None
         if step % AGREE_EVERY_STEPS:

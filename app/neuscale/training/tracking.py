@@ -8,7 +8,15 @@ from neuscale.config import Config, config_to_yaml
 from neuscale.data.loader import Loader
 from neuscale.evaluation.evaluate import Evaluation
 from neuscale.runs.folder import RunFolder
+from neuscale.training.meters import TIMINGS
 from neuscale.training.metrics import MetricsFile
+
+
+def _group(name: str) -> str:
+    """The group of curves that a value belongs to."""
+    if name in TIMINGS:
+        return "speed"
+    return "optim" if name == "lr" else "train"
 
 
 class Tracker:
@@ -29,22 +37,13 @@ class Tracker:
             if step == 0:
                 self._board.text("config", config_to_yaml(config))
 
-    def train(self, step: int, loss: float, accuracy: float, lr: float, images_per_second: float) -> None:
-        """A point of the training curves: mean loss and accuracy since the point before."""
+    def train(self, step: int, values: dict[str, float]) -> None:
+        """A point of the training curves: means since the point before, by name."""
         if self._file is None:
             return
-        values = {"loss": loss, "accuracy": accuracy, "lr": lr, "images_per_second": images_per_second}
         self._file.write("train", step, values)
         if self._board is not None:
-            self._board.scalars(
-                {
-                    "train/loss": loss,
-                    "train/accuracy": accuracy,
-                    "optim/lr": lr,
-                    "speed/images_per_second": images_per_second,
-                },
-                step,
-            )
+            self._board.scalars({f"{_group(name)}/{name}": value for name, value in values.items()}, step)
 
     def evaluation(self, step: int, result: Evaluation) -> None:
         """The numbers of an evaluation and its confusion matrix."""

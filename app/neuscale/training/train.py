@@ -22,7 +22,13 @@ from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder, create_run
 from neuscale.runs.manifest import first_manifest, now, read_manifest, write_manifest
 from neuscale.training.checkpoint import CheckpointFolder
-from neuscale.training.device import create_accelerator, device_name, resolve_device, resolve_precision
+from neuscale.training.device import (
+    be_deterministic,
+    create_accelerator,
+    device_name,
+    resolve_device,
+    resolve_precision,
+)
 from neuscale.training.resume import check_same_data, check_same_run
 from neuscale.training.tracking import Tracker
 from neuscale.training.trainer import Outcome, Trainer
@@ -88,6 +94,8 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
 
     All processes of a distributed run call this. Raises UserError.
     """
+    if config.run.deterministic:
+        be_deterministic()
     accelerator = create_accelerator(config.run.device, config.train.precision)
     progress = progress if progress is not None and accelerator.is_main_process else Silent()
     data = open_data(config, progress)
@@ -102,7 +110,8 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
 
 def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress) -> TrainedRun:
     config, data, accelerator = trainer.config, trainer.data, trainer.accelerator
-    checkpoints = CheckpointFolder(run.checkpoints, config.checkpoint.keep_last)
+    milestones = [epoch * trainer.steps_per_epoch for epoch in config.checkpoint.milestones]
+    checkpoints = CheckpointFolder(run.checkpoints, config.checkpoint.keep_last, milestones)
     manifest = _begin_manifest(config, run, trainer, accelerator)
     checkpoint = checkpoints.newest(progress.warning) if resume else None
     if checkpoint is not None:
@@ -111,7 +120,7 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
     elif resume:
         progress.message("No checkpoint yet: starting at the beginning.")
     _describe(run, trainer, manifest, progress)
-    if trainer.step >= trainer.total_steps:
+    if trainer.is_over():
         progress.message("It is finished already; to train longer, raise train.epochs.")
         return TrainedRun(run, trainer.outcome(), accelerator.is_main_process)
 
@@ -125,7 +134,7 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
         manifest["result"] = {
             "steps": outcome.steps,
             "epochs": outcome.epochs,
-            "train_seconds": round(trainer.train_seconds, 2),
+            "train_seconds": round(trainer.clock.seconds, 2),
             "images_per_second": round(outcome.images_per_second, 1),
             "last": outcome.last.scalars() if outcome.last else None,
             "best_top1": outcome.best_top1 if outcome.best_top1 >= 0 else None,
