@@ -56,6 +56,7 @@ def final_state(run: RunFolder) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     checkpoint = open_checkpoint(CheckpointFolder(run.checkpoints).paths()[-1])
     state = checkpoint.training_state()
     del state["train_seconds"]
+    state["average"] = checkpoint.average()
     return checkpoint.weights(), state
 
 
@@ -82,7 +83,9 @@ def assert_equal(a: Any, b: Any) -> None:
         assert a == b
 
 
-@pytest.mark.parametrize("optim", ["adamw", "sgd", "muon", "adamw augment=strong"])
+@pytest.mark.parametrize(
+    "optim", ["adamw", "sgd", "muon", "adamw augment=strong", "adamw train.ema_decay=0.9"]
+)
 @pytest.mark.parametrize("stops", [[3], [5], [1, 2, 5], [7, 1]], ids=str)
 def test_stopped_and_resumed_equals_undisturbed(tiny: ConfigBuilder, optim: str, stops: list[int]) -> None:
     words = [*f"optim={optim}".split(), "train.epochs=2", "train.micro_batch=6"]

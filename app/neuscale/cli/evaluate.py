@@ -17,6 +17,10 @@ def eval_command(
         str, typer.Option("--checkpoint", help="best, last, or a checkpoint's name or path.")
     ] = "best",
     split: Annotated[str, typer.Option("--split", help="val or train.")] = "val",
+    weights: Annotated[
+        str,
+        typer.Option("--weights", help="raw, ema (their average), or auto: ema where there is one."),
+    ] = "auto",
     gpus: Gpus = None,
     processes: Processes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
@@ -28,6 +32,8 @@ def eval_command(
 
     if split not in ("train", "val"):
         raise UsageError(f"--split {split}: expected train or val.")
+    if weights not in ("auto", "raw", "ema"):
+        raise UsageError(f"--weights {weights}: expected auto, raw or ema.")
     found = find_run(run)
     device = processes_device(gpus, processes)
     count = gpus or processes or 1
@@ -35,12 +41,21 @@ def eval_command(
         if gpus:
             check_gpus(gpus)
         if count > 1:
-            words = ["eval", str(found.path), "--checkpoint", checkpoint, "--split", split]
+            words = [
+                "eval",
+                str(found.path),
+                "--checkpoint",
+                checkpoint,
+                "--split",
+                split,
+                "--weights",
+                weights,
+            ]
             words += ["--gpus" if gpus else "--processes", str(count), *(["--json"] if as_json else [])]
             raise typer.Exit(launch(words, count))
     from neuscale.evaluation.run import evaluate_run
 
-    evaluated = evaluate_run(found, checkpoint, split, device, create_progress())
+    evaluated = evaluate_run(found, checkpoint, split, device, create_progress(), weights)
     if evaluated.is_main:
         _show(found.name, evaluated, split, as_json)
 

@@ -30,10 +30,11 @@ class EvaluatedRun:
 
 
 def evaluate_run(
-    run: RunFolder, checkpoint: str, split: str, device: str | None, progress: Progress
+    run: RunFolder, checkpoint: str, split: str, device: str | None, progress: Progress, weights: str = "auto"
 ) -> EvaluatedRun:
     """Evaluates `checkpoint` ("best", "last", or a path) of `run` on a split of its data.
 
+    `weights`: "raw", "ema" (their moving average), or "auto": the average where there is one.
     `device`: cpu, cuda or mps; None takes what there is. Raises UsageError or CheckpointError. All processes
     of a distributed evaluation call this and get the same numbers.
     """
@@ -44,7 +45,7 @@ def evaluate_run(
     accelerator = create_accelerator(kind, "auto" if kind == "cpu" and precision == "fp16" else precision)
     progress = progress if accelerator.is_main_process else Silent()
     path, step = _find(run, checkpoint)
-    state = read_weights(path)
+    state = read_weights(path, {"auto": None, "raw": False, "ema": True}[weights])
     data = open_data(config, progress)
     place: torch.device = accelerator.device
     choice = choose_loader(config.data, data, place)

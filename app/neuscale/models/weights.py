@@ -79,14 +79,22 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
     return left
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
     """The state dict in a .safetensors or torch file, or in a checkpoint folder.
 
-    torch files are read with `weights_only`. Raises CheckpointError.
+    Of a folder: the moving average with `averaged`, the weights themselves without; None: the
+    average where there is one. torch files are read with `weights_only`. Raises CheckpointError.
     """
     try:
         if path.is_dir():
-            path = path / "model.safetensors"
+            average = path / "ema.safetensors"
+            if averaged and not average.exists():
+                raise CheckpointError(
+                    f"{path}: holds no average of the weights.",
+                    "The run was trained without train.ema_decay.",
+                )
+            use_average = averaged is not False and average.exists()
+            path = average if use_average else path / "model.safetensors"
         reason = "" if path.is_file() else "there is no such file"
     except OSError as error:
         reason = error.strerror or str(error)
