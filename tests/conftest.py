@@ -55,6 +55,44 @@ def build_image_tree() -> TreeBuilder:
     return build
 
 
+# WordNet ids as in words.txt; two classes share their first name.
+WORDS = {"n03": "crane, derrick", "n01": "crane", "n02": "Labrador retriever, Labrador", "n99": "entity"}
+ANNOTATED = ["n02", "n01", "n03", "n01", "n02", "n03"]
+
+
+@pytest.fixture(scope="session")
+def build_tiny_imagenet() -> TreeBuilder:
+    """A function that writes Tiny ImageNet's official layout with three classes.
+
+    Red tells the class, green the number of an image; some are grayscale, as in the original.
+    """
+
+    def save(path: Path, color: tuple[int, int, int], side: int, mode: str = "RGB") -> None:
+        Image.new("RGB", (side, side), color).convert(mode).save(path, quality=100, subsampling=0)
+
+    def build(top: Path, *, train: int = 4, side: int = 16) -> Path:
+        for label, wnid in enumerate(["n01", "n02", "n03"]):
+            images = top / "train" / wnid / "images"
+            images.mkdir(parents=True)
+            for number in range(train):
+                mode = "L" if number == 0 else "RGB"
+                save(images / f"{wnid}_{number}.JPEG", (80 * label, 10 * number % 256, 0), side, mode)
+            (images.parent / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t0\t1\t1\n")
+        (top / "val" / "images").mkdir(parents=True)
+        lines = []
+        for number, wnid in enumerate(ANNOTATED):
+            save(top / "val" / "images" / f"val_{number}.JPEG", (80 * int(wnid[2:]) - 80, 0, 200), side)
+            lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t15\t15\n")
+        (top / "val" / "val_annotations.txt").write_text("".join(lines))
+        (top / "test" / "images").mkdir(parents=True)
+        (top / "test" / "images" / "test_0.JPEG").write_bytes(b"never read")
+        (top / "wnids.txt").write_text("n03\nn01\nn02\n")
+        (top / "words.txt").write_text("".join(f"{wnid}\t{names}\n" for wnid, names in WORDS.items()))
+        return top
+
+    return build
+
+
 @pytest.fixture(scope="session")
 def build_archive() -> ArchiveBuilder:
     """A function that packs a folder as .zip, .tar or .tar.gz, by the target's name."""

@@ -4,44 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from conftest import ArchiveBuilder
+from conftest import ArchiveBuilder, TreeBuilder
 from neuscale.data.prepare import prepare
 from neuscale.data.sources.tiny_imagenet import open_tiny_imagenet
 from neuscale.errors import DataError
 
-WORDS = {"n03": "crane, derrick", "n01": "crane", "n02": "Labrador retriever, Labrador", "n99": "entity"}
-ANNOTATED = ["n02", "n01", "n03", "n01", "n02", "n03"]
-
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """The official layout with three classes, whose pixels tell class and number."""
-    top = tmp_path / "tiny-imagenet-200"
-    for label, wnid in enumerate(["n01", "n02", "n03"]):
-        images = top / "train" / wnid / "images"
-        images.mkdir(parents=True)
-        for number in range(4):
-            mode = "L" if number == 0 else "RGB"  # some of the originals are grayscale
-            Image.new("RGB", (16, 16), (80 * label, 10 * number, 0)).convert(mode).save(
-                images / f"{wnid}_{number}.JPEG", quality=100, subsampling=0
-            )
-        (images.parent / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t0\t1\t1\n")
-    (top / "val" / "images").mkdir(parents=True)
-    lines = []
-    for number, wnid in enumerate(ANNOTATED):
-        color = (80 * int(wnid[2:]) - 80, 0, 200)
-        Image.new("RGB", (16, 16), color).save(
-            top / "val" / "images" / f"val_{number}.JPEG", quality=100, subsampling=0
-        )
-        lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t15\t15\n")
-    (top / "val" / "val_annotations.txt").write_text("".join(lines))
-    (top / "test" / "images").mkdir(parents=True)
-    (top / "test" / "images" / "test_0.JPEG").write_bytes(b"never read")
-    (top / "wnids.txt").write_text("n03\nn01\nn02\n")
-    (top / "words.txt").write_text("".join(f"{wnid}\t{names}\n" for wnid, names in WORDS.items()))
-    return top
+def tree(build_tiny_imagenet: TreeBuilder, tmp_path: Path) -> Path:
+    return build_tiny_imagenet(tmp_path / "tiny-imagenet-200")
 
 
 @pytest.mark.parametrize("container", ["folder", "folder above", "zip", "tar.gz"])
