@@ -186,7 +186,7 @@ from neuscale.errors import UserError
 import multiprocessing, time
 data = ListedDataset.open(Path(sys.argv[1]))
 batches = FileLoader(data, "train", None, torch.device("cpu"), Share(), 2).evaluation(1)
-next(batches)
+next(batches), next(batches)  # one of each: both have begun
 for child in multiprocessing.active_children():
     os.kill(child.pid, signal.SIGTERM)  # a job's signal is the parent's business
 next(batches)
