@@ -1,0 +1,16 @@
+include(CheckCXXSourceCompiles)
+
+add_library(neuscale_ops_cpu MODULE
+  csrc/schema.cpp csrc/cpu/gelu_rows.cpp csrc/cpu/bias_gelu.cpp csrc/cpu/crop_flip_normalize.cpp)
+target_link_libraries(neuscale_ops_cpu PRIVATE neuscale_torch torch_cpu)
+# Neither flag changes a value: errno and the floating-point status flags are not read here, and
+# loops with a choice in them vectorise only without them.
+target_compile_options(neuscale_ops_cpu PRIVATE -O3 -Wall -Wextra -fno-math-errno -fno-trapping-math)
+
+check_cxx_source_compiles("
+  __attribute__((target_clones(\"arch=x86-64-v4\", \"arch=x86-64-v3\", \"default\"))) int f() { return 0; }
+  int main() { return f(); }" NEUSCALE_HAS_TARGET_CLONES)
+if(NEUSCALE_HAS_TARGET_CLONES)
+  target_compile_definitions(neuscale_ops_cpu PRIVATE NEUSCALE_TARGET_CLONES)
+endif()
+neuscale_module(neuscale_ops_cpu)

@@ -1,0 +1,1 @@
+set(NEUSCALE_NO_CUDA_BECAUSE "not yet")

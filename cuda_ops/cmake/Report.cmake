@@ -1,0 +1,5 @@
+if(TARGET neuscale_ops_cuda)
+  message(STATUS "neuscale_ops: builds the CPU's library and the CUDA library (${NEUSCALE_OPS_ARCHITECTURES})")
+else()
+  message(STATUS "neuscale_ops: builds the CPU's library only (${NEUSCALE_NO_CUDA_BECAUSE})")
+endif()

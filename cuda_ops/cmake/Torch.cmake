@@ -1,0 +1,32 @@
+# neuscale_torch: the headers and libraries of the torch that this Python imports.
+find_package(Python 3.11 REQUIRED COMPONENTS Interpreter)
+execute_process(
+  COMMAND "${Python_EXECUTABLE}" -c
+    "import importlib.util as u, pathlib; s = u.find_spec('torch'); print(pathlib.Path(s.origin).parent if s else '', end='')"
+  OUTPUT_VARIABLE NEUSCALE_TORCH COMMAND_ERROR_IS_FATAL ANY)
+if(NOT NEUSCALE_TORCH)
+  message(FATAL_ERROR "neuscale_ops: ${Python_EXECUTABLE} has no torch. Install torch 2.11 or later beside it.")
+endif()
+if(NOT EXISTS "${NEUSCALE_TORCH}/include/torch/csrc/stable/accelerator.h")
+  message(FATAL_ERROR "neuscale_ops: the torch in ${NEUSCALE_TORCH} is too old: 2.11 or later is needed.")
+endif()
+
+add_library(neuscale_torch INTERFACE)
+target_include_directories(neuscale_torch SYSTEM INTERFACE "${NEUSCALE_TORCH}/include")
+target_link_directories(neuscale_torch INTERFACE "${NEUSCALE_TORCH}/lib")
+target_compile_features(neuscale_torch INTERFACE cxx_std_17)
+# 2.11's part of the stable ABI, whatever the version of the headers.
+target_compile_definitions(neuscale_torch INTERFACE TORCH_TARGET_VERSION=0x020b000000000000 TORCH_STABLE_ONLY)
+if(UNIX AND NOT APPLE)
+  # The symbols come from torch at run time: name its libraries even where none is used directly.
+  target_link_options(neuscale_torch INTERFACE "LINKER:--no-as-needed")
+endif()
+
+# No prefix, the same suffix everywhere, nothing visible but the registration, and no path of the
+# machine that built it: torch has loaded its libraries before these are.
+function(neuscale_module name)
+  set_target_properties(${name} PROPERTIES
+    PREFIX "" SUFFIX ".so" CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "")
+  install(TARGETS ${name} LIBRARY DESTINATION neuscale_ops)
+endfunction()

@@ -1,0 +1,70 @@
+// float16 and bfloat16 as bits, to and from float32, in integer steps that vectorise.
+#pragma once
+
+#include <cstdint>
+
+#include "../gelu_math.h"
+
+namespace neuscale {
+
+struct Float16 {
+  uint16_t bits;
+};
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <typename T>
+constexpr Precision kPrecisionOf = Precision::kCoarse;
+template <>
+inline constexpr Precision kPrecisionOf<float> = Precision::kFine;
+
+// By masks: compilers turn some conditional expressions on integers into jumps, and a loop with
+// a jump does not vectorise.
+NEUSCALE_INLINE uint32_t choose(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = 0u - static_cast<uint32_t>(condition);
+  return (yes & mask) | (no & ~mask);
+}
+
+NEUSCALE_INLINE float load(float value) { return value; }
+
+NEUSCALE_INLINE float load(BFloat16 value) {
+  return as_float(static_cast<int32_t>(static_cast<uint32_t>(value.bits) << 16));
+}
+
+// Subnormals by way of an integer, as their bits shifted would be a subnormal float32, which
+// torch.set_flush_denormal makes zero.
+NEUSCALE_INLINE float load(Float16 value) {
+  const uint32_t rest = value.bits & 0x7FFFu;
+  const uint32_t normal = (rest << 13) + (112u << 23);
+  const float small = static_cast<float>(static_cast<int32_t>(rest)) * 0x1p-24f;
+  uint32_t bits = choose(rest < 0x400u, static_cast<uint32_t>(as_bits(small)), normal);
+  bits = choose(rest >= 0x7C00u, normal + (112u << 23), bits);  // infinity and NaN
+  return as_float(static_cast<int32_t>(bits | (static_cast<uint32_t>(value.bits & 0x8000u) << 16)));
+}
+
+NEUSCALE_INLINE void store(float* to, float value) { *to = value; }
+
+// To nearest, ties to even; NaN stays NaN.
+NEUSCALE_INLINE void store(BFloat16* to, float value) {
+  const uint32_t bits = static_cast<uint32_t>(as_bits(value));
+  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  to->bits = static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
+}
+
+NEUSCALE_INLINE void store(Float16* to, float value) {
+  const uint32_t bits = static_cast<uint32_t>(as_bits(value));
+  const uint32_t rest = bits & 0x7FFFFFFFu;
+  // From 2^-14 on: 13 bits are rounded away and the exponent's bias is changed.
+  const uint32_t normal = (rest - (112u << 23) + 0xFFFu + ((rest >> 13) & 1u)) >> 13;
+  // Below: one unit of 0.5f's last place is float16's smallest step, so the adder rounds.
+  const uint32_t small =
+      static_cast<uint32_t>(as_bits(as_float(static_cast<int32_t>(rest)) + 0.5f)) - 0x3F000000u;
+  uint32_t result = choose(rest < 0x38800000u, small, normal);
+  result = choose(rest >= 0x477FF000u, 0x7C00u, result);  // 65520 and above round to infinity
+  result = choose(rest > 0x7F800000u, 0x7E00u, result);
+  to->bits = static_cast<uint16_t>(result | ((bits >> 16) & 0x8000u));
+}
+
+}  // namespace neuscale

@@ -1,0 +1,21 @@
+"""Native ops of NeuScale for torch: fused bias and GELU, and the loader's inner loop.
+
+    from neuscale_ops import LinearGELU, bias_gelu, crop_flip_normalize, linear_gelu
+
+The import loads the compiled libraries and raises ImportError, with the reason and what to do
+about it, where they are missing or do not fit this machine's torch or driver.
+"""
+
+from neuscale_ops.fakes import register
+from neuscale_ops.libraries import build_info, load
+
+load()
+register()
+
+# The ops exist only once they are loaded.
+from neuscale_ops.augment import crop_flip_normalize  # noqa: E402
+from neuscale_ops.gelu import bias_gelu  # noqa: E402
+
+__version__ = build_info()["version"]
+
+__all__ = ["__version__", "bias_gelu", "build_info", "crop_flip_normalize"]

@@ -1,0 +1,109 @@
+"""The loader's inner loop: whole batches of bytes to model input in one pass over memory."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuscale_ops.arguments import FLOATS, check_device
+
+_op = torch.ops.neuscale_ops.crop_flip_normalize.default
+
+# The last table, with what it was made from. Mean and std stay the same objects for a whole run.
+_last: list[tuple[Tensor, int, Tensor, int, torch.dtype, Tensor]] = []
+
+
+def crop_flip_normalize(
+    images_u8: Tensor,
+    index: Tensor,
+    top: Tensor,
+    left: Tensor,
+    flip: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    padding: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Gathers, zero-pads, crops, mirrors, normalises and casts: uint8 [N, C, H, W] → dtype [B, C, H, W].
+
+    Image b is `images_u8[index[b]]`, padded by `padding` zeros on each side, cut to H × W at
+    (`top[b]`, `left[b]`), both in 0 … 2 * padding, and mirrored where `flip[b]`; then
+    (x / 255 - mean) / std per channel. `index`, `top` and `left` are int64 [B], `flip` bool [B],
+    `mean` and `std` float [C], all on the device of the images.
+
+    A byte has 256 values, so each channel's are normalised once, by torch itself, and looked up:
+    the result has the bits of torch.addcmul(-mean / std, x, 1 / (255 * std)) in float32, rounded
+    to `dtype`.
+
+    Raises TypeError and ValueError that name the argument. A number out of range is a ValueError
+    on the CPU. A GPU cannot report one without waiting: an image whose index is out of range
+    comes out as NaN there, and a crop beyond the padding sees zeros.
+    """
+    _check(images_u8, index, top, left, flip, mean, std, padding, dtype)
+    table = _table(mean, std, dtype)
+    try:
+        return _op(images_u8, index, top, left, flip, table, padding)
+    except RuntimeError as error:
+        message = str(error).splitlines()[0]
+        if "at position" in message:  # the range check's words
+            raise ValueError(message) from None
+        raise
+
+
+def normalize_table(mean: Tensor, std: Tensor) -> Tensor:
+    """The normalised value of every byte: float [C] and [C] → float32 [C, 256]."""
+    mean, std = mean.float(), std.float()
+    scale = 1.0 / (255.0 * std)
+    shift = -mean / std
+    values = torch.arange(256, device=mean.device).float()
+    return torch.addcmul(shift[:, None], values, scale[:, None])
+
+
+def _table(mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    if torch.compiler.is_compiling():
+        return normalize_table(mean, std).to(dtype)
+    if _last:
+        # One read: another thread may put its own in between.
+        m, m_version, s, s_version, d, table = _last[0]
+        if m is mean and s is std and d is dtype and m_version == mean._version and s_version == std._version:
+            return table
+    with torch.no_grad():
+        table = normalize_table(mean, std).to(dtype)
+    if type(table) is Tensor and not mean.is_inference() and not std.is_inference():
+        _last[:] = [(mean, mean._version, std, std._version, dtype, table)]
+    return table
+
+
+def _check(
+    images: Any, index: Any, top: Any, left: Any, flip: Any, mean: Any, std: Any, padding: Any, dtype: Any
+) -> None:
+    _check_tensor("images_u8", images, (torch.uint8,), 4, images)
+    for name, value, wanted in (
+        ("index", index, torch.int64),
+        ("top", top, torch.int64),
+        ("left", left, torch.int64),
+        ("flip", flip, torch.bool),
+    ):
+        _check_tensor(name, value, (wanted,), 1, images)
+        if value.shape[0] != index.shape[0]:
+            raise ValueError(f"{name}: {value.shape[0]} values, but index has {index.shape[0]}")
+    for name, value in (("mean", mean), ("std", std)):
+        _check_tensor(name, value, (torch.float32, torch.float64), 1, images)
+        if value.shape[0] != images.shape[1]:
+            raise ValueError(f"{name}: {value.shape[0]} values for {images.shape[1]} channels")
+    if not isinstance(padding, int) or isinstance(padding, bool):
+        raise TypeError(f"padding: an int, not {type(padding).__name__}")
+    if padding < 0:
+        raise ValueError(f"padding: 0 or more, not {padding}")
+    if dtype not in FLOATS:
+        raise TypeError(f"dtype: torch.float32, float16 or bfloat16, not {dtype}")
+
+
+def _check_tensor(name: str, value: Any, dtypes: tuple[torch.dtype, ...], dims: int, images: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: a tensor, not {type(value).__name__}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name}: {' or '.join(map(str, dtypes))}, not {value.dtype}")
+    if value.dim() != dims:
+        raise ValueError(f"{name}: {dims} dimension{'s' * (dims > 1)}, not {value.dim()}")
+    check_device(value, name, images, "images_u8")

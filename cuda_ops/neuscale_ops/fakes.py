@@ -1,0 +1,27 @@
+"""Shapes and types of the ops' results without data, for torch.compile, torch.export and fake tensors."""
+
+import torch
+from torch import Tensor
+
+
+def bias_gelu(x: Tensor, bias: Tensor, approximate: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def bias_gelu_backward(
+    grad: Tensor, x: Tensor, bias: Tensor | None, approximate: int
+) -> tuple[Tensor, Tensor]:
+    dbias = x.new_empty(x.shape[-1], dtype=x.dtype if bias is None else bias.dtype)
+    return torch.empty_like(x, memory_format=torch.contiguous_format), dbias
+
+
+def crop_flip_normalize(
+    images: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, table: Tensor, padding: int
+) -> Tensor:
+    return images.new_empty((index.shape[0], *images.shape[1:]), dtype=table.dtype)
+
+
+def register() -> None:
+    """Tells torch of all of them, once."""
+    for fake in (bias_gelu, bias_gelu_backward, crop_flip_normalize):
+        torch.library.register_fake(f"neuscale_ops::{fake.__name__}", fake)

@@ -1,0 +1,88 @@
+"""The compiled libraries: where they are, loading them, and what they say of themselves."""
+
+import hashlib
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CPU = "neuscale_ops_cpu.so"
+CUDA = "neuscale_ops_cuda.so"
+TORCH_TARGET = "2.11"  # of the stable ABI the libraries are built for
+
+_loaded: dict[str, Path] = {}
+
+
+def load() -> None:
+    """Loads the CPU's library, and the CUDA library where torch is a build for CUDA.
+
+    A CUDA library is loaded without a GPU too, so that a program that only looks (`neuscale
+    doctor`, an image's build) sees the same ops. Raises ImportError in words.
+    """
+    folder = _folder()
+    if not (folder / CPU).is_file():
+        raise ImportError(
+            f"neuscale_ops is not built: there is no {CPU} in {folder}. Run 'make ops', or set"
+            " NEUSCALE_OPS_JIT=1 to build it now."
+        )
+    _load_library(folder / CPU)
+    if torch.version.cuda and (folder / CUDA).is_file():
+        _load_library(folder / CUDA)
+
+
+def _folder() -> Path:
+    if os.environ.get("NEUSCALE_OPS_JIT", "0") not in ("", "0"):
+        from neuscale_ops.jit import built_folder
+
+        return built_folder()
+    return Path(__file__).parent
+
+
+def _load_library(path: Path) -> None:
+    try:
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+    except (OSError, RuntimeError) as error:
+        raise ImportError(
+            f"{path} does not load with torch {torch.__version__}: {error}. It needs torch"
+            f" {TORCH_TARGET} or later{_cuda_words(path)}; build it again beside this torch with 'make ops'."
+        ) from error
+    _loaded[path.name] = path
+
+
+def _cuda_words(path: Path) -> str:
+    if path.name != CUDA:
+        return ""
+    return f", built for CUDA 13 (this one: {torch.version.cuda}), and its CUDA libraries"
+
+
+def build_info() -> dict[str, Any]:
+    """What was built and loaded, for people and for reports.
+
+    `version`; `torch_target`, the lowest torch that fits; `cpu` and `cuda`, each None where that
+    library is not loaded, else its `path` and `sha256`, and for CUDA the `architectures` it has
+    code for; `source`: "jit" or "installed".
+    """
+    found = {name: _describe(_loaded[name]) if name in _loaded else None for name in (CPU, CUDA)}
+    cuda = found[CUDA]
+    if cuda is not None:
+        cuda["architectures"] = torch.ops.neuscale_ops.cuda_architectures().split(";")
+    return {
+        "version": _version(),
+        "torch_target": TORCH_TARGET,
+        "source": "installed" if _loaded.get(CPU, Path()).parent == Path(__file__).parent else "jit",
+        "cpu": found[CPU],
+        "cuda": cuda,
+    }
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _version() -> str:
+    try:
+        return metadata.version("neuscale_ops")
+    except metadata.PackageNotFoundError:  # a source checkout on the path
+        return "0+source"
