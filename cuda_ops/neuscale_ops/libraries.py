@@ -1,5 +1,6 @@
 """The compiled libraries: where they are, loading them, and what they say of themselves."""
 
+import ctypes
 import hashlib
 import os
 from importlib import metadata
@@ -67,7 +68,7 @@ def build_info() -> dict[str, Any]:
     found = {name: _describe(_loaded[name]) if name in _loaded else None for name in (CPU, CUDA)}
     cuda = found[CUDA]
     if cuda is not None:
-        cuda["architectures"] = torch.ops.neuscale_ops.cuda_architectures().split(";")
+        cuda["architectures"] = _architectures(_loaded[CUDA])
     return {
         "version": _version(),
         "torch_target": TORCH_TARGET,
@@ -79,6 +80,13 @@ def build_info() -> dict[str, Any]:
 
 def _describe(path: Path) -> dict[str, Any]:
     return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _architectures(path: Path) -> list[str]:
+    """As CMake names them: "90-real" is machine code, "100" machine code and PTX for later cards."""
+    function = ctypes.CDLL(str(path)).neuscale_ops_cuda_architectures
+    function.restype = ctypes.c_char_p
+    return str(function().decode()).split()
 
 
 def _version() -> str:
