@@ -1,6 +1,6 @@
 """Native ops of NeuScale for torch: fused bias and GELU, and the loader's inner loop.
 
-    from neuscale_ops import LinearGELU, bias_gelu, crop_flip_normalize, linear_gelu
+    from neuscale_ops import LinearGELU, bias_gelu, crop_flip_normalize, gelu_mlp, linear_gelu
 
 The import loads the compiled libraries and raises ImportError, with the reason and what to do
 about it, where they are missing or do not fit this machine's torch or driver.
@@ -15,7 +15,16 @@ register()
 # The ops exist only once they are loaded.
 from neuscale_ops.augment import crop_flip_normalize  # noqa: E402
 from neuscale_ops.gelu import bias_gelu  # noqa: E402
+from neuscale_ops.linear import LinearGELU, gelu_mlp, linear_gelu  # noqa: E402
 
 __version__ = build_info()["version"]
 
-__all__ = ["__version__", "bias_gelu", "build_info", "crop_flip_normalize"]
+__all__ = [
+    "LinearGELU",
+    "__version__",
+    "bias_gelu",
+    "build_info",
+    "crop_flip_normalize",
+    "gelu_mlp",
+    "linear_gelu",
+]

@@ -15,6 +15,15 @@ def bias_gelu_backward(
     return torch.empty_like(x, memory_format=torch.contiguous_format), dbias
 
 
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], weight.shape[0])
+    return x.new_empty(shape), x.new_empty(shape)
+
+
+def linear_gelu_backward(grad: Tensor, weight: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+    return grad.new_empty(pre.shape), grad.new_empty(pre.shape[1:])
+
+
 def crop_flip_normalize(
     images: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, table: Tensor, padding: int
 ) -> Tensor:
@@ -23,5 +32,5 @@ def crop_flip_normalize(
 
 def register() -> None:
     """Tells torch of all of them, once."""
-    for fake in (bias_gelu, bias_gelu_backward, crop_flip_normalize):
+    for fake in (bias_gelu, bias_gelu_backward, linear_gelu, linear_gelu_backward, crop_flip_normalize):
         torch.library.register_fake(f"neuscale_ops::{fake.__name__}", fake)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from neuscale_ops.arguments import FLOATS, approximate_code, check_bias
 
@@ -34,7 +35,11 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     if not fits:
         check_bias(x, bias)
     code = approximate_code(approximate)
-    if torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad):
+    # A Function also where forward-mode differentiation is under way: it has no rule and says so,
+    # while the bare op would drop the tangent.
+    if forward_ad._current_level >= 0 or (
+        torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad)
+    ):
         return _BiasGelu.apply(x, bias, code)
     return _forward(x, bias, code)
 
@@ -54,4 +59,22 @@ class _BiasGelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, bias = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # create_graph=True: fine, until someone differentiates what comes out.
+            return *_Once.apply(grad, x, bias, ctx.approximate), None
         return *_backward(grad, x, bias, ctx.approximate), None
+
+
+class _Once(torch.autograd.Function):
+    """The backward, as a node of a graph whose own backward says why there is none."""
+
+    @staticmethod
+    def forward(_ctx: Any, grad: Tensor, x: Tensor, bias: Tensor, approximate: int) -> tuple[Tensor, Tensor]:
+        return _backward(grad, x, bias, approximate)
+
+    @staticmethod
+    def backward(_ctx: Any, *_grads: Tensor) -> None:
+        raise RuntimeError(
+            "bias_gelu has no second derivative: use torch.nn.functional.gelu(x + bias) where a gradient is"
+            " differentiated again"
+        )
