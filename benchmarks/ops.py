@@ -1,0 +1,46 @@
+"""The native ops beside eager torch, torch.compile and a copy of the same bytes, on CPU or GPU.
+
+    .venv/bin/python benchmarks/ops.py [--device cuda] [--output benchmarks/results/ops.json]
+
+Needs neuscale_ops (`make ops`). Sides take turns for some rounds; the table has medians in
+milliseconds and how many times as long as ours the others took.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from table import cpu_name
+
+from neuscale.benchmark.ops import measure_ops, report, table_lines
+from neuscale.cluster.cores import available_cores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--output", type=Path, help="a JSON file to write")
+    given = parser.parse_args()
+    torch.set_num_threads(available_cores())
+    device = torch.device(given.device)
+    measured = []
+    for case in measure_ops(device, given.rounds, given.only):
+        measured.append(case)
+        print(table_lines([case])[-1], flush=True)
+    print("\n" + "\n".join(table_lines(measured)))
+    if given.output:
+        found = report(device, measured)
+        if device.type == "cpu":
+            found["device"] = cpu_name()
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+        given.output.write_text(json.dumps(found, indent=2) + "\n")
+        print(given.output)
+
+
+if __name__ == "__main__":
+    main()
