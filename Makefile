@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.ready
+OPS   := $(VENV)/.ops
 
 # The first of these that is there and is 3.11 to 3.13; or say PYTHON=…
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3; do \
@@ -17,6 +18,7 @@ EXPERIMENT ?= quickstart
 GPUS ?=
 ARGS ?=
 PORT ?= 6006
+CUDA ?=
 .PHONY: help
 help: ## Show this list
 	@echo 'make TARGET [NAME=VALUE …]'
@@ -46,13 +48,31 @@ train: $(STAMP) ## Train EXPERIMENT=quickstart on GPUS=N (0: the CPU), with ARGS
 tensorboard: $(STAMP) ## Show the curves of all runs in the browser, on PORT=6006
 	@$(BIN)/tensorboard --logdir "$${NEUSCALE_RUNS:-runs}" --port $(PORT)
 
+# Built again when a source of it changed; beside this environment's torch, whose headers it needs.
+$(OPS): $(STAMP) $(shell find cuda_ops -type f -not -path '*/build/*' -not -path '*/tests/*' -not -name '*.pyc')
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation \
+		--reinstall-package neuscale_ops $(if $(CUDA),-C cmake.define.NEUSCALE_OPS_CUDA=$(CUDA)) ./cuda_ops
+	@$(BIN)/python -W ignore -c 'from neuscale_ops import build_info as b; \
+		print("neuscale_ops:", *(n.upper() for n in ("cpu", "cuda") if b()[n]), "built")'
+	@touch $@
+
+.PHONY: ops
+ops: $(OPS) ## Build and install the native ops (CUDA=ON: fail without nvcc; CUDA=OFF: CPU only)
+
+.PHONY: test-gpu
+test-gpu: $(OPS) ## Run what needs an NVIDIA GPU, and write benchmarks/results/<gpu>-<date>.json
+	@$(BIN)/pytest -m gpu cuda_ops/tests $(ARGS)
+	@name=$$($(BIN)/python -c 'import re, time, torch; \
+		print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()) + time.strftime("-%Y-%m-%d"))'); \
+	$(BIN)/python benchmarks/ops.py --device cuda --output "benchmarks/results/$$name.json"
+
 .PHONY: test
-test: $(STAMP) ## Run the tests, with lint and types first
+test: $(STAMP) $(OPS) ## Run the tests, with lint and types first
 	@$(MAKE) lint
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
-lint: $(STAMP) ## Check style and types
+lint: $(STAMP) $(OPS) ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -68,5 +88,5 @@ lock: $(STAMP) ## Resolve the requirements again, with hashes (ARGS=--upgrade fo
 
 .PHONY: clean
 clean: ## Remove .venv and caches; data and runs stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist cuda_ops/build
 	find . -name __pycache__ -type d -not -path './data/*' -not -path './runs/*' -prune -exec rm -rf {} +
