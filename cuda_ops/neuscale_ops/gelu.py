@@ -21,7 +21,7 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     x's, summed in float32 in a fixed order: equal runs on one device give equal bits, on any
     number of threads.
 
-    Raises TypeError and ValueError that name the argument. Differentiable once.
+    Raises TypeError and ValueError that name the argument. Differentiable once, in reverse mode.
     """
     try:
         fits = (
@@ -45,16 +45,17 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
 
 
 class _BiasGelu(torch.autograd.Function):
-    """A Function, as it costs half of what an autograd formula registered in Python does."""
+    """A Function, as it costs half of what an autograd formula registered in Python does.
+
+    Without setup_context, which costs as much again; torch.func's transforms ask for one, and
+    refuse in words.
+    """
 
     @staticmethod
-    def forward(x: Tensor, bias: Tensor, approximate: int) -> Tensor:
-        return _forward(x, bias, approximate)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:  # noqa: ARG004
-        x, bias, ctx.approximate = inputs
+    def forward(ctx: Any, x: Tensor, bias: Tensor, approximate: int) -> Tensor:
         ctx.save_for_backward(x, bias)
+        ctx.approximate = approximate
+        return _forward(x, bias, approximate)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -12,8 +12,9 @@
 
 namespace neuscale {
 
-// Below this, allocators reuse memory that already has pages.
-constexpr size_t kFreshBytes = size_t{32} << 20;
+// Below this, allocators keep what is freed, with its pages. Above, they may give it back each
+// time; asking for pages that are there costs little.
+constexpr size_t kFreshBytes = size_t{2} << 20;
 
 inline bool worth_populating(size_t bytes) { return bytes >= kFreshBytes; }
 
