@@ -173,7 +173,7 @@ def _bias_gelu(
 
 
 def _crop(device: torch.device, dtype: torch.dtype) -> dict[str, Side]:
-    from neuscale.data.augment import CropFlip, crop_flip, normalize
+    from neuscale.data.augment import CropFlip, Rows, crop_flip, normalize
     from neuscale_ops import crop_flip_normalize
 
     torch.manual_seed(0)
@@ -184,7 +184,7 @@ def _crop(device: torch.device, dtype: torch.dtype) -> dict[str, Side]:
     mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
 
     def eager() -> Tensor:
-        batch = crop_flip(images[index], CropFlip(top, left, flip, 4))
+        batch = crop_flip(Rows(images, index), CropFlip(top, left, flip, 4))
         return normalize(batch, mean, std).to(dtype)
 
     out = eager()

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from neuscale.cli import data, doctor, evaluate, train
+from neuscale.cli import bench, data, doctor, evaluate, train
 from neuscale.cluster.launch import leave_processes, report_to_launcher
 from neuscale.errors import EXIT_FAILED, UserError, disk_error
 from neuscale.paths import runs_root
@@ -48,6 +48,7 @@ def neuscale(
 
 
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 app.command("train")(train.train_command)
 app.command("eval")(evaluate.eval_command)
 app.command("doctor")(doctor.doctor_command)

@@ -1,6 +1,7 @@
 """Layers that Swin and ViT share."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,11 @@ class MLP(nn.Sequential):
     """Linear, GELU, dropout, Linear, dropout; [..., dim] → [..., dim].
 
     A Sequential, so that the parameters are named `0` and `3` as in torchvision's Swin
-    and ViT.
+    and ViT. `fused` computes the first two, or all where nothing is dropped in between, in
+    one op each (see `fused.py`).
     """
+
+    fused: "FusedOps | None" = None
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__(
@@ -30,6 +34,29 @@ class MLP(nn.Sequential):
             nn.Linear(hidden_dim, dim),
             nn.Dropout(dropout),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused is None:
+            return super().forward(x)  # type: ignore[no-untyped-call]
+        first, gelu, dropout, second, last = self
+        if gelu.approximate == "tanh" and (dropout.p == 0.0 or not self.training):
+            x = self.fused.gelu_mlp(
+                x, first.weight, first.bias, second.weight, second.bias, "tanh", self.fused.implementation
+            )
+        else:
+            x = self.fused.linear_gelu(
+                x, first.weight, first.bias, gelu.approximate, self.fused.implementation
+            )
+            x = second(dropout(x))
+        return last(x)
+
+
+class FusedOps(NamedTuple):
+    """The native ops of an MLP; `implementation` as they take it."""
+
+    linear_gelu: Callable[..., Tensor]
+    gelu_mlp: Callable[..., Tensor]
+    implementation: str
 
 
 def set_gelu(model: nn.Module, approximate: str) -> None:

@@ -53,8 +53,8 @@ def check_compiler() -> None:
     """UsageError where torch.compile would find no C++ compiler."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         raise UsageError(
-            "train.compile=true needs a C++ compiler, and there is none on PATH.",
-            "Install one (Debian and Ubuntu: apt-get install g++), or leave train.compile away.",
+            "torch.compile needs a C++ compiler, and there is none on PATH.",
+            "Install one (Debian and Ubuntu: apt-get install g++), or leave it away.",
         )
 
 

@@ -87,7 +87,7 @@ class Trainer:
         self.peak_tflops = peak_tflops(device, resolve_precision(train.precision, device.type))
         self._frozen = freeze(model, train)
         if self.ops.kind == "fused":
-            fuse(model, device)
+            fuse(model, device, config.run.deterministic)
         self.raw_model = model.to(device)
         if train.channels_last:
             self.raw_model.to(memory_format=torch.channels_last)
