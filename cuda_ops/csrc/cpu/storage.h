@@ -33,14 +33,12 @@ NEUSCALE_INLINE float load(BFloat16 value) {
   return as_float(static_cast<int32_t>(static_cast<uint32_t>(value.bits) << 16));
 }
 
-// Subnormals by way of an integer, as their bits shifted would be a subnormal float32, which
-// torch.set_flush_denormal makes zero.
+// The exponent's bias is changed by a product, which is exact and gives subnormals their value
+// (or zero, after torch.set_flush_denormal).
 NEUSCALE_INLINE float load(Float16 value) {
   const uint32_t rest = value.bits & 0x7FFFu;
-  const uint32_t normal = (rest << 13) + (112u << 23);
-  const float small = static_cast<float>(static_cast<int32_t>(rest)) * 0x1p-24f;
-  uint32_t bits = choose(rest < 0x400u, static_cast<uint32_t>(as_bits(small)), normal);
-  bits = choose(rest >= 0x7C00u, normal + (112u << 23), bits);  // infinity and NaN
+  const uint32_t finite = static_cast<uint32_t>(as_bits(as_float(static_cast<int32_t>(rest << 13)) * 0x1p112f));
+  const uint32_t bits = finite | choose(rest >= 0x7C00u, 0x7F800000u, 0u);
   return as_float(static_cast<int32_t>(bits | (static_cast<uint32_t>(value.bits & 0x8000u) << 16)));
 }
 
@@ -57,12 +55,13 @@ NEUSCALE_INLINE void store(Float16* to, float value) {
   const uint32_t bits = static_cast<uint32_t>(as_bits(value));
   const uint32_t rest = bits & 0x7FFFFFFFu;
   // From 2^-14 on: 13 bits are rounded away and the exponent's bias is changed.
-  const uint32_t normal = (rest - (112u << 23) + 0xFFFu + ((rest >> 13) & 1u)) >> 13;
+  // At 2^16 it is infinity's bits, as for all that is larger.
+  const uint32_t limited = rest < 0x47800000u ? rest : 0x47800000u;
+  const uint32_t normal = (limited - (112u << 23) + 0xFFFu + ((limited >> 13) & 1u)) >> 13;
   // Below: one unit of 0.5f's last place is float16's smallest step, so the adder rounds.
   const uint32_t small =
       static_cast<uint32_t>(as_bits(as_float(static_cast<int32_t>(rest)) + 0.5f)) - 0x3F000000u;
   uint32_t result = choose(rest < 0x38800000u, small, normal);
-  result = choose(rest >= 0x477FF000u, 0x7C00u, result);  // 65520 and above round to infinity
   result = choose(rest > 0x7F800000u, 0x7E00u, result);
   to->bits = static_cast<uint16_t>(result | ((bits >> 16) & 0x8000u));
 }
