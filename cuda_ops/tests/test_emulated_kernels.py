@@ -46,7 +46,7 @@ def build(program: str, sanitizer: str, sources: Path, to: Path) -> Path:
 
 
 def run(binary: Path) -> subprocess.CompletedProcess[str]:
-    # A sanitizer without address randomisation's surprises, and a thread that waits for ever is a failure.
+    # A barrier that not every thread reaches waits for ever: that is a failure too.
     try:
         return subprocess.run([str(binary)], capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:

@@ -93,6 +93,21 @@ def test_gradient_checkpointing():
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
 
 
+def test_distributed_data_parallel(tmp_path):
+    """Its hooks hang on the parameters' gradients, and need each of them once a step."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        layer = LinearGELU(8, 16)
+        wrapped = torch.nn.parallel.DistributedDataParallel(copy.deepcopy(layer))
+        x = torch.randn(4, 8)
+        layer(x).square().sum().backward()
+        wrapped(x).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert torch.equal(layer.weight.grad, wrapped.module.weight.grad)
+    assert torch.equal(layer.bias.grad, wrapped.module.bias.grad)
+
+
 def test_autocast_gives_the_types_of_torch():
     layer = LinearGELU(8, 16)
     x = torch.randn(4, 8)
