@@ -9,10 +9,13 @@ FIELDS = {
     "DataConfig": "name source stage image_size loader memory_share workers",
     "AugmentConfig": "crop_padding resized_crop horizontal_flip policy policy_layers policy_magnitude "
     "brightness contrast saturation hue erasing mixup_alpha cutmix_alpha",
-    "ModelConfig": "name patch_size mlp_ratio dropout drop_path_rate gradient_checkpointing gelu_approximate "
-    "ops weights",
+    "ModelConfig": "name weights",
+    "TransformerConfig": "+ patch_size mlp_ratio dropout drop_path_rate gradient_checkpointing "
+    "gelu_approximate ops",
     "SwinConfig": "+ embed_dim depths num_heads window_size",
     "ViTConfig": "+ hidden_dim num_layers num_heads pool",
+    "TorchvisionConfig": "+ arch",
+    "TimmConfig": "+ arch drop_rate drop_path_rate gradient_checkpointing",
     "OptimConfig": "name lr weight_decay layer_decay schedule warmup_epochs final_lr_ratio step_epochs "
     "step_factor clip_grad_norm",
     "AdamWConfig": "+ beta1 beta2 eps",

@@ -33,7 +33,7 @@ def start_from(source: str, classes: int = 10, channels: int = 3) -> tuple[nn.Mo
     config = compose_config([*WORDS, f"model.weights={source}"]).model
     model = create_model(config, 32, channels, classes, seed=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    return model, load_starting_weights(model, config), before
+    return model, load_starting_weights(model, config, 32, channels, classes), before
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -196,7 +196,7 @@ def test_a_damaged_or_planted_file_in_the_cache_is_named_and_not_run(hub: Path, 
 def test_imagenet_for_a_model_that_torchvision_has_none_for(words: list[str]) -> None:
     config = compose_config([*words, "model.weights=imagenet"]).model
     with pytest.raises(UsageError, match="no weights for this model") as caught:
-        load_starting_weights(nn.Identity(), config)
+        load_starting_weights(nn.Identity(), config, 224, 3, 10)
     assert "swin_t, swin_s and swin_b" in caught.value.fix
 
 
@@ -205,4 +205,4 @@ def test_imagenet_for_a_model_that_torchvision_has_none_for(words: list[str]) ->
 def test_each_swin_preset_asks_for_its_own_imagenet_weights(preset: str) -> None:
     config = compose_config([f"model={preset}", "model.weights=imagenet"]).model
     with pytest.raises(UsageError, match=f"/{preset}-"):
-        load_starting_weights(nn.Identity(), config)
+        load_starting_weights(nn.Identity(), config, 224, 3, 10)

@@ -128,7 +128,7 @@ def test_the_home_folder_is_found_and_a_strangers_is_no_traceback(
     monkeypatch.setenv("HOME", str(tmp_path))
     write_weights(tmp_path / "w.pth")
     config = compose_config(["model.weights=~/w.pth"]).model
-    assert str(tmp_path / "w.pth") in load_starting_weights(torch.nn.Linear(3, 2), config)
+    assert str(tmp_path / "w.pth") in load_starting_weights(torch.nn.Linear(3, 2), config, 8, 3, 2)
     config = compose_config(["model.weights=~nobody-of-that-name/w.pth"]).model
     with pytest.raises(CheckpointError, match="no such file"):
-        load_starting_weights(torch.nn.Linear(3, 2), config)
+        load_starting_weights(torch.nn.Linear(3, 2), config, 8, 3, 2)

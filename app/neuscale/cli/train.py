@@ -162,6 +162,7 @@ def _prepare(config: "Config", processes: int) -> None:
     """Everything that can go wrong before training, found once instead of in each process."""
     from neuscale.cli.progress import create_progress
     from neuscale.data.order import check_shares
+    from neuscale.models.registry import check_arch
     from neuscale.training.limit import Deadline
     from neuscale.training.micro_batch import accumulation_steps
     from neuscale.training.train import open_data
@@ -170,6 +171,7 @@ def _prepare(config: "Config", processes: int) -> None:
     check_shares(train.global_batch_size, processes)
     accumulation_steps(train.micro_batch, train.global_batch_size, processes)
     Deadline(config.run.time_limit)
+    check_arch(config.model)
     open_data(config, create_progress())
 
 

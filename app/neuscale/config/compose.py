@@ -24,7 +24,12 @@ PRESETS = Path(__file__).with_name("presets")
 
 # The sections that have a schema of their own for each `name`.
 _VARIANTS: dict[str, dict[str, type]] = {
-    "model": {"swin": schema.SwinConfig, "vit": schema.ViTConfig},
+    "model": {
+        "swin": schema.SwinConfig,
+        "vit": schema.ViTConfig,
+        "torchvision": schema.TorchvisionConfig,
+        "timm": schema.TimmConfig,
+    },
     "optim": {"adamw": schema.AdamWConfig, "sgd": schema.SGDConfig, "muon": schema.MuonConfig},
 }
 

@@ -81,7 +81,24 @@ class AugmentConfig:
 
 @dataclass
 class ModelConfig:
-    name: str = option(MISSING, "architecture", choices=("swin", "vit"))
+    name: str = option(
+        MISSING, "architecture, or the library that has it", choices=("swin", "vit", "torchvision", "timm")
+    )
+    weights: str | None = option(
+        None,
+        "where to start from: 'imagenet' (its library's weights) or a file of weights; null: from scratch",
+    )
+
+    @property
+    def title(self) -> str:
+        """What to call the model."""
+        return self.name
+
+
+@dataclass
+class TransformerConfig(ModelConfig):
+    """What the models of this package, Swin and ViT, have in common."""
+
     patch_size: int = option(4, "side of a patch in pixels", ge=1, le=1024)
     mlp_ratio: float = option(4.0, "hidden width of the MLP over the model's", ge=0.25, le=64)
     dropout: float = option(0.0, "dropout after attention and in the MLP", ge=0, lt=1)
@@ -95,14 +112,10 @@ class ModelConfig:
     ops: str = option(
         "auto", "native ops in the MLPs: 'auto' where they are built", choices=("auto", "fused", "eager")
     )
-    weights: str | None = option(
-        None,
-        "where to start from: 'imagenet' (torchvision's weights) or a file of weights; null: from scratch",
-    )
 
 
 @dataclass
-class SwinConfig(ModelConfig):
+class SwinConfig(TransformerConfig):
     name: str = option("swin", "architecture", choices=("swin",))
     embed_dim: int = option(
         96, "channels of the first stage; each further stage has twice as many", ge=1, le=8192
@@ -113,12 +126,39 @@ class SwinConfig(ModelConfig):
 
 
 @dataclass
-class ViTConfig(ModelConfig):
+class ViTConfig(TransformerConfig):
     name: str = option("vit", "architecture", choices=("vit",))
     hidden_dim: int = option(384, "channels", ge=1, le=8192)
     num_layers: int = option(12, "blocks", ge=1, le=200)
     num_heads: int = option(6, "attention heads", ge=1, le=1024)
     pool: str = option("token", "what the head reads", choices=("token", "mean"))
+
+
+@dataclass
+class TorchvisionConfig(ModelConfig):
+    """A classification model of torchvision, as its constructor makes it."""
+
+    name: str = option("torchvision", "the library", choices=("torchvision",))
+    arch: str = option(MISSING, "a name that torchvision.models.list_models() shows, such as resnet18")
+
+    @property
+    def title(self) -> str:
+        return self.arch
+
+
+@dataclass
+class TimmConfig(ModelConfig):
+    """A classification model of timm, as its create_model makes it."""
+
+    name: str = option("timm", "the library", choices=("timm",))
+    arch: str = option(MISSING, "a name that timm.list_models() shows, such as vit_tiny_patch16_224")
+    drop_rate: float | None = option(None, "dropout before the head; null: the model's own", ge=0, lt=1)
+    drop_path_rate: float | None = option(None, "stochastic depth; null: the model's own", ge=0, lt=1)
+    gradient_checkpointing: bool = option(False, "recompute each block in the backward pass to save memory")
+
+    @property
+    def title(self) -> str:
+        return self.arch
 
 
 @dataclass

@@ -54,7 +54,7 @@ def evaluate_run(
         config.model, loader.size, data.meta.channels, data.meta.num_classes, config.run.seed
     )
     load_weights(model, state, str(path))
-    if choose_ops(config.model.ops, place).kind == "fused":
+    if choose_ops(config.model, place).kind == "fused":
         fuse(model, place)
     result = evaluate(
         model.to(accelerator.device),

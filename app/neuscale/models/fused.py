@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from neuscale.config.schema import ModelConfig, TransformerConfig
 from neuscale.errors import UsageError
 from neuscale.models.layers import MLP, FusedOps
 from neuscale.native_ops import native_ops
@@ -18,8 +19,12 @@ class OpsChoice:
     reason: str = ""
 
 
-def choose_ops(wanted: str, device: torch.device) -> OpsChoice:
-    """What `model.ops` (auto, fused, eager) means on `device`. UsageError where fused cannot be."""
+def choose_ops(config: ModelConfig, device: torch.device) -> OpsChoice:
+    """What `model.ops` (auto, fused, eager) means on `device`. UsageError where fused cannot be.
+
+    The models of other libraries have no such field: they run as they are.
+    """
+    wanted = config.ops if isinstance(config, TransformerConfig) else "eager"
     if wanted == "eager":
         return OpsChoice("eager")
     ops, reason = native_ops(device)

@@ -6,12 +6,25 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from neuscale.config.schema import ModelConfig
+from neuscale.config.schema import ModelConfig, TimmConfig, TorchvisionConfig
 from neuscale.errors import UsageError
 from neuscale.models.swin import SwinTransformer
 from neuscale.models.vit import VisionTransformer
 
-_MODELS: dict[str, Callable[..., nn.Module]] = {"swin": SwinTransformer, "vit": VisionTransformer}
+_OWN: dict[str, Callable[..., nn.Module]] = {"swin": SwinTransformer, "vit": VisionTransformer}
+
+
+def check_arch(config: ModelConfig) -> None:
+    """Raises UsageError for an architecture that its library does not have, before any data is touched."""
+    match config:
+        case TorchvisionConfig():
+            from neuscale.models import torchvision_model
+
+            torchvision_model.check_arch(config.arch)
+        case TimmConfig():
+            from neuscale.models import timm_model
+
+            timm_model.check_arch(config.arch)
 
 
 def create_model(
@@ -21,13 +34,26 @@ def create_model(
 
     Raises UsageError where the model's sizes do not go together or do not fit the image.
     """
-    # A field of the schema is an argument of the same name.
-    sizes = {name: value for name, value in asdict(config).items() if name not in ("name", "weights", "ops")}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
-        try:
-            return _MODELS[config.name](image_size, num_classes, in_channels, **sizes)
-        except ValueError as error:
-            raise UsageError(
-                f"model: {error}.", "Change the model's sizes or data.image_size so that they go together."
-            ) from error
+        match config:
+            case TorchvisionConfig():
+                from neuscale.models.torchvision_model import create_torchvision_model
+
+                return create_torchvision_model(config.arch, image_size, in_channels, num_classes)
+            case TimmConfig():
+                from neuscale.models.timm_model import create_timm_model
+
+                return create_timm_model(config, image_size, in_channels, num_classes)
+        return _create_own(config, image_size, in_channels, num_classes)
+
+
+def _create_own(config: ModelConfig, image_size: int, in_channels: int, num_classes: int) -> nn.Module:
+    # A field of the schema is an argument of the same name.
+    sizes = {name: value for name, value in asdict(config).items() if name not in ("name", "weights", "ops")}
+    try:
+        return _OWN[config.name](image_size, num_classes, in_channels, **sizes)
+    except ValueError as error:
+        raise UsageError(
+            f"model: {error}.", "Change the model's sizes or data.image_size so that they go together."
+        ) from error

@@ -1,4 +1,4 @@
-"""Starting weights: torchvision's by name, or a file, into a model with a head of its own."""
+"""Starting weights: a library's by name, or a file, into a model with a head of its own."""
 
 import pickle
 from contextlib import suppress
@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from neuscale.config.schema import ModelConfig, SwinConfig
-from neuscale.errors import CheckpointError, UsageError
+from neuscale.config.schema import ModelConfig, SwinConfig, TimmConfig, TorchvisionConfig
+from neuscale.errors import CheckpointError, UsageError, UserError
+from neuscale.models.library import head_names
 
 # embed_dim and depths tell torchvision's Swins apart.
 _TORCHVISION_SWIN = {
@@ -19,23 +20,33 @@ _TORCHVISION_SWIN = {
     (128, (2, 2, 18, 2)): "Swin_B_Weights",
 }
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+# What classifies, in our models and torchvision's.
+_HEADS = ("head.", "heads.", "fc.", "classifier.")
 _GOOD_FILE = "Get the file again, or save it with torch.save(model.state_dict(), PATH)."
 
 
-def load_starting_weights(model: nn.Module, config: ModelConfig) -> str:
+def load_starting_weights(
+    model: nn.Module, config: ModelConfig, image_size: int, in_channels: int, num_classes: int
+) -> str:
     """Loads what `config.weights` names into `model`; returns a line that says what was loaded.
 
     A head for another number of classes is left as initialised; the first layer is
     summed over colours for grayscale images. Raises UsageError or CheckpointError.
     """
     assert config.weights is not None
-    if config.weights == "imagenet":
+    if config.weights == "imagenet" and isinstance(config, TimmConfig):
+        state, where = _timm_weights(config, image_size, in_channels, num_classes)
+    elif config.weights == "imagenet":
         state, where = _torchvision_weights(config)
     else:
         path = Path(config.weights)
         with suppress(RuntimeError):  # "~name" where nobody has that name stays, and is no file
             path = path.expanduser()
         state, where = read_weights(path), str(path)
+    if isinstance(config, TorchvisionConfig):
+        from neuscale.models.torchvision_model import as_now
+
+        state = as_now({_bare(name): value for name, value in state.items()}, model)
     left = load_weights(model, state, where, adapt=True)
     return f"weights from {where}, {'with a new head' if left else 'head included'}"
 
@@ -44,15 +55,19 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
     """Loads a state dict into `model`; `where` names it in errors.
 
     With `adapt`, a head for another number of classes is left as initialised (its names
-    are returned), and a first layer for colour images is summed over colours where the
-    model takes grayscale. Raises CheckpointError where names or shapes differ otherwise.
+    are returned), a first layer for colour images is summed over colours where the
+    model takes grayscale, and BatchNorm's counter of batches may be missing, as in old
+    files. Raises CheckpointError where names or shapes differ otherwise.
     """
     state = {_bare(name): value for name, value in state.items()}
     own = model.state_dict()
     left: list[str] = []
     if adapt:
+        uncounted = [n for n in own if n.endswith("num_batches_tracked") and n not in state]
+        state |= {name: own[name].clone() for name in uncounted}
+        heads = (*_HEADS, *head_names(model))
         for name in [n for n in state if n in own and state[n].shape != own[n].shape]:
-            if name.startswith(("head.", "heads.")):
+            if name.startswith(heads):
                 del state[name]
                 left.append(name)
             elif _takes_grayscale(own[name]) and state[name].shape == _in_colour(own[name]):
@@ -118,16 +133,39 @@ def read_weights(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
     return loaded
 
 
+def _timm_weights(
+    config: TimmConfig, image_size: int, in_channels: int, num_classes: int
+) -> tuple[dict[str, Tensor], str]:
+    from neuscale.models.timm_model import pretrained_timm_state
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return pretrained_timm_state(config, image_size, in_channels, num_classes)
+    except UserError:
+        raise
+    except Exception as error:  # no weights of that name, no network, no room
+        raise UsageError(
+            f"model.weights=imagenet: timm's weights of {config.arch} cannot be had ({_reason(error)}).",
+            f"timm.list_pretrained('{config.arch.partition('.')[0]}*') lists what there is;"
+            " or get a file of weights elsewhere: model.weights=PATH.",
+        ) from error
+
+
 def _torchvision_weights(config: ModelConfig) -> tuple[dict[str, Tensor], str]:
     import torchvision
 
-    key = (config.embed_dim, tuple(config.depths)) if isinstance(config, SwinConfig) else None
-    if key not in _TORCHVISION_SWIN:
-        raise UsageError(
-            "model.weights=imagenet: torchvision has no weights for this model.",
-            "It has them for model=swin_t, swin_s and swin_b; others start from a file.",
-        )
-    weights = getattr(torchvision.models, _TORCHVISION_SWIN[key]).DEFAULT
+    if isinstance(config, TorchvisionConfig):
+        from neuscale.models.torchvision_model import published_weights
+
+        weights = published_weights(config.arch)
+    else:
+        key = (config.embed_dim, tuple(config.depths)) if isinstance(config, SwinConfig) else None
+        if key not in _TORCHVISION_SWIN:
+            raise UsageError(
+                "model.weights=imagenet: torchvision has no weights for this model.",
+                "It has them for model=swin_t, swin_s and swin_b; others start from a file.",
+            )
+        weights = getattr(torchvision.models, _TORCHVISION_SWIN[key]).DEFAULT
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # no network, no room, or a damaged file in the cache

@@ -88,7 +88,7 @@ def create_run(config: Config) -> RunFolder:
             "Use letters, digits, '.', '_' and '-', beginning with a letter or digit.",
         )
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    base = config.run.name or f"{config.experiment or config.model.name}-{stamp}"
+    base = config.run.name or f"{config.experiment or config.model.title}-{stamp}"
     root = runs_root()
     for attempt in range(100):
         path = root / (base if attempt == 0 else f"{base}-{attempt + 1}")

@@ -13,7 +13,7 @@ from neuscale import __version__
 from neuscale.data.packed import PackedMeta
 from neuscale.files import write_atomically
 
-PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "torchmetrics")
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "torchmetrics", "timm")
 
 
 def first_manifest(

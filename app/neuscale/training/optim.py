@@ -9,7 +9,7 @@ from neuscale.config.schema import AdamWConfig, MuonConfig, OptimConfig, SGDConf
 from neuscale.training.layers import parameter_layers
 
 # Parameters with these words in their names are tables of embeddings, not matrices of weights.
-_TABLES = ("relative_position_bias_table", "pos_embedding", "class_token")
+_TABLES = ("relative_position_bias_table", "pos_embed", "class_token", "cls_token", "reg_token", "dist_token")
 
 
 class OptimizerSet(torch.optim.Optimizer):

@@ -17,6 +17,7 @@ from neuscale.data.prepare import prepare
 from neuscale.data.prepared import Dataset, prepared_names
 from neuscale.data.stage import staged_for_training
 from neuscale.errors import DataError, UsageError, UserError, disk_error
+from neuscale.models.registry import check_arch
 from neuscale.paths import data_root
 from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder, create_run
@@ -98,6 +99,7 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
         be_deterministic()
     accelerator = create_accelerator(config.run.device, config.train.precision)
     progress = progress if progress is not None and accelerator.is_main_process else Silent()
+    check_arch(config.model)
     data = open_data(config, progress)
     if resume is not None:
         check_same_run(config, resume)
@@ -189,7 +191,7 @@ def _describe(run: RunFolder, trainer: Trainer, manifest: dict[str, Any], progre
     millions = trainer.parameters / 1e6
     size = f"{millions:.1f} M" if millions >= 0.1 else f"{trainer.parameters:,}"
     progress.message(
-        f"{trainer.config.model.name} with {size} parameters"
+        f"{trainer.config.model.title} with {size} parameters"
         f" on {data.meta.title}: {counts['train']:,} training and {counts['val']:,} validation images"
     )
     progress.message(

@@ -69,7 +69,7 @@ class Trainer:
         check_shares(train.global_batch_size, share.processes)
         parts = accumulation_steps(train.micro_batch, train.global_batch_size, share.processes)
         deadline = Deadline(config.run.time_limit)
-        self.ops = choose_ops(config.model.ops, device)
+        self.ops = choose_ops(config.model, device)
         self.choice = choose_loader(config.data, data, device)
         check_augment(config.augment, self.choice)
         self.loader = create_loader(self.choice, config.data, data, "train", device, share)
@@ -80,9 +80,10 @@ class Trainer:
             self.total_steps = min(self.total_steps, train.max_steps)
 
         meta = data.meta
-        model = create_model(config.model, self.loader.size, meta.channels, meta.num_classes, config.run.seed)
+        sizes = (self.loader.size, meta.channels, meta.num_classes)
+        model = create_model(config.model, *sizes, config.run.seed)
         if config.model.weights is not None:
-            progress.message(load_starting_weights(model, config.model))
+            progress.message(load_starting_weights(model, config.model, *sizes))
         self.flops = training_flops(model, meta.channels, self.loader.size)
         self.peak_tflops = peak_tflops(device, resolve_precision(train.precision, device.type))
         self._frozen = freeze(model, train)

@@ -1,0 +1,55 @@
+"""What the models of torchvision and timm have in common here: names with advice, and one trial image."""
+
+import difflib
+
+import torch
+from torch import Tensor, nn
+
+from neuscale.errors import UsageError
+
+
+def unknown_arch(arch: str, library: str, known: list[str], listing: str) -> UsageError:
+    """The error for a name that `library` does not have; `listing` shows all that it has."""
+    close = difflib.get_close_matches(arch, known, n=3)
+    meant = " or ".join(f"'{name}'" for name in close)
+    return UsageError(
+        f"model.arch={arch}: {library} has no such classification model.",
+        f"Did you mean {meant}?" if close else f"{listing} lists them.",
+    )
+
+
+def unfit(arch: str, reason: object) -> UsageError:
+    """The error for a model that cannot be made for these images, in the library's words."""
+    said = (str(reason) or type(reason).__name__).splitlines()[0][:200].rstrip(".!")
+    return UsageError(
+        f"model.arch={arch}: {said}.",
+        "Give it images that fit, as data.image_size=224 does, or another model.",
+    )
+
+
+@torch.no_grad()
+def try_one_image(model: nn.Module, arch: str, image_size: int, in_channels: int, num_classes: int) -> None:
+    """Raises UsageError unless `model` gives one image a score per class.
+
+    The libraries check sizes in the forward, some not at all; this is before anything is written.
+    """
+    model.eval()
+    try:
+        scores = model(torch.zeros(1, in_channels, image_size, image_size))
+    except Exception as error:  # each architecture has its own way to fail
+        raise unfit(
+            arch, f"an image of {image_size}×{image_size} does not go through it ({error})"
+        ) from error
+    model.train()
+    if not isinstance(scores, Tensor) or scores.shape != (1, num_classes):
+        what = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise UsageError(
+            f"model.arch={arch}: gives {what}, not a score for each of {num_classes} classes.",
+            "Choose a classification model.",
+        )
+
+
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """The prefixes of what classifies, where `model` carries timm's table of them."""
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))

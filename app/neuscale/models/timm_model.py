@@ -1,0 +1,115 @@
+"""timm's models by name, as its `create_model` makes them; timm is imported only here.
+
+The state dict is timm's: what is trained here loads there as it is, and the other way round.
+"""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuscale.config.schema import TimmConfig
+from neuscale.errors import UsageError
+from neuscale.models.library import try_one_image, unfit, unknown_arch
+
+_UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
+
+
+def check_arch(arch: str) -> None:
+    """Raises UsageError for a name that timm does not have, and where timm is not installed."""
+    timm = _timm()
+    name, _, tag = arch.partition(".")
+    if not timm.is_model(name):
+        raise unknown_arch(arch, "timm", timm.list_models(), "timm.list_models()")
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")] if tag else []
+    if tag and tag not in tags:
+        known = f"It has weights tagged {', '.join(tags)}." if tags else "It has no tagged weights."
+        raise UsageError(f"model.arch={arch}: timm's {name} has no tag '{tag}'.", known)
+
+
+def create_timm_model(
+    config: TimmConfig, image_size: int, in_channels: int, num_classes: int, pretrained: bool = False
+) -> nn.Module:
+    """[B, in_channels, image_size, image_size] → [B, num_classes], from torch's random generator.
+
+    With `pretrained`, timm downloads its weights and fits them to these sizes. Raises UsageError
+    for an unknown name, an option that the model does not have, and images that it cannot take.
+    """
+    check_arch(config.arch)
+    model = _create(config, image_size, in_channels, num_classes, pretrained)
+    if config.gradient_checkpointing:
+        _checkpoint_gradients(model, config.arch)
+    try_one_image(model, config.arch, image_size, in_channels, num_classes)
+    return model
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        missing = error.name == "timm"
+        raise UsageError(
+            f"model=timm: {'timm is not installed' if missing else f'timm cannot be imported ({error})'}.",
+            "Install it: pip install timm.",
+        ) from error
+    return timm
+
+
+def _create(
+    config: TimmConfig, image_size: int, in_channels: int, num_classes: int, pretrained: bool
+) -> nn.Module:
+    options = {
+        "num_classes": num_classes,
+        "in_chans": in_channels,
+        "img_size": image_size,
+        "drop_rate": config.drop_rate,
+        "drop_path_rate": config.drop_path_rate,
+    }
+    start = torch.get_rng_state()
+    while True:
+        try:
+            return _timm().create_model(config.arch, pretrained=pretrained, **options)
+        except TypeError as error:
+            # Only what works at one size takes it; which do is told by no table.
+            unknown = _UNKNOWN_ARGUMENT.search(str(error))
+            name = unknown[1] if unknown else ""
+            if name == "img_size" and name in options:
+                del options[name]
+                torch.set_rng_state(start)
+                continue
+            if name in ("drop_rate", "drop_path_rate"):
+                raise UsageError(
+                    f"model.{name}: timm's {config.arch} has no such option.", "Leave it away."
+                ) from error
+            raise unfit(config.arch, error) from error
+        except (ValueError, AssertionError, RuntimeError) as error:
+            if pretrained:
+                raise
+            raise unfit(config.arch, f"for {image_size}×{image_size} images: {error}") from error
+
+
+def _checkpoint_gradients(model: Any, arch: str) -> None:
+    if any(getattr(module, "running_mean", None) is not None for module in model.modules()):
+        raise UsageError(
+            f"model.gradient_checkpointing: {arch} has BatchNorm, which would count each batch twice.",
+            "Save memory by smaller parts of a batch, or take a model without BatchNorm.",
+        )
+    try:
+        model.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, RuntimeError, ValueError, NotImplementedError) as error:
+        raise UsageError(
+            f"model.gradient_checkpointing: timm's {arch} has none.", "Leave it away, or take another model."
+        ) from error
+
+
+def pretrained_timm_state(
+    config: TimmConfig, image_size: int, in_channels: int, num_classes: int
+) -> tuple[dict[str, Tensor], str]:
+    """timm's own weights, fitted to these sizes, and their name. Raises what the download raises.
+
+    The head is timm's where it has as many classes, else a new one.
+    """
+    model = _create(config, image_size, in_channels, num_classes, pretrained=True)
+    tag = getattr(model, "pretrained_cfg", {}).get("tag")
+    return dict(model.state_dict()), f"timm {config.arch.partition('.')[0]}{f'.{tag}' if tag else ''}"
