@@ -96,6 +96,13 @@ def test_a_run_with_batchnorm_goes_on_to_the_same_bits(neuscale: Callable[..., A
     assert validation(whole) == validation(runs / "again")
 
 
+def test_two_processes_evaluate_the_model_that_they_save(neuscale: Callable[..., Any], runs: Path) -> None:
+    """Each gathers running statistics of its own share; the numbers are to be those of one model."""
+    said = neuscale("train", *RECIPE, *SMALL, "train.epochs=3", "--processes", "2")
+    assert said.code == 0, said.err
+    check_evaluation(neuscale, runs / "library")
+
+
 def test_a_misspelt_architecture_is_said_once_before_anything_is_prepared(
     neuscale: Callable[..., Any], runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

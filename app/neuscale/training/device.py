@@ -35,7 +35,7 @@ def create_accelerator(device: str, precision: str) -> Accelerator:
         cpu=kind == "cpu",
         mixed_precision="no" if resolved in ("fp32", "tf32") else resolved,
         step_scheduler_with_optimizer=False,
-        # The buffers of our models are constants.
+        # Buffers are constants, or BatchNorm's, which are shared where they are read: training/norm.py.
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         ],

@@ -32,6 +32,7 @@ from neuscale.training.limit import Deadline
 from neuscale.training.meters import Clock, Window, memory_gigabytes
 from neuscale.training.micro_batch import accumulation_steps
 from neuscale.training.nonfinite import check_finite
+from neuscale.training.norm import share_running_statistics
 from neuscale.training.optim import create_optimizer
 from neuscale.training.profiling import StepProfiler
 from neuscale.training.saver import BackgroundSaver
@@ -223,8 +224,9 @@ class Trainer:
         if steps > 0 and seconds > 0:
             rate = steps * batch_size / seconds
             values |= {"images_per_second": rate, "data_wait": waited / seconds}
-            values["tflops"] = rate * self.flops / 1e12 / self.accelerator.num_processes
-            if self.peak_tflops is not None:
+            if self.flops is not None:
+                values["tflops"] = rate * self.flops / 1e12 / self.accelerator.num_processes
+            if self.flops is not None and self.peak_tflops is not None:
                 values["mfu"] = values["tflops"] / self.peak_tflops
         values["memory_gb"] = memory_gigabytes(self.accelerator.device)
         tracker.train(self.step, values)
@@ -270,6 +272,7 @@ class Trainer:
         average = self.optimize.average
         if average is not None:
             average.swap()
+        share_running_statistics(self.raw_model)
         try:
             return evaluate(
                 self.raw_model,
