@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Measure this machine: the native ops.")
+app = typer.Typer(no_args_is_help=True, help="Measure this machine: the native ops, a training step.")
 
 
 @app.command("ops")
@@ -25,13 +25,12 @@ def ops_command(
     from neuscale.cluster.cores import available_cores
     from neuscale.errors import UsageError
     from neuscale.native_ops import native_ops
-    from neuscale.training.device import check_compiler, resolve_device
+    from neuscale.training.device import check_compiler, check_device, resolve_device
 
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: expected auto, cpu or cuda.")
+    check_device(device)
     kind = resolve_device(device)
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: there is no usable NVIDIA GPU here.", "'neuscale doctor' says why.")
     place = torch.device("cpu" if kind == "mps" else kind)
     ops, reason = native_ops(place)
     if ops is None:
@@ -49,3 +48,66 @@ def ops_command(
         print_json(report(place, measured))
     else:
         typer.echo("\n".join(table_lines(measured)))
+
+
+@app.command("step")
+def step_command(
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda or mps; auto takes what there is.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "bf16",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in a step.")] = 64,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds in which the sides take turns.")] = 5,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Measure the compiled forms as well.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Measure a training step of Swin-T and ViT-S/4 beside torchvision's models."""
+    from dataclasses import asdict
+
+    import torch
+
+    from neuscale.benchmark.step import measure_steps
+    from neuscale.cli.console import out, print_json
+    from neuscale.cli.progress import create_progress
+    from neuscale.cluster.cores import available_cores
+    from neuscale.errors import UsageError
+    from neuscale.training.device import check_compiler, check_device, resolve_device, resolve_precision
+
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise UsageError(f"--device {device}: expected auto, cpu, cuda or mps.")
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise UsageError(f"--precision {precision}: expected fp32, bf16 or fp16.")
+    check_device(device)
+    kind = resolve_device(device)
+    resolve_precision(precision, kind)
+    if compiled:
+        check_compiler()
+    torch.set_num_threads(available_cores())
+    progress = create_progress()
+    rows = []
+    for row in measure_steps(torch.device(kind), precision, batch, rounds, compiled):
+        rows.append(row)
+        progress.message(f"{row.model}: {row.side} {row.images_per_second:,.0f} img/s")
+    if as_json:
+        print_json({"device": kind, "torch": torch.__version__, "rows": [asdict(row) for row in rows]})
+        return
+    from rich.table import Table
+
+    table = Table(title=f"a step of {batch} images, {precision}, on {kind}", title_justify="left")
+    for column in ("model", "side", "ms", "img/s", "ratio", "TFLOP/s", "MFU"):
+        table.add_column(column, justify="left" if column in ("model", "side") else "right")
+    for row in rows:
+        tflops = f"{row.tflops:.2f}" if row.tflops is not None else ""
+        mfu = f"{row.mfu:.1%}" if row.mfu is not None else ""
+        table.add_row(
+            row.model,
+            row.side,
+            f"{row.milliseconds:,.0f}",
+            f"{row.images_per_second:,.0f}",
+            f"{row.ratio:.2f}×",
+            tflops,
+            mfu,
+        )
+    out.print(table)

@@ -18,12 +18,7 @@ def create_accelerator(device: str, precision: str) -> Accelerator:
 
     Raises UsageError for a device that is not there and a precision that it does not have.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "run.device=cuda: there is no usable NVIDIA GPU here.", "'neuscale doctor' says why."
-        )
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("run.device=mps: there is no Apple GPU here.", "Leave run.device away.")
+    check_device(device)
     kind = resolve_device(device)
     resolved = resolve_precision(precision, kind)
     torch.set_float32_matmul_precision("high" if resolved == "tf32" else "highest")
@@ -40,6 +35,16 @@ def create_accelerator(device: str, precision: str) -> Accelerator:
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         ],
     )
+
+
+def check_device(device: str) -> None:
+    """UsageError for a device that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "run.device=cuda: there is no usable NVIDIA GPU here.", "'neuscale doctor' says why."
+        )
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("run.device=mps: there is no Apple GPU here.", "Leave run.device away.")
 
 
 def be_deterministic() -> None:
