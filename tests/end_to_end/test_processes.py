@@ -2,16 +2,13 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
 from conftest import TINY_RECIPE
 from neuscale.data.prepare import prepare
@@ -63,34 +60,3 @@ def test_two_processes_train_as_one_does(environment: dict[str, str]) -> None:
             assert b[key] == pytest.approx(value, rel=2e-4) if isinstance(value, float) else b[key] == value
     manifest = json.loads((Path(environment["NEUSCALE_RUNS"]) / "two" / "manifest.json").read_text())
     assert manifest["machine"]["processes"] == 2
-
-
-def test_killed_at_random_moments_and_started_again_it_loses_nothing(environment: dict[str, str]) -> None:
-    """SIGKILL, saving included, the same command each time: weights and curves are those of one go."""
-    words = ["train.epochs=40", "checkpoint.every_steps=3", "eval.every_epochs=4", "model.drop_path_rate=0.2"]
-    subprocess.run(train_command("run.name=whole", *words), env=environment, check=True)
-    moments = random.Random(1)
-    kills = 0
-    again = train_command("run.name=killed", *words, "--resume")
-    for _ in range(8):
-        process = subprocess.Popen(again, env=environment, stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        for line in process.stderr:  # start-up is no part of the run
-            if line.startswith("run folder"):
-                break
-        time.sleep(moments.uniform(0.1, 1.0))
-        if process.poll() is not None:
-            break
-        process.kill()
-        process.wait()
-        kills += 1
-    subprocess.run(again, env=environment, check=True)
-    assert kills >= 2, "the run is too short to be interrupted"
-    runs = Path(environment["NEUSCALE_RUNS"])
-    last = sorted(path.name for path in (runs / "whole" / "checkpoints").glob("step-*"))[-1]
-    whole, killed = (
-        load_file(runs / name / "checkpoints" / last / "model.safetensors") for name in ("whole", "killed")
-    )
-    assert whole.keys() == killed.keys()
-    assert all(bool((whole[name] == killed[name]).all()) for name in whole)
-    assert curves(environment, "whole") == curves(environment, "killed")

@@ -11,6 +11,7 @@ from torch import nn
 
 from neuscale import native_ops
 from neuscale.config import compose_config
+from neuscale.config.schema import ModelConfig
 from neuscale.errors import UsageError
 from neuscale.models.fused import choose_ops, fuse
 from neuscale.models.registry import create_model
@@ -40,8 +41,8 @@ def ops() -> Any:
 def test_fused_and_eager_agree_forward_and_backward(
     ops: Any, words: list[str], approximate: str, dropout: float
 ) -> None:
-    config = compose_config([*words, f"model.gelu_approximate={approximate}", f"model.dropout={dropout}"])
-    eager = create_model(config.model, 16, 3, 5, 0)
+    composed = compose_config([*words, f"model.gelu_approximate={approximate}", f"model.dropout={dropout}"])
+    eager = create_model(composed.model, 16, 3, 5, 0)
     fused = copy.deepcopy(eager)
     fuse(fused, CPU)
     assert list(fused.state_dict()) == list(eager.state_dict())
@@ -65,23 +66,27 @@ def test_the_fused_model_really_calls_the_ops(ops: Any, monkeypatch: pytest.Monk
             ops, name, lambda *given, real=real, name=name: (calls.append(name), real(*given))[1]
         )
     for approximate, expected in (("none", "linear_gelu"), ("tanh", "gelu_mlp")):
-        config = compose_config(["model=swin_nano", *SMALL, f"model.gelu_approximate={approximate}"])
-        model = create_model(config.model, 16, 3, 5, 0)
+        composed = compose_config(["model=swin_nano", *SMALL, f"model.gelu_approximate={approximate}"])
+        model = create_model(composed.model, 16, 3, 5, 0)
         fuse(model, CPU)
         calls.clear()
         model(torch.randn(1, 3, 16, 16))
         assert calls == [expected] * 4
 
 
+def config(ops: str = "auto") -> ModelConfig:
+    return compose_config(["model=swin_nano", f"model.ops={ops}"]).model
+
+
 def test_auto_takes_them_where_they_are_and_says_why_not(monkeypatch: pytest.MonkeyPatch, ops: Any) -> None:
-    assert choose_ops("auto", CPU).kind == "fused"
-    assert choose_ops("eager", CPU).kind == "eager"
+    assert choose_ops(config("auto"), CPU).kind == "fused"
+    assert choose_ops(config("eager"), CPU).kind == "eager"
     native_ops.load_native_ops.cache_clear()
     monkeypatch.setenv("NEUSCALE_OPS", "off")
-    choice = choose_ops("auto", CPU)
+    choice = choose_ops(config("auto"), CPU)
     assert (choice.kind, choice.reason) == ("eager", "NEUSCALE_OPS=off")
     with pytest.raises(UsageError, match="make ops"):
-        choose_ops("fused", CPU)
+        choose_ops(config("fused"), CPU)
 
 
 def test_a_package_that_cannot_be_loaded_is_a_reason_and_no_crash(
@@ -97,13 +102,13 @@ def test_a_package_that_cannot_be_loaded_is_a_reason_and_no_crash(
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", broken)
-    choice = choose_ops("auto", CPU)
+    choice = choose_ops(config(), CPU)
     assert choice.kind == "eager"
     assert "built for another torch" in choice.reason
 
 
 def test_other_devices_than_the_built_ones_are_eager(ops: Any) -> None:
-    choice = choose_ops("auto", torch.device("mps"))
+    choice = choose_ops(config(), torch.device("mps"))
     assert (choice.kind, choice.reason) == ("eager", "neuscale_ops has no kernels for mps")
 
 

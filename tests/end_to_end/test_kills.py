@@ -1,0 +1,146 @@
+"""A run that is killed again and again, saving included, ends as if it had never been touched."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import TINY_RECIPE
+from neuscale.data.prepare import prepare
+from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
+from neuscale.training.meters import TIMINGS
+
+KILLS = 25
+RECIPE = [
+    *TINY_RECIPE,
+    "optim=adamw",
+    "train.epochs=100",
+    "train.log_every_steps=1",
+    "train.ema_decay=0.9",
+    "checkpoint.every_steps=3",
+    "eval.every_epochs=4",
+    "tracking.tensorboard=false",
+    "model.drop_path_rate=0.2",
+    "augment.mixup_alpha=0.4",
+]
+
+# Starting Python takes longer than a piece of this training: one that has imported everything
+# is forked for each start. What is killed is a process of its own all the same.
+PROGRAM = """
+import json, os, random, signal, socket, sys, time
+import neuscale.cli, neuscale.training.train, neuscale.training.tensorboard
+import torch
+torch.set_num_threads(1)
+words, processes, kills, runs = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+
+def start(name):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    children = []
+    for rank in range(processes):
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            if processes > 1:
+                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+                os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+                os.environ["MASTER_PORT"] = port
+            os._exit(neuscale.cli.run(["train", *words, "--resume", f"run.name={name}"]))
+        children.append(pid)
+    return children
+
+def wait(children):
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+assert wait(start("whole")) == [0] * processes
+metrics, checkpoints = f"{runs}/killed/metrics.jsonl", f"{runs}/killed/checkpoints"
+
+def lines():
+    return os.path.getsize(metrics) if os.path.exists(metrics) else 0
+
+moments, done, saving = random.Random(7), 0, 0
+while done < kills:
+    children = start("killed")
+    began, before = time.monotonic(), lines()
+    if done % 5:  # while it trains; else at any moment of its start
+        while lines() <= before and time.monotonic() < began + 30:
+            time.sleep(0.005)
+    time.sleep(moments.uniform(0.0, 0.4))
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    done += any(code == -signal.SIGKILL for code in wait(children))
+    if os.path.isdir(checkpoints):
+        saving += any(name.startswith(".partial") for name in os.listdir(checkpoints))
+assert wait(start("killed")) == [0] * processes
+print(json.dumps({"kills": done, "while saving": saving}))
+"""
+
+
+def final(run: Path) -> dict[str, Any]:
+    """Everything that a run has come to: weights, average, optimizer, curves."""
+    checkpoint = open_checkpoint(CheckpointFolder(run / "checkpoints").paths()[-1])
+    state = checkpoint.training_state()
+    del state["train_seconds"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for name in TIMINGS:
+            line.pop(name, None)
+    return {
+        "weights": checkpoint.weights(),
+        "average": checkpoint.average(),
+        "state": state,
+        "curves": lines,
+        "best": json.loads((run / "checkpoints" / "best.json").read_text()),
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    if hasattr(a, "equal"):
+        return bool(a.equal(b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_25_times_and_started_again_it_loses_nothing(
+    build_image_tree: Callable[..., Path], tmp_path: Path, processes: int
+) -> None:
+    tree = build_image_tree(tmp_path / "tree", train=20, val=7)
+    prepare("image_folder", root=tmp_path / "data", source=tree, save_as="tiny")
+    environment = os.environ | {
+        "NEUSCALE_DATA": str(tmp_path / "data"),
+        "NEUSCALE_RUNS": str(tmp_path / "runs"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            json.dumps(RECIPE),
+            str(processes),
+            str(KILLS),
+            str(tmp_path / "runs"),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["kills"] == KILLS
+    whole, killed = (final(tmp_path / "runs" / name) for name in ("whole", "killed"))
+    for name, value in whole.items():
+        assert same(value, killed[name]), name
+    resumed = json.loads((tmp_path / "runs" / "killed" / "manifest.json").read_text())["resumed"]
+    assert len(resumed) >= KILLS // 2, "most of the kills should have hit a run under way"
