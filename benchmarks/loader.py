@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/loader.py
 
-Needs CIFAR-10 prepared. Each side makes whole batches of 128 for a few seconds after a
-warm-up, the sides taking turns; the table has the median of the rounds. For "from disk" the
-pages of the packed file are dropped from memory before each round, which then goes through
-images that it has not read yet. Writes `benchmarks/results/loader.csv`.
+Needs CIFAR-10 prepared, and the native ops (`make ops`). Each side makes whole batches of 128
+for a few seconds after a warm-up, the sides taking turns; the table has the median of the
+rounds. For "from disk" the pages of the packed file are dropped from memory before each round,
+which then goes through images that it has not read yet. Writes `benchmarks/results/loader.csv`.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 
 from neuscale.cluster.cores import available_cores
 from neuscale.config.schema import AugmentConfig
+from neuscale.data.augment import Normalize
 from neuscale.data.loader import Share
 from neuscale.data.packed import PackedDataset, images_file, packed_path
 from neuscale.data.resident import ResidentLoader
@@ -80,8 +81,12 @@ def timm_loader(data: PackedDataset, workers: int) -> Iterator[Any]:
     return endless(lambda: iter(loader))
 
 
-def ours(data: PackedDataset, kind: type[ResidentLoader] | type[StreamLoader]) -> Iterator[Any]:
+def ours(
+    data: PackedDataset, kind: type[ResidentLoader] | type[StreamLoader], native: bool = True
+) -> Iterator[Any]:
     loader = kind(data, "train", None, torch.device("cpu"), Share())
+    if not native:
+        loader._normalize = Normalize(loader.mean, loader.std)
     augment = AugmentConfig(crop_padding=4, horizontal_flip=0.5)
     steps = len(loader) // BATCH
     epochs = iter(range(10**9))
@@ -147,6 +152,7 @@ def main() -> None:
         f"torchvision PIL, DataLoader, {cores} workers": dataloader(data, pil, cores),
         f"torchvision v2, DataLoader, {cores} workers": dataloader(data, tensors, cores),
         f"timm, {cores} workers": timm_loader(data, cores),
+        "neuscale resident, without the native op": ours(data, ResidentLoader, native=False),
         "neuscale resident": ours(data, ResidentLoader),
         "neuscale stream": ours(data, StreamLoader),
     }

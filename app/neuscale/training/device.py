@@ -85,6 +85,16 @@ def resolve_precision(precision: str, kind: str) -> str:
     return precision
 
 
+def seed_generator(device: torch.device, seed: int) -> None:
+    """Seeds the device's generator. torch.manual_seed visits those of all kinds of devices, at a cost."""
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 def share_of(accelerator: Accelerator) -> Share:
     """This process's rank among all."""
     return Share(accelerator.process_index, accelerator.num_processes)

@@ -14,7 +14,7 @@ from neuscale.data.order import micro_batches
 from neuscale.data.randomness import derived_seed
 from neuscale.errors import UserError
 from neuscale.progress import Progress
-from neuscale.training.device import share_of
+from neuscale.training.device import seed_generator, share_of
 from neuscale.training.drop_path import DropPathDraws
 from neuscale.training.ema import WeightAverage
 from neuscale.training.meters import batch_sums
@@ -43,6 +43,7 @@ class OptimizerStep:
         self.accelerator, self.progress = accelerator, progress
         self.parts = parts
         self._share = share_of(accelerator)
+        self._parameters = list(model.parameters())  # finding them takes as long as clipping them
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, batches: list[Batch]) -> Tensor:
         """Trains on a step's micro-batches; returns their `batch_sums` together."""
@@ -53,7 +54,7 @@ class OptimizerStep:
             except torch.OutOfMemoryError as error:
                 self._halve(error)
         if self.config.optim.clip_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
+            self.accelerator.clip_grad_norm_(self._parameters, self.config.optim.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
@@ -86,7 +87,7 @@ class OptimizerStep:
     ) -> Tensor:
         config, accelerator, share = self.config, self.accelerator, self._share
         # Dropout: another mask for each step and process, the same after a resume.
-        torch.manual_seed(derived_seed(config.run.seed, step, f"dropout {share.rank}"))
+        seed_generator(accelerator.device, derived_seed(config.run.seed, step, f"dropout {share.rank}"))
         positions = micro_batches(
             step_of_epoch, config.train.global_batch_size, share.rank, share.processes, self.parts
         )
