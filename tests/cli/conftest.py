@@ -93,6 +93,12 @@ def train(neuscale: Callable[..., Said]) -> Callable[..., Said]:
     return lambda *words: neuscale("train", *TINY, *words)
 
 
+@pytest.fixture
+def tiny_words() -> list[str]:
+    """The tiny model's words, for those who start a process."""
+    return TINY
+
+
 @pytest.fixture(scope="session")
 def finished_runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A runs folder with the finished run 'done': 3 epochs of 5 steps, 3 checkpoints."""

@@ -113,6 +113,18 @@ def test_a_killed_worker_is_named_and_the_other_ended(begin: Callable[..., Any])
     assert not [worker for worker in workers.values() if worker.is_running()]
 
 
+def test_a_killed_main_process_is_named_and_the_other_ended(begin: Callable[..., Any]) -> None:
+    """The other sees its connection closed, which is no second error."""
+    process = begin("--processes", "2")
+    workers = {int(worker.environ()["RANK"]): worker for worker in process.workers()}
+    workers[0].kill()
+    said = process.end(30)
+    assert said.code == 1
+    assert "error: process 0 of 2 was ended by SIGKILL" in said.words
+    assert said.err.count("error:") == 1
+    assert not workers[1].is_running()
+
+
 def test_what_the_workers_cannot_do_is_said_once(start: Callable[..., Any], runs: Path) -> None:
     said = start("train", *TINY, "model.patch_size=3", "--processes", "2").end()
     assert said.code == 2

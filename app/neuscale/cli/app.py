@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from neuscale.cli import bench, data, doctor, evaluate, train
+from neuscale.cluster.first_error import show_once
 from neuscale.cluster.launch import leave_processes, report_to_launcher
 from neuscale.errors import EXIT_FAILED, UserError, disk_error
 from neuscale.paths import runs_root
@@ -83,7 +84,7 @@ def run(words: list[str]) -> int:
         if not report_to_launcher(told):
             from neuscale.cli.console import show_error
 
-            show_error(told.problem, told.fix)
+            show_once(lambda: show_error(told.problem, told.fix))
         return told.exit_code
     finally:
         leave_processes()

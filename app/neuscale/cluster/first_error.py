@@ -1,0 +1,40 @@
+"""An error that several processes have, or cause in each other, is shown by the first that has it."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+# A launcher ends the others when the first process is gone, so that these wait until it has spoken.
+_PATIENCE = timedelta(seconds=5)
+
+
+def show_once(show: Callable[[], None]) -> None:
+    """Calls `show`, unless another process of this run has shown its error.
+
+    The processes that torchrun or `accelerate launch` started share their launcher's store; one
+    that has no such store shows its error, which is better said twice than never.
+    """
+    key = f"neuscale/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    try:
+        store = _launchers_store()
+        first = store is None or store.add(key, 1) == 1
+        if store is not None and not first:
+            store.wait([f"{key}/shown"], _PATIENCE)
+            return
+    except Exception:  # the launcher is gone, the network, or the first one before it spoke
+        store = None
+    show()
+    if store is not None:
+        store.set(f"{key}/shown", "1")
+
+
+def _launchers_store() -> Any:
+    """The store of the launcher's agent; None where there is none or one process only."""
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true"
+    if not shared or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, is_master=False, timeout=_PATIENCE)
