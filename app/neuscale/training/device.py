@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
+from neuscale.cluster.accelerate_env import asked_device, asked_precision, check_accelerate_environment
 from neuscale.data.loader import Share
 from neuscale.errors import UsageError
 
@@ -16,8 +17,11 @@ from neuscale.errors import UsageError
 def create_accelerator(device: str, precision: str) -> Accelerator:
     """An Accelerator for `run.device` and `train.precision`; processes come from the environment.
 
-    Raises UsageError for a device that is not there and a precision that it does not have.
+    Raises UsageError for a device that is not there, a precision that it does not have, and
+    what `accelerate launch` may ask for that is not supported.
     """
+    check_accelerate_environment()
+    device = asked_device(device)
     check_device(device)
     kind = resolve_device(device)
     resolved = resolve_precision(precision, kind)
@@ -65,6 +69,7 @@ def check_compiler() -> None:
 
 def resolve_device(device: str) -> str:
     """cuda, mps or cpu for `run.device`."""
+    device = asked_device(device)
     if device != "auto":
         return device
     if torch.cuda.is_available():
@@ -74,6 +79,8 @@ def resolve_device(device: str) -> str:
 
 def resolve_precision(precision: str, kind: str) -> str:
     """fp32, tf32, bf16 or fp16 for `train.precision` on a kind of device. Raises UsageError."""
+    named = f"train.precision={precision}" if precision != "auto" else "accelerate's mixed_precision fp16"
+    precision = asked_precision(precision)
     if precision == "auto":
         if kind != "cuda":
             return "fp32"
@@ -81,7 +88,7 @@ def resolve_precision(precision: str, kind: str) -> str:
     if precision == "tf32" and kind != "cuda":
         raise UsageError("train.precision=tf32 needs an NVIDIA GPU.", "Leave train.precision away.")
     if precision == "fp16" and kind == "cpu":
-        raise UsageError("train.precision=fp16 needs a GPU.", "On a CPU use bf16 or fp32.")
+        raise UsageError(f"{named} needs a GPU.", "On a CPU use bf16 or fp32.")
     return precision
 
 
