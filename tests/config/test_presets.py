@@ -17,7 +17,7 @@ PRESETS = [f"{group}={name}" for group, names in preset_groups().items() for nam
 
 
 def test_the_groups_and_recipes_that_the_documentation_names_are_there() -> None:
-    assert set(preset_groups()) == {"data", "augment", "model", "optim", "experiment"}
+    assert set(preset_groups()) == {"data", "augment", "model", "optim", "tracking", "experiment"}
     assert {"quickstart", "cifar10_swin_t", "tiny_imagenet_vit"} <= set(preset_groups()["experiment"])
 
 
@@ -33,7 +33,7 @@ def test_an_experiment_carries_its_own_name(name: str) -> None:
     assert compose_config([f"experiment={name}"]).experiment == name
 
 
-@pytest.mark.parametrize("group", ["data", "augment", "model", "optim"])
+@pytest.mark.parametrize("group", ["data", "augment", "model", "optim", "tracking"])
 def test_presets_of_a_group_differ(group: str) -> None:
     """One that sets nothing is a name that promises something."""
     words = [f"{group}={name}" for name in preset_groups()[group]]

@@ -269,6 +269,13 @@ class TrackingConfig:
     sample_images: int = option(
         32, "training images, as the model sees them, to show in TensorBoard", ge=0, le=1024
     )
+    wandb: bool = option(False, "send the run to Weights & Biases")
+    wandb_project: str = option("neuscale", "its project there")
+    wandb_mode: str = option(
+        "online",
+        "whether to send it now, or to write it into the run folder for 'wandb sync'",
+        choices=("online", "offline"),
+    )
 
 
 @dataclass

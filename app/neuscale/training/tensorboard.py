@@ -1,12 +1,11 @@
 """TensorBoard: curves, the images the model sees, and the confusion matrix as a picture."""
 
-import warnings
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from torchvision.utils import make_grid
 
 
@@ -31,43 +30,28 @@ class TensorBoard:
         """A page of text, kept as it is."""
         self._writer.add_text(name, f"<pre>{text}</pre>", 0)
 
-    def confusion(self, confusion: Tensor, classes: list[str], step: int) -> None:
-        """Counts [true, predicted] as a picture, each row as shares of its class."""
-        self._writer.add_image("val/confusion", confusion_picture(confusion, classes), step)
+    def hyperparameters(self, values: dict[str, bool | int | float | str]) -> None:
+        """A row of the HPARAMS page, with the last evaluation's numbers.
+
+        SummaryWriter's own add_hparams puts it into a run folder of its own, with a copy of the numbers.
+        """
+        metrics = dict.fromkeys(("val/top1", "val/top5", "val/loss"))
+        writer: Any = self._writer.file_writer
+        for summary in hparams(values, metrics):  # type: ignore[no-untyped-call]
+            writer.add_summary(summary)
+
+    def evaluation(
+        self, values: dict[str, float], picture: Tensor, per_class: list[tuple[str, float | None]], step: int
+    ) -> None:
+        """The numbers of an evaluation, its confusion matrix [3, H, W], and a table, worst class first."""
+        self.scalars(values, step)
+        self._writer.add_image("val/confusion", picture, step)
+        worst_first = sorted(per_class, key=lambda item: (item[1] is None, item[1] or 0.0))
+        rows = [
+            f"| {name.replace('|', chr(92) + '|')} | {'no images' if share is None else f'{share:.1%}'} |"
+            for name, share in worst_first
+        ]
+        self._writer.add_text("val/per_class", "\n".join(["| class | accuracy |", "|---|---|", *rows]), step)
 
     def close(self) -> None:
         self._writer.close()
-
-
-def confusion_picture(confusion: Tensor, classes: list[str]) -> Tensor:
-    """Counts [true, predicted] drawn as uint8 [3, H, W]; classes are named while there is room for it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shares = confusion.double() / confusion.sum(1, keepdim=True).clamp(min=1)
-    count = len(classes)
-    named = count <= 40
-    side = min(12.0, 3.0 + 0.45 * count) if named else 9.0
-    figure = Figure(figsize=(side + 1, side), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(picture, fraction=0.046, label="share of the class")
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    if named:
-        axes.set_xticks(range(count), classes, rotation=90)
-        axes.set_yticks(range(count), classes)
-    if count <= 12:
-        for i in range(count):
-            for j in range(count):
-                if confusion[i, j]:
-                    color = "white" if shares[i, j] > 0.5 else "black"
-                    axes.text(
-                        j, i, str(int(confusion[i, j])), ha="center", va="center", color=color, fontsize=8
-                    )
-    with warnings.catch_warnings():  # scripts that the font does not have are shown as boxes
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)

@@ -1,5 +1,6 @@
-"""Where a run's numbers and pictures go: metrics.jsonl always, TensorBoard if wanted."""
+"""Where a run's numbers and pictures go: metrics.jsonl always, TensorBoard and Weights & Biases if wanted."""
 
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +26,7 @@ class Tracker:
     def __init__(self, run: RunFolder, config: Config, classes: list[str], step: int, is_main: bool) -> None:
         self._file: MetricsFile | None = None
         self._board: Any = None
+        self._wandb: Any = None
         self._classes = classes
         self._images_wanted = config.tracking.sample_images
         if not is_main:
@@ -36,23 +38,37 @@ class Tracker:
             self._board = TensorBoard(run.path, step)
             if step == 0:
                 self._board.text("config", config_to_yaml(config))
+                self._board.hyperparameters(hyperparameters(config))
+        if config.tracking.wandb:
+            from neuscale.training.wandb_run import WandbRun
+
+            self._wandb = WandbRun(run, config)
 
     def train(self, step: int, values: dict[str, float]) -> None:
         """A point of the training curves: means since the point before, by name."""
         if self._file is None:
             return
         self._file.write("train", step, values)
-        if self._board is not None:
-            self._board.scalars({f"{_group(name)}/{name}": value for name, value in values.items()}, step)
+        named = {f"{_group(name)}/{name}": value for name, value in values.items()}
+        for place in (self._board, self._wandb):
+            if place is not None:
+                place.scalars(named, step)
 
     def evaluation(self, step: int, result: Evaluation) -> None:
-        """The numbers of an evaluation and its confusion matrix."""
+        """The numbers of an evaluation, its confusion matrix and the accuracy of each class."""
         if self._file is None:
             return
         self._file.write("val", step, result.scalars())
-        if self._board is not None:
-            self._board.scalars({f"val/{name}": value for name, value in result.scalars().items()}, step)
-            self._board.confusion(result.confusion, self._classes, step)
+        if self._board is None and self._wandb is None:
+            return
+        from neuscale.training.pictures import confusion_picture
+
+        named = {f"val/{name}": value for name, value in result.scalars().items()}
+        picture = confusion_picture(result.confusion, self._classes)
+        per_class = list(zip(self._classes, result.per_class(), strict=True))
+        for place in (self._board, self._wandb):
+            if place is not None:
+                place.evaluation(named, picture, per_class, step)
 
     def images(self, images: Tensor, loader: Loader) -> None:
         """The first training images as the model sees them."""
@@ -64,3 +80,19 @@ class Tracker:
             self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.close()
+
+
+def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
+    """What tells runs apart in a table: `section.field` with plain values, those that are null left out."""
+    sections = {
+        name: asdict(getattr(config, name)) for name in ("data", "augment", "model", "optim", "train")
+    }
+    named = {f"{section}.{n}": v for section, fields in sections.items() for n, v in fields.items()}
+    named |= {"experiment": config.experiment, "run.seed": config.run.seed}
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in named.items()
+        if value is not None
+    }

@@ -33,6 +33,7 @@ from neuscale.training.device import (
 from neuscale.training.resume import check_same_data, check_same_run
 from neuscale.training.tracking import Tracker
 from neuscale.training.trainer import Outcome, Trainer
+from neuscale.training.wandb_run import check_wandb
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
     accelerator = create_accelerator(config.run.device, config.train.precision)
     progress = progress if progress is not None and accelerator.is_main_process else Silent()
     check_arch(config.model)
+    check_wandb(config.tracking)
     data = open_data(config, progress)
     if resume is not None:
         check_same_run(config, resume)
