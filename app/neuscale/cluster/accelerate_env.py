@@ -40,7 +40,9 @@ _REFUSED = {
     "ACCELERATE_GRADIENT_CLIPPING": _Refused(
         "gradient_clipping", "Leave it away and set optim.clip_grad_norm.", ("", "none", "auto")
     ),
-    "ACCELERATE_DYNAMO_BACKEND": _Refused("dynamo_backend", "Set it to no.", ("", "no")),
+    "ACCELERATE_DYNAMO_BACKEND": _Refused(
+        "dynamo_backend", "Set it to no; train.compile=true does it.", ("", "no")
+    ),
     "ACCELERATE_TORCH_DEVICE": _Refused("ACCELERATE_TORCH_DEVICE", "Unset it and use run.device.", ("",)),
 }
 # What mpirun leaves to each process that it starts.

@@ -8,7 +8,7 @@ from neuscale.models.swin import SwinTransformer
 from neuscale.models.vit import VisionTransformer
 
 # What classifies, by the first part of its name, in our models, torchvision's and timm's.
-_HEADS = ("head", "heads", "fc", "classifier", "head_dist")
+HEADS = ("head", "heads", "fc", "classifier", "head_dist")
 
 
 def parameter_layers(model: nn.Module) -> dict[str, int]:
@@ -27,7 +27,7 @@ def freeze(model: nn.Module, config: TrainConfig) -> list[nn.Module]:
     Raises UsageError where nothing would be left to train.
     """
     if config.linear_probe:
-        frozen = {name for name, _ in model.named_parameters() if name.split(".")[0] not in _HEADS}
+        frozen = {name for name, _ in model.named_parameters() if name.split(".")[0] not in HEADS}
     elif config.freeze_layers:
         layers = parameter_layers(model)
         last = max(layers.values())

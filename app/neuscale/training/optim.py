@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from neuscale.config.schema import AdamWConfig, MuonConfig, OptimConfig, SGDConfig
-from neuscale.training.layers import parameter_layers
+from neuscale.training.layers import HEADS, parameter_layers
 
 # Parameters with these words in their names are tables of embeddings, not matrices of weights.
 _TABLES = ("relative_position_bias_table", "pos_embed", "class_token", "cls_token", "reg_token", "dist_token")
@@ -57,7 +57,7 @@ def create_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optim
             continue
         decays = parameter.dim() > 1 and not any(word in name for word in _TABLES)
         # Muon is for the hidden matrices: not for the patch embedding (a filter), nor for the head.
-        for_muon = decays and parameter.dim() == 2 and not name.startswith("head")
+        for_muon = decays and parameter.dim() == 2 and name.split(".")[0] not in HEADS
         target = hidden if isinstance(config, MuonConfig) and for_muon else groups
         target.add(parameter, decays, scales.get(name, 1.0))
     match config:
