@@ -62,7 +62,7 @@ def test_the_loaders_own_functions_agree():
     images = bytes_of(40, 3, 32, 32)
     index, top, left, flip = draws(images, 128, 4)
     crops = augment.CropFlip(top, left, flip, 4)
-    wanted = augment.normalize(augment.crop_flip(images[index], crops), MEAN, STD)
+    wanted = augment.normalize(augment.crop_flip(augment.Rows(images, index), crops), MEAN, STD)
     assert torch.equal(crop_flip_normalize(images, index, top, left, flip, MEAN, STD, 4), wanted)
 
 

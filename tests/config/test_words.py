@@ -148,7 +148,7 @@ def test_a_list_of_lists_is_not_a_list_of_numbers() -> None:
         ("model.dropout=1", "expected at least 0 and less than 1"),
         ("augment.horizontal_flip=1.01", "expected at least 0 and at most 1"),
         ("model.depths=[2,0]", "model.depths=0: expected at least 1"),
-        ("train.precision=fp8", "expected one of auto, fp32, bf16, fp16"),
+        ("train.precision=fp8", "expected one of auto, fp32, tf32, bf16, fp16"),
         ("run.device=gpu", "expected one of auto, cuda, mps, cpu"),
     ],
 )

@@ -100,8 +100,8 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_one_that_does() -> None:
-    check_shares(128, 4, 2)
+    check_shares(128, 4)
     with pytest.raises(UsageError) as caught:
-        check_shares(100, 3, 2)
+        check_shares(100, 3)
     suggested = int(caught.value.fix.rpartition("=")[2].rstrip("."))
-    check_shares(suggested, 3, 2)
+    check_shares(suggested, 3)
