@@ -97,3 +97,31 @@ def test_little_shared_memory_matters_to_several_gpus(
     if not Path("/dev/shm").is_dir():
         pytest.skip("this system has no /dev/shm")
     assert len([p for p in doctor.examine()["problems"] if "--shm-size" in p]) == count
+
+
+def test_a_read_only_data_folder_is_enough_for_the_data_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container without a writable disk: it trains on what the image holds."""
+    data = tmp_path / "data"
+    (data / "packed" / "fashion_mnist").mkdir(parents=True)
+    monkeypatch.setenv("NEUSCALE_DATA", str(data))
+    closed = os.W_OK | os.X_OK
+    access = os.access
+    monkeypatch.setattr(
+        doctor.os, "access", lambda path, mode: (Path(path) != data or mode != closed) and access(path, mode)
+    )
+    found = doctor.examine()
+    assert found["problems"] == []
+    assert found["data_folder"] == f"{data} (read-only)"
+
+
+def test_every_installed_package_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two environments are told apart by it, whichever package they differ in."""
+    assert run(["doctor", "--json"]) == 0
+    packages = json.loads(capsys.readouterr().out)["packages"]
+    assert {"torch", "pillow", "omegaconf", "antlr4-python3-runtime", "pytest"} <= set(packages)
+    assert list(packages) == sorted(packages)
+    assert run(["doctor"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "torchmetrics" in said and "omegaconf" not in said

@@ -59,6 +59,7 @@ def test_the_code_is_named_with_whether_it_was_changed(
         who = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
         subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
 
+    monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "none.json")
     monkeypatch.setattr(manifest, "__file__", str(tmp_path / "manifest.py"))
     assert code_revision() is None
     git("init")
@@ -70,3 +71,15 @@ def test_the_code_is_named_with_whether_it_was_changed(
     assert (len(clean["revision"]), clean["changed"]) == (40, False)
     (tmp_path / "manifest.py").write_text("2")
     assert code_revision() == {"revision": clean["revision"], "changed": True}
+
+
+@pytest.mark.parametrize(("revision", "changed"), [("ab12", False), ("ab12-dirty", True)])
+def test_in_an_image_the_code_is_the_one_it_was_built_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str, changed: bool
+) -> None:
+    """An image has no git, and a run in it would not know its own code."""
+    record = {"version": "1", "revision": revision, "lock_sha256": "00"}
+    write_manifest(tmp_path / "image.json", record)
+    monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "image.json")
+    assert manifest.image_record() == record
+    assert code_revision() == {"revision": "ab12", "changed": changed}

@@ -11,6 +11,7 @@ def doctor_command(
     """Say what this machine has for training, and what is wrong with it."""
     from neuscale.cli.console import err, escape, out, print_json
     from neuscale.cluster.doctor import examine
+    from neuscale.runs.manifest import PACKAGES
 
     findings = examine()
     problems = findings["problems"]
@@ -18,6 +19,9 @@ def doctor_command(
         print_json(findings)
         raise typer.Exit(1 if problems else 0)
     width = max(map(len, findings))
+    installed = findings["packages"]
+    main = {name: installed.get(name) for name in PACKAGES}
+    findings["packages"] = f"{_words(main)}, and {len(installed) - len(main)} more (--json)"
     for name, value in findings.items():
         if name != "problems":
             out.print(f"[bold]{name.replace('_', ' ').ljust(width)}[/]  {escape(_words(value))}")

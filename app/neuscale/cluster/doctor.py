@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from neuscale.cluster.memory import host_memory
 from neuscale.data.prepared import prepared_names
 from neuscale.native_ops import load_native_ops
 from neuscale.paths import data_root, runs_root
-from neuscale.runs.manifest import code_revision, package_versions
+from neuscale.runs.manifest import code_revision, image_record, installed_packages
 
 # NCCL on several GPUs fails in less (Docker's default is 64 MB).
 SHM_NEEDED = 1 << 30
@@ -27,15 +26,16 @@ def examine() -> dict[str, Any]:
     return {
         "neuscale": __version__,
         "code": code_revision(),
+        "image": image_record(),
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
-        "packages": package_versions() | {"hydra-core": version("hydra-core")},
+        "packages": installed_packages(),
         "cores": available_cores(),
         "memory": f"{host_memory() / 2**30:.1f} GiB",
         "devices": _devices(problems),
         "native_ops": _native_ops(),
         "shared_memory": _shared_memory(problems),
-        "data_folder": _folder(data_root(), "NEUSCALE_DATA", problems),
+        "data_folder": _folder(data_root(), "NEUSCALE_DATA", problems, read_only=bool(prepared_names())),
         "runs_folder": _folder(runs_root(), "NEUSCALE_RUNS", problems),
         "data_sets": prepared_names(),
         "problems": problems,
@@ -99,8 +99,8 @@ def _shared_memory(problems: list[str]) -> str | None:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _folder(folder: Path, variable: str, problems: list[str]) -> str:
-    """The folder, and whether it can be written to."""
+def _folder(folder: Path, variable: str, problems: list[str], read_only: bool = False) -> str:
+    """The folder, and whether it can be written to; with `read_only` it need not be."""
     there = folder.absolute()
     while not os.path.exists(there):  # noqa: PTH110 - Path.exists raises where a parent may not be looked into
         there = there.parent
@@ -108,6 +108,8 @@ def _folder(folder: Path, variable: str, problems: list[str]) -> str:
     if not there.is_dir():
         problems.append(f"{folder}: {there} is no folder. Set ${variable} to another one.")
     elif not os.access(there, os.W_OK | os.X_OK):
+        if read_only and os.access(there, os.R_OK | os.X_OK):
+            return f"{folder.absolute()} (read-only)"
         problems.append(f"{folder}: cannot be written to. Set ${variable} to a folder that can.")
     elif free < DISK_NEEDED:
         problems.append(

@@ -2,10 +2,11 @@
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from neuscale import __version__
 from neuscale.data.packed import PackedMeta
 from neuscale.files import write_atomically
 
+# What an image says of itself; written by scripts/image/describe.py.
+IMAGE_RECORD = Path(sys.prefix) / "share" / "neuscale" / "image.json"
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "torchmetrics", "timm")
 
 
@@ -26,6 +29,7 @@ def first_manifest(
         "status": "running",
         "neuscale": __version__,
         "code": code_revision(),
+        "image": image_record(),
         "python": platform.python_version(),
         "packages": package_versions(),
         "machine": {"system": platform.platform(), "device": device, "processes": processes},
@@ -52,8 +56,29 @@ def package_versions() -> dict[str, str | None]:
     return versions
 
 
+def installed_packages() -> dict[str, str]:
+    """Every installed distribution and its version, sorted by name."""
+    versions: dict[str, str] = {}
+    for found in distributions():
+        versions.setdefault(_normal_name(found.name), found.version)  # the first is what is imported
+    return dict(sorted(versions.items()))
+
+
+def _normal_name(name: str) -> str:
+    """The one spelling of a distribution's name (as packaging.utils.canonicalize_name)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def image_record() -> dict[str, Any] | None:
+    """What the container image says of itself: version, revision, lock's hash; None outside of one."""
+    return read_manifest(IMAGE_RECORD) or None
+
+
 def code_revision() -> dict[str, Any] | None:
-    """The git revision of this package's checkout and whether it was changed; None outside of one."""
+    """The git revision of this package's checkout or image, and whether it was changed; else None."""
+    if (image := image_record()) is not None:
+        revision = str(image.get("revision") or "unknown")
+        return {"revision": revision.removesuffix("-dirty"), "changed": revision.endswith("-dirty")}
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
