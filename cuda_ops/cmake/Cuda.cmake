@@ -32,6 +32,12 @@ else()
     target_compile_definitions(neuscale_ops_cuda PRIVATE USE_CUDA
       "NEUSCALE_ARCHITECTURES=\"${NEUSCALE_ARCHITECTURE_WORDS}\"")
     target_compile_options(neuscale_ops_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-t0>")
+    # The same sources give the same bytes: nvcc names symbols by chance, and temporary files by
+    # their process, unless it is told not to.
+    foreach(source csrc/cuda/bias_gelu.cu csrc/cuda/crop_flip_normalize.cu)
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-frandom-seed=${source}")
+    endforeach()
+    target_link_options(neuscale_ops_cuda PRIVATE LINKER:-s)
     # The copy that torch brings and loads; a toolkit need not hold one. Only the two plain C++
     # files see its headers, and after the toolkit's own.
     set_source_files_properties(csrc/cuda/linear_gelu.cpp csrc/cuda/epilogue_gemm.cpp PROPERTIES
