@@ -11,5 +11,5 @@ compile() {
 compile pyproject.toml --output-file requirements.lock "$@"
 compile pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock "$@"
 # What builds the packages that come as source only.
-compile requirements-build.in --constraints requirements.lock --output-file requirements-build.lock "$@"
+compile requirements-build.in --constraints requirements-dev.lock --output-file requirements-build.lock "$@"
 wc -l requirements*.lock
