@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Puts the command and its environment in place, and writes what the image is (image.json) and holds (sbom.spdx.json).
+#   finish.sh REQUIREMENTS      with VERSION, REVISION, LOCK_SHA256, SOURCE_DATE_EPOCH in the environment, where known
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+requirements=${1:?the locked requirements}
+lock=$(sha256sum "$requirements" | cut -d ' ' -f 1)
+if [[ -n ${LOCK_SHA256:-} && $LOCK_SHA256 != "$lock" ]]; then
+  echo "LOCK_SHA256 is $LOCK_SHA256, but $requirements has $lock: the label would be wrong." >&2
+  exit 1
+fi
+version=$(/opt/neuscale/bin/python -I -c 'import neuscale; print(neuscale.__version__)')
+if [[ ${VERSION:-unknown} != unknown && $VERSION != "$version" ]]; then
+  echo "VERSION is $VERSION, but this is neuscale $version: the label would be wrong." >&2
+  exit 1
+fi
+install -m 755 "$here/neuscale" /usr/local/bin/neuscale
+install -m 755 "$here/with-environment" /usr/local/bin/with-environment
+install -D -m 644 "$here/environment.sh" /opt/neuscale/share/neuscale/environment.sh
+LOCK_SHA256=$lock /opt/neuscale/bin/python -I "$here/describe.py" /opt/neuscale/share/neuscale
+# It starts, it has both libraries, and it has nothing to complain about.
+/opt/neuscale/bin/python -W ignore -I -c 'from neuscale_ops import build_info as b; assert b()["cpu"] and b()["cuda"], b()'
+cd /tmp
+NEUSCALE_CACHE=/tmp/neuscale-check neuscale --version
+rm -rf /tmp/neuscale-check /root/.cache /root/.config /root/.nv
