@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Builds the Apptainer image SIF, from apptainer.def or from a Docker image that is there.
+#   build_sif.sh SIF definition|docker [IMAGE]
+# In the environment, where wanted: REGISTRY, BASE_IMAGE and DEVEL_IMAGE for the definition's base images,
+# INDEX_FILE (a file with the address of a package index), APPTAINER_BUILD (options of apptainer build).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+sif=${1:?the .sif file} from=${2:?definition or docker} image=${3:-}
+read -r -a options <<<"${APPTAINER_BUILD:-}"
+partial=$(mktemp --suffix=.sif "${sif%.sif}.partial-XXXXXX")
+trap 'rm -rf "$partial" ${scratch:+"$scratch"}' EXIT
+case $from in
+  docker)
+    scratch=$(mktemp -d)
+    echo "making $sif from the Docker image $image"
+    docker save --output "$scratch/image.tar" "$image"
+    apptainer build --force "${options[@]}" "$partial" "docker-archive:$scratch/image.tar"
+    ;;
+  definition)
+    for name in REGISTRY BASE_IMAGE DEVEL_IMAGE; do
+      if [[ -n ${!name:-} ]]; then options+=(--build-arg "$name=${!name}"); fi
+    done
+    if [[ -n ${INDEX_FILE:-} ]]; then options+=(--bind "$INDEX_FILE:/run/secrets/index"); fi
+    options+=(--build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || true)")
+    options+=(--build-arg "SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}")
+    apptainer build --force "${options[@]}" "$partial" apptainer.def
+    ;;
+  *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+chmod 644 "$partial"
+mv "$partial" "$sif" # whole or not at all
