@@ -19,12 +19,17 @@ GPUS ?=
 ARGS ?=
 PORT ?= 6006
 CUDA ?=
+# Containers: where `make train` runs, the image's names, and what the .sif is made from.
+IN    ?= venv
+IMAGE ?= neuscale:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+SIF   ?= neuscale.sif
+FROM  ?= definition
 .PHONY: help
 help: ## Show this list
 	@echo 'make TARGET [NAME=VALUE …]'
 	@[ -t 1 ] && bold='\033[1m' plain='\033[0m' || bold= plain=; \
 	awk -F ':.*## ' "/^[a-z-]+:.*## / {printf \"  $$bold%-12s$$plain %s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
-	@echo 'Any target first makes .venv from the locked requirements, once.'
+	@echo 'Targets that run here first make .venv from the locked requirements, once.'
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv from the locked requirements
@@ -41,8 +46,43 @@ quickstart: $(STAMP) ## Train and evaluate a small Swin on Fashion-MNIST, in min
 	@echo 'Curves, images and the confusion matrix: make tensorboard'
 
 .PHONY: train
-train: $(STAMP) ## Train EXPERIMENT=quickstart on GPUS=N (0: the CPU), with ARGS='field=value …'
-	@$(BIN)/neuscale train experiment=$(EXPERIMENT) $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
+train: $(if $(filter venv,$(IN)),$(STAMP)) ## Train EXPERIMENT=quickstart on GPUS=N (0: the CPU), with ARGS='field=value …', IN=venv|docker|apptainer
+	@$(RUN_$(IN)) train experiment=$(EXPERIMENT) $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
+
+RUN_venv      = $(BIN)/neuscale
+RUN_docker    = bash scripts/train_in.sh docker $(IMAGE)
+RUN_apptainer = bash scripts/train_in.sh apptainer $(SIF)
+ifeq ($(RUN_$(IN)),)
+$(error IN=$(IN): it is venv, docker or apptainer)
+endif
+
+.PHONY: image
+image: ## Build the Docker image IMAGE (BASE_IMAGE=, DEVEL_IMAGE=: from other base images)
+	@BASE_IMAGE='$(BASE_IMAGE)' DEVEL_IMAGE='$(DEVEL_IMAGE)' bash scripts/build_image.sh $(IMAGE) $(ARGS)
+
+.PHONY: sif
+sif: ## Build the Apptainer image SIF from apptainer.def, or with FROM=docker from IMAGE
+	@BASE_IMAGE='$(BASE_IMAGE)' DEVEL_IMAGE='$(DEVEL_IMAGE)' bash scripts/build_sif.sh $(SIF) $(FROM) $(IMAGE)
+
+.PHONY: test-image
+test-image: $(STAMP) $(OPS) ## Build the images, run the tests in one, and try both as a user does
+	@$(MAKE) image
+	@$(MAKE) image ARGS='--target test' IMAGE=$(IMAGE)-test
+	@if command -v apptainer >/dev/null; then $(MAKE) sif; else echo 'no .sif: this machine has no apptainer'; fi
+	@NEUSCALE_TEST_IMAGE=$(IMAGE) NEUSCALE_TEST_SIF='$(SIF)' $(BIN)/pytest -m containers tests/containers $(ARGS)
+
+.PHONY: up
+up: ## Prepare, train and show in TensorBoard, with docker compose (on the CPU where there is no GPU)
+	@docker image inspect $(IMAGE) >/dev/null 2>&1 || $(MAKE) image
+	@NEUSCALE_IMAGE=$(IMAGE) bash scripts/compose.sh up $(ARGS)
+
+.PHONY: down
+down: ## Stop what make up started; it saves first, and make up goes on
+	@NEUSCALE_IMAGE=$(IMAGE) bash scripts/compose.sh down $(ARGS)
+
+.PHONY: shell
+shell: ## Open a shell in the image, on ./data and ./runs
+	@NEUSCALE_IMAGE=$(IMAGE) bash scripts/compose.sh run --rm shell
 
 .PHONY: tensorboard
 tensorboard: $(STAMP) ## Show the curves of all runs in the browser, on PORT=6006

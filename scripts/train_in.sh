@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs a neuscale command in the Docker or the Apptainer image, on ./data and ./runs, as the user who calls it.
+#   train_in.sh docker|apptainer IMAGE-OR-SIF WORD…
+set -euo pipefail
+cd "$(dirname "$0")/.."
+where=${1:?docker or apptainer} image=${2:?the image} && shift 2
+data=${NEUSCALE_DATA:-$PWD/data} runs=${NEUSCALE_RUNS:-$PWD/runs}
+mkdir -p "$data" "$runs" # Docker would make them, and as root
+data=$(cd "$data" && pwd) runs=$(cd "$runs" && pwd)
+gpus() { nvidia-smi --list-gpus 2>/dev/null | grep -q .; }
+case $where in
+  docker)
+    options=(--rm --init --shm-size 2g --stop-timeout 120 --user "$(id -u):$(id -g)")
+    options+=(--volume "$data:/data" --volume "$runs:/runs")
+    if gpus; then options+=(--gpus all); fi
+    if [[ -t 0 && -t 1 ]]; then options+=(--interactive --tty); fi
+    exec docker run "${options[@]}" "$image" "$@"
+    ;;
+  apptainer)
+    options=(--bind "$data" --bind "$runs" --env "NEUSCALE_DATA=$data,NEUSCALE_RUNS=$runs")
+    if gpus; then options+=(--nv); fi
+    exec apptainer run "${options[@]}" "$image" "$@"
+    ;;
+  *) sed -n '2,3s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac

@@ -1,0 +1,111 @@
+"""docker compose up: the data, then the training, and TensorBoard that shows it; stopped, it goes on."""
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containers.conftest import CHECKOUT, run
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+
+PORT = 6123
+FILES = ("--file", "docker-compose.yml", "--file", "docker-compose.cpu.yml")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def compose(image: str, tmp_path: Path, runs: Path) -> Iterator[Callable[..., str]]:
+    """A function that runs docker compose as a project of its own, of which nothing stays."""
+    if run("docker", "compose", "version").returncode != 0:
+        pytest.skip("docker has no compose")
+    settings = {
+        "NEUSCALE_IMAGE": image,
+        "NEUSCALE_UID": str(os.getuid() or 12345),
+        "NEUSCALE_GID": str(os.getgid() or 12345),
+        "NEUSCALE_DATA_VOLUME": "data",
+        "NEUSCALE_RUNS_VOLUME": str(runs),
+        "TENSORBOARD_PORT": str(PORT),
+        "RUN_NAME": "composed",
+        "TRAIN_ARGS": "train.epochs=1 train.log_every_steps=1",
+    }
+    if os.getuid() == 0:
+        os.chown(runs, 12345, 12345)
+    empty = tmp_path / "env"
+    empty.write_text("")
+    project = f"neuscale-test-{os.getpid()}"
+    start = ("docker", "compose", "--project-name", project, "--env-file", str(empty), *FILES)
+
+    def command(*words: str) -> str:
+        done = run(*start, *words, cwd=CHECKOUT, env=os.environ | settings)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    yield command
+    command("down", "--volumes", "--timeout", "5")
+
+
+def until(holds: Callable[[], Any], seconds: float = 200) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return found
+
+
+def scalars(tag: str) -> list[list[float]]:
+    """What TensorBoard's own interface shows of the run: [wall time, step, value]."""
+    url = f"http://127.0.0.1:{PORT}/data/plugin/scalars/scalars?run=composed&tag={tag}"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            found: list[list[float]] = json.load(answer)
+            return found
+    except (OSError, ValueError):
+        return []
+
+
+def test_stopped_in_the_middle_it_goes_on_where_it_was(compose: Callable[..., str], runs: Path) -> None:
+    """The data is whole before the training begins, and a stop loses nothing."""
+    metrics, manifest = runs / "composed" / "metrics.jsonl", runs / "composed" / "manifest.json"
+    compose("up", "--detach", "--no-build")
+    until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 20)
+    until(lambda: scalars("train/loss"))
+    compose("stop", "train")
+    stopped = steps(metrics)
+    assert json.loads(manifest.read_text())["status"] != "finished"
+    compose("up", "--detach", "--no-build")
+    until(lambda: json.loads(manifest.read_text())["status"] == "finished")
+    seen = steps(metrics)
+    assert seen[: len(stopped)] == stopped
+    assert seen == list(range(1, len(seen) + 1))
+    shown = until(lambda: [p for p in scalars("train/loss") if p[1] == seen[-1]])
+    assert shown[0][2] > 0
+    owners = {path.stat().st_uid for path in runs.rglob("*")}
+    assert owners == {os.getuid() or 12345}
+
+
+def steps(metrics: Path) -> list[int]:
+    """The steps of the training in the run's metrics, in order."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return [row["step"] for row in rows if row.get("split") == "train"]
+
+
+def test_both_files_are_understood(compose: Callable[..., str]) -> None:
+    found = json.loads(compose("--profile", "*", "config", "--format", "json"))
+    assert set(found["services"]) == {"prepare", "train", "tensorboard", "eval", "shell"}
+    assert "deploy" not in found["services"]["train"] or not found["services"]["train"]["deploy"].get(
+        "resources"
+    )
+    (port,) = found["services"]["tensorboard"]["ports"]
+    assert port["host_ip"] == "127.0.0.1"
