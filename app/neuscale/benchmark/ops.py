@@ -51,11 +51,15 @@ def report(device: torch.device, measured: list[Measured]) -> dict[str, Any]:
     import neuscale_ops
 
     cuda = device.type == "cuda"
+    build = neuscale_ops.build_info()
+    for library in ("cpu", "cuda"):
+        if build[library] is not None:  # where it lies is this machine's own business
+            build[library] = {name: value for name, value in build[library].items() if name != "path"}
     return {
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "threads": None if cuda else torch.get_num_threads(),
         "torch": torch.__version__,
-        "neuscale_ops": neuscale_ops.build_info(),
+        "neuscale_ops": build,
         "cases": [
             asdict(m) | {"eager_over_ours": m.ratio("eager"), "compile_over_ours": m.ratio("compile")}
             for m in measured
