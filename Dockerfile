@@ -110,9 +110,9 @@ RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     bash /src/test.sh install /src/requirements-dev.lock /src/requirements-build.lock
 # A user without a name, and no network.
 USER 12345:12345
-ARG PYTEST_ARGS=-q
+ARG PYTEST_ADDOPTS=-q
 RUN --network=none --mount=type=bind,target=/src \
-    read -ra arguments <<<"${PYTEST_ARGS}"; bash /src/scripts/image/test.sh run /src "${arguments[@]}"
+    bash /src/scripts/image/test.sh run /src
 
 # What `docker build .` makes.
 FROM final

@@ -9,14 +9,14 @@ if [[ -z $python ]]; then
   echo "Install one, or name it: make PYTHON=/path/to/python3.12 …" >&2
   exit 1
 fi
-[[ -x $venv/bin/python ]] && "$venv/bin/python" -c '' 2>/dev/null || {
+if ! { [[ -x $venv/bin/python ]] && "$venv/bin/python" -c '' 2>/dev/null; }; then
   echo "making $venv with $("$python" --version)"
   rm -rf "$venv"
   "$python" -m venv "$venv" || {
     echo "This Python has no venv module; on Debian and Ubuntu: apt-get install python3-venv." >&2
     exit 1
   }
-}
+fi
 if [[ -x $venv/bin/uv ]]; then
   uv=$venv/bin/uv
 elif command -v uv >/dev/null; then

