@@ -16,7 +16,8 @@ case ${1:-} in
     shift 2
     cd "$(mktemp -d)"
     # -P: what is tested is what the image has installed, not a folder beside the tests.
-    exec with-environment python -P -m pytest -c "$checkout/pyproject.toml" --rootdir "$checkout" \
+    # No exec: a test that opens a terminal must not be the first process of its session, whose terminal that became.
+    with-environment python -P -m pytest -c "$checkout/pyproject.toml" --rootdir "$checkout" \
       -p no:cacheprovider -m 'not containers and not network' "$@" "$checkout/tests" "$checkout/cuda_ops/tests"
     ;;
   *) sed -n '3,4s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;

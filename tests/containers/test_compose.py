@@ -91,6 +91,7 @@ def test_stopped_in_the_middle_it_goes_on_where_it_was(compose: Callable[..., st
     assert seen == list(range(1, len(seen) + 1))
     shown = until(lambda: [p for p in scalars("train/loss") if p[1] == seen[-1]])
     assert shown[0][2] > 0
+    until(lambda: "(healthy)" in compose("ps", "tensorboard"))
     owners = {path.stat().st_uid for path in runs.rglob("*")}
     assert owners == {os.getuid() or 12345}
 
