@@ -1,5 +1,6 @@
 """A whole training run: data, folder, manifest, loop, and how it ended."""
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,8 +109,13 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
         check_same_data(data, resume)
     trainer = Trainer(config, data, accelerator, progress)
     run = _shared_run(config, resume, accelerator)
-    with run.held() if accelerator.is_main_process else nullcontext():
-        return _train_in(run, trainer, resume is not None, progress)
+    try:
+        with run.held() if accelerator.is_main_process else nullcontext():
+            return _train_in(run, trainer, resume is not None, progress)
+    except BaseException:
+        if accelerator.is_main_process and not run.manifest_file.exists():
+            shutil.rmtree(run.path, ignore_errors=True)  # it has not begun: its name is free again
+        raise
 
 
 def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress) -> TrainedRun:
@@ -128,11 +134,12 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
         progress.message("It is finished already; to train longer, raise train.epochs.")
         return TrainedRun(run, trainer.outcome(), accelerator.is_main_process)
 
-    tracker = Tracker(run, config, data.meta.classes, trainer.step, accelerator.is_main_process)
+    if resume and accelerator.is_main_process:
+        run.store(config)  # what was changed for the rest of the run
+    _write(run, manifest, accelerator)
+    tracker = None
     try:
-        if resume and accelerator.is_main_process:
-            run.store(config)  # what was changed for the rest of the run
-        _write(run, manifest, accelerator)
+        tracker = Tracker(run, config, data.meta.classes, trainer.step, accelerator.is_main_process)
         outcome = trainer.fit(checkpoints, tracker)
         manifest["status"] = "stopped" if outcome.stopped_by else "finished"
         manifest["result"] = {
@@ -149,7 +156,8 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
         raise
     finally:
         manifest["ended"] = now()
-        tracker.close()
+        if tracker is not None:
+            tracker.close()
         _write(run, manifest, accelerator)
     return TrainedRun(run, outcome, accelerator.is_main_process)
 
