@@ -128,7 +128,7 @@ def ours(config: Config) -> float:
         tracker = Tracker(run, config, data.meta.classes, 0, True)
         trainer.fit(CheckpointFolder(Path(folder) / "checkpoints"), tracker)
         tracker.close()
-    return trainer.clock.seconds
+    return trainer.log.clock.seconds
 
 
 def measure_loops(rounds: int) -> list[dict[str, str]]:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from neuscale.config import Config
     from neuscale.evaluation.evaluate import Evaluation
     from neuscale.runs.folder import RunFolder
+    from neuscale.training.outcome import Outcome
     from neuscale.training.train import TrainedRun
-    from neuscale.training.trainer import Outcome
 
 Processes = Annotated[
     int | None, typer.Option("--processes", min=1, help="CPU processes to train in, with gloo between them.")

@@ -31,9 +31,10 @@ from neuscale.training.device import (
     resolve_device,
     resolve_precision,
 )
+from neuscale.training.outcome import Outcome
 from neuscale.training.resume import check_same_data, check_same_run
 from neuscale.training.tracking import Tracker
-from neuscale.training.trainer import Outcome, Trainer
+from neuscale.training.trainer import Trainer
 from neuscale.training.wandb_run import check_wandb
 
 
@@ -145,7 +146,7 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
         manifest["result"] = {
             "steps": outcome.steps,
             "epochs": outcome.epochs,
-            "train_seconds": round(trainer.clock.seconds, 2),
+            "train_seconds": round(trainer.log.clock.seconds, 2),
             "images_per_second": round(outcome.images_per_second, 1),
             "last": outcome.last.scalars() if outcome.last else None,
             "best_top1": outcome.best_top1 if outcome.best_top1 >= 0 else None,

@@ -7,7 +7,6 @@ repeat data on resume and step the schedule once per process.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -29,35 +28,19 @@ from neuscale.training.ema import WeightAverage
 from neuscale.training.flops import peak_tflops, training_flops
 from neuscale.training.layers import freeze, training_mode
 from neuscale.training.limit import Deadline
-from neuscale.training.meters import Clock, Window, memory_gigabytes
 from neuscale.training.micro_batch import accumulation_steps
 from neuscale.training.nonfinite import check_finite
 from neuscale.training.norm import share_running_statistics
 from neuscale.training.optim import create_optimizer
+from neuscale.training.outcome import Outcome
 from neuscale.training.profiling import StepProfiler
 from neuscale.training.saver import BackgroundSaver
 from neuscale.training.schedule import lr_at, set_lr
 from neuscale.training.state import TrainingState
 from neuscale.training.step import OptimizerStep
+from neuscale.training.step_log import StepLog
 from neuscale.training.stop import StopRequest
 from neuscale.training.tracking import Tracker
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How training ended.
-
-    `seconds`: of training, over all resumes, without evaluations; `images_per_second`: since
-    the last resume; `stopped_by`: what asked for a stop, where it is not finished.
-    """
-
-    steps: int
-    epochs: int
-    seconds: float
-    images_per_second: float
-    last: Evaluation | None
-    best_top1: float
-    stopped_by: str | None
 
 
 class Trainer:
@@ -85,8 +68,9 @@ class Trainer:
         model = create_model(config.model, *sizes, config.run.seed)
         if config.model.weights is not None:
             progress.message(load_starting_weights(model, config.model, *sizes))
-        self.flops = training_flops(model, meta.channels, self.loader.size)
-        self.peak_tflops = peak_tflops(device, resolve_precision(train.precision, device.type))
+        flops = training_flops(model, meta.channels, self.loader.size)
+        peak = peak_tflops(device, resolve_precision(train.precision, device.type))
+        self.log = StepLog(accelerator, train.global_batch_size, flops, peak)
         self._frozen = freeze(model, train)
         if self.ops.kind == "fused":
             fuse(model, device, config.run.deterministic)
@@ -104,11 +88,9 @@ class Trainer:
             config, self.model, self.optimizer, drop_path, average, accelerator, progress, parts
         )
 
-        self.window = Window(device)
         self.state = TrainingState(parts=parts)
         self.last: Evaluation | None = None
         self.stopped_by: str | None = None
-        self.clock = Clock()
         self._deadline = deadline
         self._began = (0, 0.0)  # step and seconds of training of this process's first step
         self._saved_step = -1
@@ -126,12 +108,12 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(self.state.scaler)
         if self.accelerator.is_main_process:  # the sums are those of all processes; one carries them on
             assert self.state.window is not None
-            self.window.sums.copy_(self.state.window)
+            self.log.window.sums.copy_(self.state.window)
         if self.config.train.micro_batch == "auto":
             share = self.config.train.global_batch_size // self.accelerator.num_processes
             self.optimize.parts = self.state.parts if share % self.state.parts == 0 else 1
-        self.clock.seconds = self.state.seconds
-        self._began = (self.step, self.clock.seconds)
+        self.log.clock.seconds = self.state.seconds
+        self._began = (self.step, self.log.clock.seconds)
         self._saved_step = self.step
 
     def fit(self, checkpoints: CheckpointFolder, tracker: Tracker) -> Outcome:
@@ -141,7 +123,7 @@ class Trainer:
         batch_size = self.config.train.global_batch_size
         folder = checkpoints.folder.parent / "profile"
         profiled = self.config.train.profile and self.accelerator.is_main_process
-        self.clock.start(self.step)
+        self.log.clock.start(self.step)
         try:
             with (
                 StopRequest(self.accelerator.device, self._deadline) as stop,
@@ -162,11 +144,11 @@ class Trainer:
 
     def outcome(self) -> Outcome:
         """How far training has come."""
-        done, seconds = self.step - self._began[0], self.clock.seconds - self._began[1]
+        done, seconds = self.step - self._began[0], self.log.clock.seconds - self._began[1]
         return Outcome(
             steps=self.step,
             epochs=self.step // self.steps_per_epoch,
-            seconds=self.clock.seconds,
+            seconds=self.log.clock.seconds,
             images_per_second=done * self.config.train.global_batch_size / seconds if seconds else 0.0,
             last=self.last,
             best_top1=self.state.best_top1,
@@ -186,14 +168,14 @@ class Trainer:
         batches = self.loader.training(
             config.augment, config.run.seed, epoch, first, steps, batch_size, self.optimize.parts
         )
-        for step_batches in self.clock.timed(batches):
+        for step_batches in self.log.clock.timed(batches):
             if self.step == self._began[0] and self.accelerator.device.type == "cuda":
                 self.optimize.fit_memory(epoch, first, step_batches)
             if self.step == 0:
                 tracker.images(step_batches[0].images, self.loader)
             set_lr(self.optimizer, self._lr(self.step))
             sums = self.optimize(self.step, epoch, self.step - epoch * self.steps_per_epoch, step_batches)
-            self.window.add(self.step, sums)
+            self.log.window.add(self.step, sums)
             self.state.step += 1
             profiler.step()
             task.advance(batch_size)
@@ -212,29 +194,15 @@ class Trainer:
         return lr_at(self.config.optim, step, self.steps_per_epoch, self.total_steps)
 
     def _log(self, tracker: Tracker, task: Task) -> None:
-        batch_size = self.config.train.global_batch_size
-        sums: Tensor = self.accelerator.reduce(self.window.sums.clone(), "sum")
-        loss, accuracy = (sums / (self.config.train.log_every_steps * batch_size)).tolist()
-        if not math.isfinite(loss):
-            self._check_finite()
-        self.window.clear()
-        values = {"loss": loss, "accuracy": accuracy, "lr": self._lr(self.step - 1)}
-        # The clock stands at the beginning of this step.
-        seconds, waited, steps = self.clock.since(self.step - 1)
-        if steps > 0 and seconds > 0:
-            rate = steps * batch_size / seconds
-            values |= {"images_per_second": rate, "data_wait": waited / seconds}
-            if self.flops is not None:
-                values["tflops"] = rate * self.flops / 1e12 / self.accelerator.num_processes
-            if self.flops is not None and self.peak_tflops is not None:
-                values["mfu"] = values["tflops"] / self.peak_tflops
-        values["memory_gb"] = memory_gigabytes(self.accelerator.device)
+        lr, every = self._lr(self.step - 1), self.config.train.log_every_steps
+        values = self.log.values(self.step, every, lr, self._check_finite)
         tracker.train(self.step, values)
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        task.note(f"epoch {(self.step - 1) // self.steps_per_epoch + 1} of {epochs}, loss {loss:.3f}")
+        epoch = (self.step - 1) // self.steps_per_epoch + 1
+        task.note(f"epoch {epoch} of {epochs}, loss {values['loss']:.3f}")
 
     def _check_finite(self) -> None:
-        bad: Tensor = self.accelerator.gather(self.window.bad.reshape(1))
+        bad: Tensor = self.accelerator.gather(self.log.window.bad.reshape(1))
         check_finite(
             bad,
             self.config,
@@ -290,11 +258,11 @@ class Trainer:
 
     def _save(self, metrics: dict[str, float], is_best: bool) -> None:
         self._check_finite()
-        window: Tensor = self.accelerator.reduce(self.window.sums.clone(), "sum")
+        window: Tensor = self.accelerator.reduce(self.log.window.sums.clone(), "sum")
         self._saved_step = self.step
         if not self.accelerator.is_main_process:
             return
-        self.state.window, self.state.seconds = window, self.clock.seconds
+        self.state.window, self.state.seconds = window, self.log.clock.seconds
         self.state.parts = self.optimize.parts
         scaler = self.accelerator.scaler
         self.state.scaler = scaler.state_dict() if scaler is not None else None
