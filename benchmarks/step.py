@@ -4,12 +4,17 @@
 
 The loops train one small model on the same batches from memory with the same optimizer: a bare
 PyTorch loop, Accelerate's as its documentation has it, Lightning's Trainer where it is
-installed, and ours with its schedule, logging and weight average. The sides take turns; medians.
+installed, and ours with its schedule, logging and weight average. They run in one thread, as what
+is compared is the work around the model. The sides take turns in random order; medians, also of
+the ratios within each round.
 Writes `benchmarks/results/step.csv` and `benchmarks/results/loop.csv`.
 """
 
 import argparse
 import importlib.util
+import logging
+import operator
+import random
 import statistics
 import tempfile
 import time
@@ -38,7 +43,8 @@ from neuscale.training.device import create_accelerator
 from neuscale.training.tracking import Tracker
 from neuscale.training.trainer import Trainer
 
-STEPS, BATCH = 100, 32
+STEPS, BATCH = 50, 32
+LOOP_ROUNDS = 15  # short ones: a machine's speed drifts, and each round is compared within itself
 MODEL = ["model=swin_nano", "data=cifar10", "augment=none", "optim=adamw", "model.ops=eager"]
 
 
@@ -132,6 +138,7 @@ def ours(config: Config) -> float:
 
 
 def measure_loops(rounds: int) -> list[dict[str, str]]:
+    torch.set_num_threads(1)
     plain = [*MODEL, "experiment=null", "train.epochs=1", f"train.max_steps={STEPS}"]
     plain += [
         f"train.global_batch_size={BATCH}",
@@ -152,19 +159,20 @@ def measure_loops(rounds: int) -> list[dict[str, str]]:
     times: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side()
-    for _ in range(rounds):
-        for name, side in sides.items():
-            times[name].append(side() / STEPS)
-    base = statistics.median(times["bare PyTorch"])
+    for turn in range(rounds):
+        names = list(sides)
+        random.Random(turn).shuffle(names)
+        for name in names:
+            times[name].append(sides[name]() / STEPS)
     return [
         {
-            "machine": f"{cpu_name()}, {torch.get_num_threads()} threads",
+            "machine": f"{cpu_name()}, 1 thread",
             "torch": torch.__version__,
             "loop": name,
             "ms_per_step": f"{statistics.median(values) * 1e3:.2f}",
             "lowest": f"{min(values) * 1e3:.2f}",
             "highest": f"{max(values) * 1e3:.2f}",
-            "over_bare": f"{statistics.median(values) / base:.3f}",
+            "over_bare": f"{statistics.median(map(operator.truediv, values, times['bare PyTorch'])):.3f}",
         }
         for name, values in times.items()
     ]
@@ -181,6 +189,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("loop", "step"), help="one of the two tables")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(available_cores())
     device = torch.device(given.device)
     machine = (
@@ -189,7 +198,8 @@ def main() -> None:
         else f"{cpu_name()}, {available_cores()} cores"
     )
     if given.only != "step":
-        write_table("loop", measure_loops(given.rounds))
+        write_table("loop", measure_loops(LOOP_ROUNDS))
+        torch.set_num_threads(available_cores())
     if given.only == "loop":
         return
     rows = []

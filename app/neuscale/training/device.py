@@ -12,6 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from neuscale.cluster.accelerate_env import asked_device, asked_precision, check_accelerate_environment
 from neuscale.data.loader import Share
 from neuscale.errors import UsageError
+from neuscale.training.host_memory import keep_freed_memory
 
 
 def create_accelerator(device: str, precision: str) -> Accelerator:
@@ -25,6 +26,8 @@ def create_accelerator(device: str, precision: str) -> Accelerator:
     check_device(device)
     kind = resolve_device(device)
     resolved = resolve_precision(precision, kind)
+    if kind == "cpu":
+        keep_freed_memory()
     torch.set_float32_matmul_precision("high" if resolved == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = resolved == "tf32"
     # torch 2.15 renames the option below; Accelerate and older versions know the old name only.

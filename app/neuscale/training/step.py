@@ -38,7 +38,11 @@ class OptimizerStep:
         progress: Progress,
         parts: int,
     ) -> None:
-        self.config, self.model, self.optimizer = config, model, optimizer
+        self.config, self.model = config, model
+        # Without a loss scale Accelerate's optimizer only adds time:
+        # it looks for a package on disk at each step.
+        scaled = accelerator.scaler is not None
+        self.optimizer = optimizer if scaled else getattr(optimizer, "optimizer", optimizer)
         self.drop_path, self.average = drop_path, average
         self.accelerator, self.progress = accelerator, progress
         self.parts = parts
