@@ -68,11 +68,11 @@ def card_architectures() -> list[str]:
 
 
 def _build(folder: Path, architectures: list[str]) -> None:
-    cmake = shutil.which(
-        "cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    )
+    cmake, ninja, make = map(_tool, ("cmake", "ninja", "make"))
     if cmake is None:
         raise ImportError("NEUSCALE_OPS_JIT=1 needs CMake 3.24 or later: pip install cmake.")
+    if ninja is None and make is None:
+        raise ImportError("NEUSCALE_OPS_JIT=1 needs Ninja or make: pip install ninja.")
     print(f"neuscale_ops: building for {', '.join(architectures) or 'the CPU'} …", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as work:
         options = [
@@ -81,11 +81,17 @@ def _build(folder: Path, architectures: list[str]) -> None:
             f"-DCMAKE_INSTALL_PREFIX={work}/out",
             f"-DNEUSCALE_OPS_CUDA={'ON' if architectures else 'OFF'}",
             f"-DNEUSCALE_OPS_ARCHITECTURES={';'.join(architectures)}",
+            *(["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
         ]
         _run([cmake, "-S", str(SOURCES), "-B", f"{work}/build", *options])
         _run([cmake, "--build", f"{work}/build", "--parallel", str(len(os.sched_getaffinity(0)))])
         _run([cmake, "--install", f"{work}/build"])
         Path(work, "out", "neuscale_ops").rename(folder)
+
+
+def _tool(name: str) -> str | None:
+    """A program beside this Python, or on PATH."""
+    return shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
 def _run(command: list[str]) -> None:

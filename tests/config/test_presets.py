@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import neuscale
 from neuscale.config import compose_config, config_from_yaml, config_to_yaml, preset_words
 from neuscale.config.compose import preset_groups
 
@@ -81,8 +80,8 @@ def test_composing_changes_no_preset_for_the_next_one() -> None:
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     """A preset left out, by an ignore file say, is missed only where the package is installed."""
-    package = Path(neuscale.__file__).parent
-    root = package.parents[1]
+    root = Path(__file__).parents[2]
+    package = root / "app" / "neuscale"
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")

@@ -114,7 +114,8 @@ def test_a_tar_cut_between_two_members_is_refused(
     content = gzip.decompress(archives["images.tar.gz"][0])
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         infos = tar.getmembers()
-    ends = [info.offset for info in infos] + [infos[-1].offset_data + 512]
+    last = infos[-1]
+    ends = [info.offset for info in infos] + [last.offset_data + -(-last.size // 512) * 512]
     path = tmp_path / "cut.tar"
     for end in ends:
         path.write_bytes(content[:end])

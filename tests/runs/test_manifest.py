@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -50,6 +51,7 @@ def test_one_that_cannot_be_read_is_empty(tmp_path: Path, content: bytes | None)
     assert read_manifest(tmp_path / "manifest.json") == {}
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git on this machine")
 def test_the_code_is_named_with_whether_it_was_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
