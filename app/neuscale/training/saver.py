@@ -28,6 +28,8 @@ class BackgroundSaver:
         """
         self.wait()
         self._copy = _copied(state, self._copy)
+        if torch.cuda.is_initialized():
+            torch.cuda.current_stream().synchronize()  # copies into page-locked memory have only begun
         self._pending = self._pool.submit(self._timed, write, self._copy)
 
     def wait(self) -> None:
@@ -58,8 +60,8 @@ def _copied(value: Any, memory: Any) -> Any:
             and memory.dtype == value.dtype
             and memory.stride() == value.stride()
         )
-        target = memory if fits else torch.empty_like(value, device="cpu")
-        return target.copy_(value.detach())
+        target = memory if fits else torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        return target.copy_(value.detach(), non_blocking=value.is_cuda)
     if isinstance(value, dict):
         known = memory if isinstance(memory, dict) else {}
         return {key: _copied(item, known.get(key)) for key, item in value.items()}
