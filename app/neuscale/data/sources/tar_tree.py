@@ -5,7 +5,7 @@ import tarfile
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, cast
 
 from neuscale.data.sources.file_tree import GET_ANEW, REPACK, add_member, check_size, member_name
 from neuscale.errors import DataError
@@ -57,7 +57,8 @@ class TarTree:
         return cast(IO[bytes], gzip.open(self.path, "rb"))
 
     def _list(self, stream: IO[bytes]) -> None:
-        with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as tar:
+        headers = _LastRead(stream)
+        with tarfile.open(fileobj=cast(IO[bytes], headers), mode="r:") as tar:
             while (info := tar.next()) is not None:
                 # It would keep every header, a kilobyte each.
                 tar.members.clear()  # type: ignore[attr-defined]
@@ -69,18 +70,25 @@ class TarTree:
                 add_member(self, name, info.size, info.isdir())
                 if info.isreg():
                     self._offsets[name] = info.offset_data
+        if headers.last != bytes(tarfile.BLOCKSIZE):  # not the mark that ends an archive
+            raise tarfile.ReadError("a header is damaged" if headers.last else "its end is missing")
         while stream.read(1 << 20):
             pass
 
 
-class _StrictTarInfo(tarfile.TarInfo):
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        if not buf:
-            raise tarfile.ReadError("its end is missing")
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise  # the mark that ends an archive
-            raise tarfile.ReadError(str(error)) from None
+class _LastRead:
+    """A stream that keeps what was read last: where `tarfile` stops, the block it took for the end."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        self.last = self._stream.read(size)
+        return self.last
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
