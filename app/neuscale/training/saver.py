@@ -28,7 +28,7 @@ class BackgroundSaver:
         """
         self.wait()
         self._copy = _copied(state, self._copy)
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.current_stream().synchronize()  # copies into page-locked memory have only begun
         self._pending = self._pool.submit(self._timed, write, self._copy)
 
