@@ -19,12 +19,12 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text`: written beside it, synced, renamed."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces `path` by `content`: written beside it, synced, renamed."""
     part = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with part.open("w") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -19,7 +19,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "new" / "runs"))
     plenty = SimpleNamespace(total=100 << 30, free=50 << 30)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: plenty)
-    monkeypatch.setattr(doctor, "_driver", lambda: None)
+    monkeypatch.setattr(doctor, "driver_version", lambda: None)
 
 
 def test_a_machine_without_a_gpu_is_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,7 @@ def test_a_driver_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None
     """Otherwise a container without its GPUs trains on the CPU, and nobody notices until the bill."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    monkeypatch.setattr(doctor, "_driver", lambda: "550.1")
+    monkeypatch.setattr(doctor, "driver_version", lambda: "550.1")
     (problem,) = doctor.examine()["problems"]
     assert "550.1" in problem
     assert "--gpus all" in problem

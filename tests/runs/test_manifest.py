@@ -62,7 +62,7 @@ def test_the_code_is_named_with_whether_it_was_changed(
         subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
 
     monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "none.json")
-    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "manifest.py"))
+    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "runs" / "manifest.py"))
     assert code_revision() is None
     git("init")
     (tmp_path / "manifest.py").write_text("1")

@@ -9,6 +9,7 @@ from typing import Any
 
 from neuscale import __version__
 from neuscale.cluster.cores import available_cores
+from neuscale.cluster.gpus import driver_version
 from neuscale.cluster.memory import host_memory
 from neuscale.data.prepared import prepared_names
 from neuscale.native_ops import load_native_ops
@@ -51,10 +52,10 @@ def _devices(problems: list[str]) -> list[str]:
         for i in range(torch.cuda.device_count()):
             p = torch.cuda.get_device_properties(i)
             found.append(f"{p.name}, {p.total_memory / 2**30:.0f} GiB, sm_{p.major}{p.minor}")
-        return [f"{name} (CUDA {torch.version.cuda}, driver {_driver()})" for name in found]
+        return [f"{name} (CUDA {torch.version.cuda}, driver {driver_version()})" for name in found]
     if torch.backends.mps.is_available():
         return ["Apple GPU (MPS)"]
-    driver = _driver()
+    driver = driver_version()
     if driver is not None:
         problems.append(
             f"There is an NVIDIA driver ({driver}), but torch {torch.__version__} cannot use it:"
@@ -68,20 +69,6 @@ def _native_ops() -> dict[str, Any] | str:
     """What the package of native ops says of itself, or why it is not used."""
     ops, reason = load_native_ops()
     return ops.build_info() if ops is not None else f"none: {reason}"
-
-
-def _driver() -> str | None:
-    """The NVIDIA driver's version; None without one."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        try:
-            return str(pynvml.nvmlSystemGetDriverVersion())
-        finally:
-            pynvml.nvmlShutdown()
-    except Exception:  # no library, no driver, no permission: all the same here
-        return None
 
 
 def _shared_memory(problems: list[str]) -> str | None:

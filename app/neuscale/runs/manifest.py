@@ -1,66 +1,37 @@
-"""What a run says about itself: what was asked for, on what, by which code, and how it ended."""
+"""What a run says about itself: what was asked for, on what, by which code, and how it ended.
+
+`manifest.schema.json` beside this file says every field of it.
+"""
 
 import json
-import platform
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from neuscale import __version__
-from neuscale.data.packed import PackedMeta
+from neuscale.errors import UserError
 from neuscale.files import write_atomically
+
+VERSION = 2
+SCHEMA = Path(__file__).with_name("manifest.schema.json")
 
 # What an image says of itself; written by scripts/image/describe.py.
 IMAGE_RECORD = Path(sys.prefix) / "share" / "neuscale" / "image.json"
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "torchmetrics", "timm")
 
 
-def first_manifest(
-    data: PackedMeta, seed: int, device: str, precision: str, processes: int
-) -> dict[str, Any]:
-    """The manifest of a run that is about to begin."""
-    return {
-        "command": sys.argv,
-        "started": now(),
-        "status": "running",
-        "neuscale": __version__,
-        "code": code_revision(),
-        "image": image_record(),
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "machine": {"system": platform.platform(), "device": device, "processes": processes},
-        "precision": precision,
-        "seed": seed,
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "counts": data.counts,
-            "source": data.source,
-        },
-        "resumed": [],
-    }
-
-
-def package_versions() -> dict[str, str | None]:
-    """The installed versions of what the numbers depend on; None for what is not installed."""
-    versions: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return versions
-
-
 def installed_packages() -> dict[str, str]:
     """Every installed distribution and its version, sorted by name."""
     versions: dict[str, str] = {}
     for found in distributions():
-        versions.setdefault(_normal_name(found.name), found.version)  # the first is what is imported
+        # Two lines of it: the standard library would parse the whole, at four times the time.
+        text = found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
+        header = dict(re.findall(r"^(Name|Version): *(.+?)\s*$", text.partition("\n\n")[0], re.MULTILINE))
+        if len(header) == 2:  # an uninstall cut short leaves folders without them
+            versions.setdefault(_normal_name(header["Name"]), header["Version"])  # the first is imported
     return dict(sorted(versions.items()))
 
 
@@ -79,7 +50,7 @@ def code_revision() -> dict[str, Any] | None:
     if (image := image_record()) is not None:
         revision = str(image.get("revision") or "unknown")
         return {"revision": revision.removesuffix("-dirty"), "changed": revision.endswith("-dirty")}
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent  # the whole package
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -103,6 +74,64 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
+
+
+def load_manifest(path: Path) -> dict[str, Any]:
+    """The manifest at `path`, in today's form. Raises UserError where it is missing, damaged or too new."""
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: there is no manifest: this run has not begun to train.",
+            "Start it: neuscale train --resume RUN.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise damaged(path, str(error)) from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("status"), str):
+        raise damaged(path, "it says nothing of a run")
+    version = manifest.get("version", 1)
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise UserError(
+            f"{path}: is of version {version}, and this program reads 1 to {VERSION}.",
+            "Use the version of neuscale that wrote it.",
+        )
+    return migrated(manifest)
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """The error for a manifest that cannot be read."""
+    return UserError(
+        f"{path}: damaged ({reason}).",
+        "Restore it from a copy; the run's config.yaml, metrics.jsonl and checkpoints do not need it.",
+    )
+
+
+def migrated(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of any version in today's form; what an older one did not say is null."""
+    if manifest.get("version", 1) == VERSION:
+        return manifest
+    machine = manifest.get("machine") or {}
+    device = str(machine.get("device") or "")
+    threads = re.search(r"(\d+) thread", device)
+    code, ops = manifest.get("code"), manifest.get("ops") or {}
+    return {
+        **dict.fromkeys(("name", "config", "lock_sha256", "determinism", "result", "ended", "error")),
+        **manifest,
+        "version": VERSION,
+        "exit_code": 0 if manifest.get("status") == "finished" else None,
+        "code": {"source_sha256": None, "diff": None, **code} if code is not None else None,
+        "packages": {name: v for name, v in (manifest.get("packages") or {}).items() if v is not None},
+        "machine": {
+            **dict.fromkeys(("host", "cpu", "cores", "memory_gb", "gpus", "driver", "cuda")),
+            **machine,
+            "kind": "cpu" if device.startswith("CPU") else "mps" if device.startswith("Apple") else "cuda",
+            "threads": int(threads[1]) if threads else None,
+        },
+        "loader": manifest.get("loader"),
+        "ops": {"kind": ops.get("kind"), "reason": ops.get("reason", ""), "build": None},
+        "resumed": [{"changed": [], **resume} for resume in manifest.get("resumed") or []],
+        "migrated_from": 1,
+    }
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,20 @@ from neuscale.data.packed import PackedDataset, packed_path
 from neuscale.data.prepare import prepare
 from neuscale.data.prepared import Dataset, prepared_names
 from neuscale.data.stage import staged_for_training
-from neuscale.errors import DataError, UsageError, UserError, disk_error
+from neuscale.errors import DataError, UsageError, UserError
 from neuscale.models.registry import check_arch
 from neuscale.paths import data_root
 from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder, create_run
-from neuscale.runs.manifest import first_manifest, now, read_manifest, write_manifest
 from neuscale.training.checkpoint import CheckpointFolder
 from neuscale.training.device import (
     be_deterministic,
     create_accelerator,
     device_name,
-    resolve_device,
     resolve_precision,
 )
 from neuscale.training.outcome import Outcome
+from neuscale.training.record import RunRecord
 from neuscale.training.resume import check_same_data, check_same_run
 from neuscale.training.tracking import Tracker
 from neuscale.training.trainer import Trainer
@@ -123,43 +122,34 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
     config, data, accelerator = trainer.config, trainer.data, trainer.accelerator
     milestones = [epoch * trainer.steps_per_epoch for epoch in config.checkpoint.milestones]
     checkpoints = CheckpointFolder(run.checkpoints, config.checkpoint.keep_last, milestones)
-    manifest = _begin_manifest(config, run, trainer, accelerator)
+    record = RunRecord(run, trainer)
     checkpoint = checkpoints.newest(progress.warning) if resume else None
     if checkpoint is not None:
         trainer.load(checkpoint)
-        manifest["resumed"].append({"time": now(), "step": trainer.step})
-    elif resume:
+    elif resume and run.manifest_file.exists():
         progress.message("No checkpoint yet: starting at the beginning.")
-    _describe(run, trainer, manifest, progress)
+    if resume:
+        record.goes_on(trainer.step)
+    _describe(run, trainer, progress)
     if trainer.is_over():
         progress.message("It is finished already; to train longer, raise train.epochs.")
         return TrainedRun(run, trainer.outcome(), accelerator.is_main_process)
 
     if resume and accelerator.is_main_process:
         run.store(config)  # what was changed for the rest of the run
-    _write(run, manifest, accelerator)
+    record.begins()
     tracker = None
     try:
         tracker = Tracker(run, config, data.meta.classes, trainer.step, accelerator.is_main_process)
         outcome = trainer.fit(checkpoints, tracker)
-        manifest["status"] = "stopped" if outcome.stopped_by else "finished"
-        manifest["result"] = {
-            "steps": outcome.steps,
-            "epochs": outcome.epochs,
-            "train_seconds": round(trainer.log.clock.seconds, 2),
-            "images_per_second": round(outcome.images_per_second, 1),
-            "last": outcome.last.scalars() if outcome.last else None,
-            "best_top1": outcome.best_top1 if outcome.best_top1 >= 0 else None,
-        }
+        record.ends(outcome)
     except BaseException as error:
-        manifest["status"] = "failed"
-        manifest["error"] = str(error) or type(error).__name__
+        record.fails(error)
         raise
     finally:
-        manifest["ended"] = now()
         if tracker is not None:
             tracker.close()
-        _write(run, manifest, accelerator)
+        record.write(ended=True)
     return TrainedRun(run, outcome, accelerator.is_main_process)
 
 
@@ -180,24 +170,10 @@ def _shared_run(config: Config, resume: RunFolder | None, accelerator: Accelerat
     return RunFolder(Path(answer[0]))
 
 
-def _begin_manifest(
-    config: Config, run: RunFolder, trainer: Trainer, accelerator: Accelerator
-) -> dict[str, Any]:
-    precision = resolve_precision(config.train.precision, resolve_device(config.run.device))
-    fresh = first_manifest(
-        trainer.data.meta, config.run.seed, device_name(accelerator), precision, accelerator.num_processes
-    )
-    fresh["loader"] = asdict(trainer.choice)
-    fresh["ops"] = asdict(trainer.ops)
-    before = read_manifest(run.manifest_file)
-    if before:
-        fresh["started"], fresh["resumed"] = before.get("started"), before.get("resumed", [])
-    return fresh
-
-
-def _describe(run: RunFolder, trainer: Trainer, manifest: dict[str, Any], progress: Progress) -> None:
+def _describe(run: RunFolder, trainer: Trainer, progress: Progress) -> None:
     data, accelerator = trainer.data, trainer.accelerator
     processes = accelerator.num_processes
+    precision = resolve_precision(trainer.config.train.precision, accelerator.device.type)
     counts, batch_size = data.meta.counts, trainer.config.train.global_batch_size
     millions = trainer.parameters / 1e6
     size = f"{millions:.1f} M" if millions >= 0.1 else f"{trainer.parameters:,}"
@@ -206,8 +182,8 @@ def _describe(run: RunFolder, trainer: Trainer, manifest: dict[str, Any], progre
         f" on {data.meta.title}: {counts['train']:,} training and {counts['val']:,} validation images"
     )
     progress.message(
-        f"{processes} process{'es' if processes > 1 else ''} on {manifest['machine']['device']},"
-        f" {manifest['precision']}; {trainer.total_steps:,} steps of {batch_size} images"
+        f"{processes} process{'es' if processes > 1 else ''} on {device_name(accelerator)},"
+        f" {precision}; {trainer.total_steps:,} steps of {batch_size} images"
     )
     progress.message(f"loader {trainer.choice.kind}: {trainer.choice.reason}")
     if trainer.ops.kind == "fused":
@@ -217,11 +193,3 @@ def _describe(run: RunFolder, trainer: Trainer, manifest: dict[str, Any], progre
     progress.message(f"run folder {run.path}")
     if trainer.step:
         progress.message(f"going on after step {trainer.step:,} of {trainer.total_steps:,}")
-
-
-def _write(run: RunFolder, manifest: dict[str, Any], accelerator: Accelerator) -> None:
-    if accelerator.is_main_process:
-        try:
-            write_manifest(run.manifest_file, manifest)
-        except OSError as error:
-            raise disk_error(error, run.manifest_file) from error
