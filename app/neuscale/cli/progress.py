@@ -11,6 +11,8 @@ from rich.text import Text
 
 from neuscale.cli.console import err, escape
 from neuscale.progress import Progress, Task
+from neuscale.quantities import duration as duration
+from neuscale.quantities import quantity as quantity
 
 LINE_SECONDS = 10.0
 
@@ -20,30 +22,11 @@ def create_progress() -> Progress:
     return Bars() if err.is_terminal else Lines()
 
 
-def quantity(count: float, unit: str) -> str:
-    """A count with its unit; bytes are scaled."""
-    if unit != "B":
-        return f"{count:,.0f} {unit}"
-    for scaled in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {scaled}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
 def _part(done: float, total: float | None, unit: str) -> str:
     if not total:
         return quantity(done, unit)
     begun = quantity(done, unit) if unit == "B" else f"{done:,.0f}"
     return f"{begun} of {quantity(total, unit)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two largest units that fit."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 class _Messages:
