@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from neuscale.cli import bench, data, doctor, evaluate, train
+from neuscale.cli import bench, data, doctor, evaluate, runs, train
 from neuscale.cluster.first_error import show_once
 from neuscale.cluster.launch import leave_processes, report_to_launcher
 from neuscale.errors import EXIT_FAILED, UserError, disk_error
@@ -49,6 +49,7 @@ def neuscale(
 
 
 app.add_typer(data.app, name="data")
+app.add_typer(runs.app, name="runs")
 app.add_typer(bench.app, name="bench")
 app.command("train")(train.train_command)
 app.command("eval")(evaluate.eval_command)

@@ -1,6 +1,7 @@
 """The terminal: results on standard output, everything else on standard error."""
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()  # None where the shell closed it (>&-)
 
 
-# Lines are not broken for what is no terminal: a script may search them.
+# Lines are not broken for what is no terminal, and tables have room: a script may search them.
 out = Console(highlight=False, soft_wrap=not _is_terminal(sys.stdout))
+if not out.is_terminal and "COLUMNS" not in os.environ:
+    out.width = 160
 err = Console(stderr=True, highlight=False, soft_wrap=not _is_terminal(sys.stderr))
 
 

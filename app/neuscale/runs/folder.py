@@ -14,6 +14,9 @@ from neuscale.errors import UsageError, UserError, disk_error
 from neuscale.files import write_atomically
 from neuscale.paths import runs_root
 
+# Who only looks whether a run is being trained holds its lock for a moment.
+_LOOK_SECONDS = 0.5
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -57,7 +60,7 @@ class RunFolder:
         """Keeps other processes from training in this folder. Raises UsageError where one does already."""
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_LOOK_SECONDS)
         except Timeout:
             raise UsageError(
                 f"{self.path}: another process is training this run.", "Wait for it, or stop it first."
@@ -71,6 +74,20 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def is_held(self) -> bool:
+        """Whether a process is training in this folder."""
+        if not (self.path / ".lock").exists():
+            return False
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):  # a folder of somebody else's, or without locks
+            return False
+        lock.release()
+        return False
 
     def store(self, config: Config) -> None:
         """Replaces the configuration. Raises UserError where it cannot be written."""
@@ -137,6 +154,9 @@ def find_run(name: str) -> RunFolder:
     for path in (runs_root() / name, Path(name)):
         if (path / "config.yaml").is_file():
             return RunFolder(path)
+    if Path(name).is_dir() or (runs_root() / name).is_dir():
+        folder = Path(name) if Path(name).is_dir() else runs_root() / name
+        raise UsageError(f"{folder}: there is no run in this folder.", "One has a config.yaml.")
     import difflib
 
     close = difflib.get_close_matches(Path(name).name, [run.name for run in runs], n=1)

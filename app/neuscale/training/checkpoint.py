@@ -24,11 +24,9 @@ from torch import Tensor
 
 from neuscale.errors import CheckpointError, disk_error
 from neuscale.files import sync_folder, write_atomically
+from neuscale.runs.checkpoints import BEST, META, PARTIAL, PREFIX, best_checkpoint, checkpoint_paths
 
 WEIGHTS, AVERAGE, TRAINING = "model.safetensors", "ema.safetensors", "training.pt"
-META = "checkpoint.json"
-BEST = "best.json"
-_PREFIX, _PARTIAL = "step-", ".partial-"
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,11 @@ class CheckpointFolder:
     def __init__(self, folder: Path, keep_last: int = 2, milestones: Collection[int] = ()) -> None:
         self.folder = folder
         self.keep_last = keep_last
-        self._kept = {f"{_PREFIX}{step:08d}" for step in milestones}
+        self._kept = {f"{PREFIX}{step:08d}" for step in milestones}
 
     def paths(self) -> list[Path]:
         """Folders of complete checkpoints, oldest first; not yet verified."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(p for p in self.folder.glob(f"{_PREFIX}*") if (p / META).is_file())
+        return checkpoint_paths(self.folder)
 
     def save(
         self,
@@ -108,11 +104,11 @@ class CheckpointFolder:
         average: dict[str, Tensor] | None = None,
     ) -> Path:
         """Writes a checkpoint; returns its folder. Raises UserError where the disk cannot be written."""
-        final = self.folder / f"{_PREFIX}{step:08d}"
-        part = self.folder / f"{_PARTIAL}{step:08d}"
+        final = self.folder / f"{PREFIX}{step:08d}"
+        part = self.folder / f"{PARTIAL}{step:08d}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob(f"{_PARTIAL}*"):
+            for leftover in self.folder.glob(f"{PARTIAL}*"):
                 shutil.rmtree(leftover)
             part.mkdir()
             content = {WEIGHTS: _safetensors(weights), TRAINING: _torch_bytes(training)}
@@ -152,17 +148,14 @@ class CheckpointFolder:
 
     def best_path(self) -> Path | None:
         """The folder of the checkpoint with the best evaluation so far."""
-        try:
-            return self.folder / str(json.loads((self.folder / BEST).read_text())["checkpoint"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return best_checkpoint(self.folder)
 
     def _prune(self) -> None:
         best = self.best_path()
         for path in self.paths()[: -self.keep_last]:
             if path != best and path.name not in self._kept:
                 # The name goes first: what is left of a removal cut short is no checkpoint.
-                doomed = path.with_name(f"{_PARTIAL}{path.name}")
+                doomed = path.with_name(f"{PARTIAL}{path.name}")
                 path.rename(doomed)
                 shutil.rmtree(doomed)
 

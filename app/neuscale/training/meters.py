@@ -8,8 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# Metrics that are about time and not about learning: they differ between equal runs.
-TIMINGS = ("images_per_second", "data_wait", "tflops", "mfu", "memory_gb")
+from neuscale.training.metrics import TIMINGS as TIMINGS
 
 T = TypeVar("T")
 

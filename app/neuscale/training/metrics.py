@@ -7,6 +7,9 @@ from typing import Any
 
 from neuscale.files import write_atomically
 
+# Metrics that are about time and not about learning: they differ between equal runs.
+TIMINGS = ("images_per_second", "data_wait", "tflops", "mfu", "memory_gb")
+
 
 class MetricsFile:
     """`metrics.jsonl`: one object a line, with `step` and `split`.

@@ -1,0 +1,192 @@
+"""`neuscale runs`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuscale.cli.runs_show import AsJson, RunName, compare_command, show_command
+from neuscale.errors import EXIT_FAILED, EXIT_RESUME, UsageError
+
+if TYPE_CHECKING:
+    from neuscale.runs.listing import RunRow
+
+app = typer.Typer(
+    no_args_is_help=True, help="Runs: a table of them, one in full, several side by side, again, as a page."
+)
+
+app.command("show")(show_command)
+app.command("compare")(compare_command)
+
+
+@app.command("list")
+def list_command(
+    sort: Annotated[
+        str,
+        typer.Option(
+            "--sort", help="started, name, state, experiment, top1, loss, time, speed or size; best first."
+        ),
+    ] = "started",
+    as_json: AsJson = False,
+) -> None:
+    """Show all runs: running, stopped (they go on with --resume), finished, failed, empty, damaged."""
+    from dataclasses import asdict
+
+    from neuscale.cli.console import err, escape, out, print_json
+    from neuscale.paths import runs_root
+    from neuscale.runs.listing import run_rows
+
+    rows = run_rows(sort)
+    if as_json:
+        print_json({"folder": str(runs_root()), "runs": [asdict(row) for row in rows]})
+        return
+    if not rows:
+        err.print(f"{escape(runs_root())}: there are no runs yet. Start one: neuscale train")
+        return
+    out.print(_table(rows, f"runs in {runs_root()}, by {sort}"))
+    for row in rows:
+        if row.note:
+            err.print(f"{escape(row.name)}: {escape(row.note.splitlines()[0])}")
+
+
+def _table(rows: "list[RunRow]", title: str) -> Any:
+    """On a narrow terminal without the columns that are also in the configuration."""
+    from rich.table import Table
+
+    from neuscale.cli.console import escape, out
+    from neuscale.quantities import duration, quantity
+
+    colors = {"running": "cyan", "finished": "green", "failed": "red", "damaged": "red", "stopped": "yellow"}
+    wide = not out.is_terminal or out.width >= 130
+    table = Table(title=escape(title), title_justify="left")
+    for name, right in (("run", False), ("state", False), *((n, True) for n in ("top-1", "loss", "time"))):
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    extra = ("experiment", "seed", "steps", "img/s", "size") if wide else ()
+    for name in (*extra, "started"):
+        table.add_column(name, justify="left" if name in ("experiment", "started") else "right", no_wrap=True)
+    for row in rows:
+        cells = [
+            escape(row.name),
+            f"[{colors.get(row.state, 'dim')}]{escape(row.state)}[/]",
+            "" if row.top1 is None else f"{row.top1:.2%}",
+            "" if row.loss is None else f"{row.loss:.3f}",
+            "" if row.time is None else duration(row.time),
+        ]
+        if wide:
+            cells += [
+                escape(row.experiment or row.data or ""),
+                "" if row.seed is None else str(row.seed),
+                "" if row.steps is None else f"{row.steps:,}",
+                "" if row.speed is None else f"{row.speed:,.0f}",
+                "" if row.size is None else quantity(row.size, "B"),
+            ]
+        table.add_row(*cells, (row.started or "")[5:16].replace("T", " "))
+    return table
+
+
+@app.command("replay")
+def replay_command(
+    run: RunName,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FIELD=VALUE", help="Fields to change, to see what they do.", show_default=False
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where the data differ, and mark the result.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a run again from its manifest and say whether it comes to the same, to the last bit.
+
+    In a new run folder. Exits with 0 where it is bitwise equal, with 1 where it is not.
+    """
+    from neuscale.runs.folder import find_run
+
+    found = find_run(run)
+    if wrong := next((word for word in words or [] if "=" not in word), None):
+        raise UsageError(f"'{wrong}' is not of the form field=value.", "replay takes one run.")
+    from dataclasses import asdict
+
+    from neuscale.cli.console import beside, err, escape, out, print_json
+    from neuscale.cli.progress import create_progress
+    from neuscale.runs.replay import replay
+
+    replayed = replay(found, words or [], force, create_progress())
+    verdict = replayed.verdict
+    if as_json:
+        print_json(
+            {
+                "run": str(replayed.run.path),
+                "of": str(found.path),
+                "equal": verdict.equal if verdict else None,
+                "verdict": verdict.words if verdict else "stopped before its end",
+                "first": asdict(verdict.first) if verdict and verdict.first else None,
+                "forced": replayed.forced,
+                "changed": [asdict(change) for change in replayed.changed],
+            }
+        )
+    if verdict is None:
+        name = replayed.run.argument
+        err.print("stopped before its end; everything is saved. To go on, and then to compare:")
+        err.print(f"  [bold]{beside('neuscale')} train --resume {escape(name)}[/]")
+        err.print(f"  [bold]{beside('neuscale')} runs compare {escape(found.argument)} {escape(name)}[/]")
+        raise typer.Exit(EXIT_RESUME)
+    if not as_json:
+        color = {True: "green", False: "red", None: "yellow"}[verdict.equal]
+        out.print(f"[bold {color}]{escape(verdict.words)}[/]")
+        if replayed.forced:
+            out.print(f"made with --force, on other data: {escape(', '.join(replayed.forced))}")
+        if replayed.changed:
+            out.print("What changed since:")
+            for change in replayed.changed:
+                out.print(f"  {escape(change)}")
+        else:
+            out.print("Nothing changed in configuration, code, packages, ops, data and machine.")
+        err.print(f"The run is {escape(replayed.run.path)}")
+    raise typer.Exit(0 if verdict.equal else EXIT_FAILED)
+
+
+@app.command("prune")
+def prune_command(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN", help="Only in these runs.", show_default=False)
+    ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Also failed runs that have checkpoints and could go on.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this it is only said.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Free space: checkpoints that are neither best nor last, empty runs, failed runs.
+
+    Says what would go; nothing goes without --yes.
+    """
+    from neuscale.cli.console import err, escape, out, print_json
+    from neuscale.quantities import quantity
+    from neuscale.runs.folder import all_runs, find_run
+    from neuscale.runs.prune import removals, remove
+
+    chosen = [find_run(name) for name in runs] if runs else all_runs()
+    found = removals(chosen, failed)
+    total = sum(removal.size for removal in found)
+    if as_json:
+        shown = [{"path": str(r.path), "reason": r.reason, "bytes": r.size} for r in found]
+    else:
+        from rich.table import Table
+
+        table = Table(title=f"{quantity(total, 'B')} can go", title_justify="left")
+        for name in ("folder", "what it is", "size"):
+            table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
+        for removal in found:
+            table.add_row(escape(removal.path), escape(removal.reason), quantity(removal.size, "B"))
+        out.print(table if found else "There is nothing to free.")
+    if yes:
+        for removal in found:
+            remove(removal)
+        if found:
+            err.print(f"freed {quantity(total, 'B')}")
+    elif found:
+        err.print("Nothing was removed. To do so, add --yes.")
+    if as_json:
+        print_json({"removed": yes, "bytes": total, "folders": shown})

@@ -1,0 +1,74 @@
+"""Runs side by side: what differs in how they were made, and in what came of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuscale.runs.differences import differences
+from neuscale.runs.folder import RunFolder
+from neuscale.runs.listing import RunRow, metrics_of, run_row
+from neuscale.runs.manifest import load_manifest
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 32
+COMMON_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side; every list has a value for each run.
+
+    `configuration` and `environment`: by the name of what differs between any two of them;
+    `curves`: by the curve's name, the points of each run as (step, value).
+    """
+
+    rows: list[RunRow]
+    configuration: dict[str, list[Any]]
+    environment: dict[str, list[Any]]
+    curves: dict[str, list[list[tuple[int, float]]]]
+
+
+# Curves that every run has: split, name, and what they are called.
+_CURVES = (("train", "loss", "training loss"), ("val", "loss", "loss"), ("val", "top1", "top-1"))
+
+
+def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
+    """Two or more runs side by side. Raises UserError for a manifest that cannot be read."""
+    manifests = [load_manifest(run.manifest_file) for run in runs]
+    configuration: dict[str, list[Any]] = {}
+    environment: dict[str, list[Any]] = {}
+    for i, manifest in enumerate(manifests):
+        for found in differences(manifests[0], manifest):
+            table = configuration if found.area == "config" else environment
+            name = found.what if found.area in ("config", found.what) else f"{found.area}: {found.what}"
+            # Runs whose value is not told apart from the first one's have that.
+            table.setdefault(name, [found.before] * len(runs))[i] = found.now
+    points = [metrics_of(run) for run in runs]
+    curves = {title: [_curve(lines, split, name) for lines in points] for split, name, title in _CURVES}
+    return Comparison([run_row(run) for run in runs], configuration, environment, curves)
+
+
+def _curve(lines: Sequence[Mapping[str, Any]], split: str, name: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[name]) for line in lines if line.get("split") == split and name in line]
+
+
+def common_points(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, list[float]]]:
+    """(step, each curve's value there), at some of the steps that all have, the last among them."""
+    values = [dict(curve) for curve in curves]
+    steps = sorted(set.intersection(*(set(known) for known in values))) if values else []
+    if len(steps) > COMMON_STEPS:
+        last = len(steps) - 1
+        steps = [steps[round(i * last / (COMMON_STEPS - 1))] for i in range(COMMON_STEPS)]
+    return [(step, [known[step] for known in values]) for step in steps]
+
+
+def sparkline(curve: Sequence[tuple[int, float]], low: float, high: float) -> str:
+    """The curve in one line of text, between `low` and `high`; a gap where a value is no number."""
+    if not curve:
+        return ""
+    count = min(SPARK_WIDTH, len(curve))
+    picked = [curve[round(i * (len(curve) - 1) / max(1, count - 1))][1] for i in range(count)]
+    span = (high - low) or 1.0
+    levels = [(value - low) / span if value == value else None for value in picked]
+    last = len(_BLOCKS) - 1
+    return "".join(" " if x is None else _BLOCKS[min(last, max(0, round(x * last)))] for x in levels)

@@ -1,0 +1,140 @@
+"""Training a run again from its manifest, and comparing."""
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import yaml
+
+from neuscale.cluster.launch import launch, started_by_launcher
+from neuscale.config import Config, config_from_yaml
+from neuscale.data.prepared import remedy
+from neuscale.errors import UsageError
+from neuscale.paths import runs_root
+from neuscale.progress import Progress
+from neuscale.runs.differences import Difference, changing_fields, differences, short
+from neuscale.runs.equality import Verdict, compare_results, final_weights
+from neuscale.runs.folder import RunFolder, create_run
+from neuscale.runs.listing import metrics_of
+from neuscale.runs.manifest import load_manifest, write_manifest
+from neuscale.training.device import check_device
+from neuscale.training.train import open_data, train
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The run that was made, how it compares, and what was not as it had been.
+
+    `verdict` is None where it was stopped before its end.
+    """
+
+    run: RunFolder
+    verdict: Verdict | None
+    changed: list[Difference]
+    forced: list[str]
+
+
+def replay(run: RunFolder, words: list[str], force: bool, progress: Progress) -> Replayed:
+    """Trains `run` again in a new folder, its configuration changed by `words`.
+
+    With as many processes and threads as then. Raises UsageError where the data are not those of
+    the run, unless `force`, and where there is nothing to compare with.
+    """
+    if started_by_launcher():
+        raise UsageError("replay starts its processes itself.", "Call it without torchrun or accelerate.")
+    manifest = load_manifest(run.manifest_file)
+    if not metrics_of(run) and final_weights(run) is None:
+        raise UsageError(
+            f"{run.path}: has nothing to compare with: no curves, no checkpoint and no hash of its weights.",
+            "Train its configuration anew: neuscale train --resume RUN.",
+        )
+    config = _config(run, manifest, words, progress)
+    damage = _data_differences(config, manifest, progress)
+    if damage and not force:
+        raise UsageError(
+            f"{run.path}: was trained on other data than what is there now ({damage[0]}).",
+            "Prepare the same data again; or add --force, which marks the result.",
+        )
+    for resume in manifest["resumed"]:
+        for change in resume["changed"]:
+            progress.warning(
+                f"{run.name} went on after step {resume['step']} with another {change['area']}"
+                f" ({Difference(**change)}); it is trained again as it ended"
+            )
+    again = create_run(config)
+    try:
+        stopped = _train(again, config, manifest["machine"], progress)
+    except BaseException:
+        if not again.manifest_file.exists():
+            shutil.rmtree(again.path, ignore_errors=True)  # it has not begun
+        raise
+    new = load_manifest(again.manifest_file)
+    forced = [found.what for found in damage]
+    # Damage below a fingerprint that is the same: the manifests alone do not show it.
+    changed = [*(d for d in damage if d.what != "data"), *differences(manifest, new)]
+    verdict = None if stopped else compare_results(run, again)
+    new["replay"] = {
+        "of": run.name,
+        "forced": forced,
+        "equal": verdict.equal if verdict else None,
+        "verdict": verdict.words if verdict else "stopped before its end",
+        "first": asdict(verdict.first) if verdict and verdict.first else None,
+        "changed": [asdict(found) for found in changed],
+    }
+    write_manifest(again.manifest_file, new)
+    return Replayed(again, verdict, changed, forced)
+
+
+def _config(run: RunFolder, manifest: dict[str, Any], words: list[str], progress: Progress) -> Config:
+    """The configuration that was trained, under a new name, on the kind of device that it ran on."""
+    if manifest["config"] is None:  # of a time when manifests did not hold it
+        config = run.config(words)
+    else:
+        config = config_from_yaml(yaml.safe_dump(manifest["config"]), words, str(run.manifest_file))
+        then, now = changing_fields(manifest["config"]) or {}, changing_fields(asdict(run.config())) or {}
+        for name in then:
+            if then[name] != now.get(name):
+                progress.warning(
+                    f"{run.config_file} says {name}={now.get(name)}, which is not what was trained"
+                    f" ({name}={then[name]}, by the manifest): the manifest holds"
+                )
+    config.run.name = _free_name(f"{run.name}-replay")
+    config.run.time_limit = None
+    config.tracking.wandb = False
+    if not any(word.startswith("run.device=") for word in words):
+        config.run.device = manifest["machine"]["kind"]
+    check_device(config.run.device)
+    return config
+
+
+def _free_name(base: str) -> str:
+    root = runs_root()
+    names = (base if number == 1 else f"{base}-{number}" for number in range(1, 10_000))
+    return next(name for name in names if not (root / name).exists())
+
+
+def _data_differences(config: Config, manifest: dict[str, Any], progress: Progress) -> list[Difference]:
+    """How the prepared data differ from those of the run: as a whole, or in files damaged since."""
+    data = open_data(config, progress)
+    then, now = manifest["data"]["fingerprint"], data.meta.fingerprint
+    if then != now:
+        return [Difference("data", "data", short(then), short(now))]
+    damaged = data.verify(progress)
+    if damaged:
+        progress.warning(f"damaged data: {', '.join(damaged)}. To mend it: {remedy(data)}")
+    return [Difference("data", name, "as prepared", "damaged") for name in damaged]
+
+
+def _train(run: RunFolder, config: Config, machine: dict[str, Any], progress: Progress) -> bool:
+    """Trains in `run`'s folder; whether it was stopped before its end."""
+    processes, threads = machine["processes"], machine["threads"]
+    if processes == 1:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return train(config, run, progress).outcome.stopped_by is not None
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    words = ["train", str(run.path), "--resume", f"run.device={config.run.device}"]
+    return launch(words, processes) != 0
