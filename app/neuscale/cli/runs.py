@@ -1,5 +1,6 @@
 """`neuscale runs`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -145,6 +146,37 @@ def replay_command(
             out.print("Nothing changed in configuration, code, packages, ops, data and machine.")
         err.print(f"The run is {escape(replayed.run.path)}")
     raise typer.Exit(0 if verdict.equal else EXIT_FAILED)
+
+
+@app.command("report")
+def report_command(
+    run: RunName,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="The file to write, instead of report.html in the run's folder."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", help="best (as without it), last, or a checkpoint's name or path."),
+    ] = None,
+) -> None:
+    """Write one HTML page about a run, with everything in it: it opens without a network.
+
+    Curves, confusion matrix, accuracy of each class, the worst and the most confused images,
+    throughput, environment.
+    """
+    from neuscale.runs.folder import find_run
+
+    found = find_run(run)
+    path = output or found.path / "report.html"
+    from neuscale.cli.console import err, escape, out
+    from neuscale.cli.progress import create_progress
+    from neuscale.quantities import quantity
+    from neuscale.runs.report import write_report
+
+    for note in write_report(found, path, checkpoint, create_progress()):
+        err.print(f"[yellow]warning:[/] {escape(note)}")
+    out.print(f"{escape(path)} ({quantity(path.stat().st_size, 'B')})")
 
 
 @app.command("prune")

@@ -4,8 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from torch import nn
 
+from neuscale.config import Config
 from neuscale.data.choose import choose_loader, create_loader
+from neuscale.data.loader import Loader
+from neuscale.data.prepared import Dataset
 from neuscale.errors import CheckpointError
 from neuscale.evaluation.evaluate import Evaluation, evaluate
 from neuscale.models.fused import choose_ops, fuse
@@ -29,24 +34,35 @@ class EvaluatedRun:
     is_main: bool
 
 
-def evaluate_run(
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run's model with the weights of a checkpoint, on its device, and the loader of a split."""
+
+    config: Config
+    data: Dataset
+    model: nn.Module
+    loader: Loader
+    accelerator: Accelerator
+    checkpoint: str
+    step: int | None
+
+
+def open_run(
     run: RunFolder, checkpoint: str, split: str, device: str | None, progress: Progress, weights: str = "auto"
-) -> EvaluatedRun:
-    """Evaluates `checkpoint` ("best", "last", or a path) of `run` on a split of its data.
+) -> OpenedRun:
+    """`run` at `checkpoint` ("best", "last", or a path), for a split of its data.
 
     `weights`: "raw", "ema" (their moving average), or "auto": the average where there is one.
-    `device`: cpu, cuda or mps; None takes what there is. Raises UsageError or CheckpointError. All processes
-    of a distributed evaluation call this and get the same numbers.
+    `device`: cpu, cuda or mps; None takes what there is. Raises UsageError or CheckpointError.
     """
     config = run.config()
     # Not where it was trained: wherever this is.
     kind = resolve_device(device or "auto")
     precision = config.train.precision
     accelerator = create_accelerator(kind, "auto" if kind == "cpu" and precision == "fp16" else precision)
-    progress = progress if accelerator.is_main_process else Silent()
     path, step = _find(run, checkpoint)
     state = read_weights(path, {"auto": None, "raw": False, "ema": True}[weights])
-    data = open_data(config, progress)
+    data = open_data(config, progress if accelerator.is_main_process else Silent())
     place: torch.device = accelerator.device
     choice = choose_loader(config.data, data, place)
     loader = create_loader(choice, config.data, data, split, place, share_of(accelerator))
@@ -56,16 +72,28 @@ def evaluate_run(
     load_weights(model, state, str(path))
     if choose_ops(config.model, place).kind == "fused":
         fuse(model, place)
+    return OpenedRun(config, data, model.to(place), loader, accelerator, str(path), step)
+
+
+def evaluate_run(
+    run: RunFolder, checkpoint: str, split: str, device: str | None, progress: Progress, weights: str = "auto"
+) -> EvaluatedRun:
+    """Evaluates `run`, opened as `open_run` says, on all images of a split.
+
+    All processes of a distributed evaluation call this and get the same numbers.
+    """
+    opened = open_run(run, checkpoint, split, device, progress, weights)
+    accelerator, meta = opened.accelerator, opened.data.meta
     result = evaluate(
-        model.to(accelerator.device),
-        loader.evaluation(config.eval.batch_size),
-        data.meta.num_classes,
+        opened.model,
+        opened.loader.evaluation(opened.config.eval.batch_size),
+        meta.num_classes,
         accelerator.device,
         accelerator.autocast,
-        progress,
-        total=len(loader) // accelerator.num_processes,
+        progress if accelerator.is_main_process else Silent(),
+        total=len(opened.loader) // accelerator.num_processes,
     )
-    return EvaluatedRun(result, str(path), step, data.meta.classes, accelerator.is_main_process)
+    return EvaluatedRun(result, opened.checkpoint, opened.step, meta.classes, accelerator.is_main_process)
 
 
 def _find(run: RunFolder, checkpoint: str) -> tuple[Path, int | None]:

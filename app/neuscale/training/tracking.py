@@ -8,6 +8,7 @@ from torch import Tensor
 from neuscale.config import Config, config_to_yaml
 from neuscale.data.loader import Loader
 from neuscale.evaluation.evaluate import Evaluation
+from neuscale.evaluation.stored import store_evaluation
 from neuscale.runs.folder import RunFolder
 from neuscale.training.meters import TIMINGS
 from neuscale.training.metrics import MetricsFile
@@ -28,6 +29,7 @@ class Tracker:
         self._board: Any = None
         self._wandb: Any = None
         self._classes = classes
+        self._folder = run.path
         self._images_wanted = config.tracking.sample_images
         if not is_main:
             return
@@ -59,6 +61,7 @@ class Tracker:
         if self._file is None:
             return
         self._file.write("val", step, result.scalars())
+        store_evaluation(self._folder, step, self._classes, result)
         if self._board is None and self._wandb is None:
             return
         from neuscale.training.pictures import confusion_picture

@@ -1,0 +1,125 @@
+"""Charts as SVG within a page, in the page's own colours, so that they are read in light and in dark."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+Points = Sequence[tuple[int, float]]
+
+WIDTH, HEIGHT = 460, 240
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 30
+MOST_POINTS = 600
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve: `style` is a class of the page ("a" or "b"); `dots`: drawn as points on a line."""
+
+    name: str
+    points: Points
+    style: str = "a"
+    dots: bool = False
+
+
+def line_chart(series: Sequence[Series], percent: bool = False, from_zero: bool = True) -> str:
+    """Curves over the steps. A value that is no number leaves a gap. Empty without any point."""
+    finite = [[p for p in one.points if math.isfinite(p[1])] for one in series]
+    everything = [p for points in finite for p in points]
+    if not everything:
+        return ""
+    last = max(step for step, _ in everything)
+    low = 0.0 if from_zero else min(value for _, value in everything)
+    values = _ticks(low, max(value for _, value in everything))
+    bottom, top = values[0], values[-1]
+
+    def x(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / max(last, 1)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - bottom) / ((top - bottom) or 1)
+
+    parts = []
+    for value in values:
+        at = f"{y(value):.1f}"
+        words = (
+            f"{100 * value:.4g}%" if percent else f"{value:,.4g}" if value < 1e4 else f"{value / 1e3:,.0f}k"
+        )
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{at}" dy="4" text-anchor="end">{words}</text>')
+    below = f'y="{HEIGHT - BOTTOM + 18}" text-anchor="middle"'
+    parts += [
+        f'<text x="{x(step):.1f}" {below}>{step:,.0f}</text>' for step in _ticks(0, last) if step <= last
+    ]
+    for one, points in zip(series, finite, strict=True):
+        shown = _thinned(points)
+        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in shown)
+        parts.append(f'<polyline class="{one.style}" points="{path}"/>')
+        if one.dots:
+            for step, value in shown:
+                words = f"{value:.2%}" if percent else f"{value:.4g}"
+                title = f"<title>{escape(one.name)}, step {step:,}: {words}</title>"
+                place = f'cx="{x(step):.1f}" cy="{y(value):.1f}" r="4"'
+                parts.append(f'<circle class="{one.style}" {place}>{title}</circle>')
+    drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
+    if len(series) == 1:
+        return drawing
+    legend = "".join(f'<span class="{one.style}">{escape(one.name)}</span>' for one in series if one.points)
+    return f'{drawing}<p class="legend">{legend}</p>'
+
+
+def _thinned(points: Points) -> Points:
+    """At most MOST_POINTS of them, the first and the last included."""
+    if len(points) <= MOST_POINTS:
+        return points
+    last = len(points) - 1
+    return [points[round(i * last / (MOST_POINTS - 1))] for i in range(MOST_POINTS)]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers that span `low` to `high`."""
+    from matplotlib.ticker import MaxNLocator
+
+    if not low < high:
+        high = low + (abs(low) or 1.0)
+    values = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(value) for value in values]
+
+
+def confusion_chart(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """A confusion matrix of not too many classes: rows true, columns predicted, shaded by the row's share."""
+    count, longest = len(classes), max(map(len, classes))
+    cell = max(16, min(44, 560 // count))
+    left = top = min(150, 8 + int(6.6 * longest))
+    size = cell * count
+    parts = []
+    for i, name in enumerate(classes):
+        middle = i * cell + cell / 2
+        label = escape(_cut(name))
+        parts.append(f'<text x="{left - 6}" y="{top + middle + 4:.1f}" text-anchor="end">{label}</text>')
+        across = f"translate({left + middle + 4:.1f} {top - 6}) rotate(-90)"
+        parts.append(f'<text transform="{across}">{label}</text>')
+        total = sum(counts[i]) or 1
+        for j, number in enumerate(counts[i]):
+            if not number:
+                continue
+            share = number / total
+            title = f"{escape(name)} taken for {escape(classes[j])}: {number:,} of {total:,}"
+            if i == j:
+                title = f"{escape(name)}: {number:,} of {total:,} right"
+            kind = "right" if i == j else "wrong"
+            place = f'x="{left + j * cell}" y="{top + i * cell}" width="{cell - 1}" height="{cell - 1}"'
+            # Mistakes are rare: by their root they are seen.
+            shade = f'class="{kind}" fill-opacity="{math.sqrt(share):.3f}"'
+            parts.append(f"<rect {shade} {place}><title>{title}</title></rect>")
+            if cell >= 26:
+                tone = " class='on'" if i == j and share > 0.3 else ""
+                at = f'x="{left + j * cell + cell / 2 - 0.5:.1f}" y="{top + middle + 4:.1f}"'
+                parts.append(f"<text{tone} {at} text-anchor='middle'>{number}</text>")
+    return (
+        f'<svg class="confusion" viewBox="0 0 {left + size} {top + size}" role="img">{"".join(parts)}</svg>'
+    )
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 20 else name[:19] + "…"
