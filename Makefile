@@ -122,6 +122,11 @@ format: $(STAMP) ## Put the code into the house style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+.PHONY: results
+results: $(STAMP) ## Gather finished runs into benchmarks/results/experiments.csv, and write the README's tables
+	@$(BIN)/python benchmarks/experiments.py $(ARGS)
+	@$(BIN)/python benchmarks/readme.py
+
 .PHONY: lock
 lock: $(STAMP) ## Resolve the requirements again, with hashes (ARGS=--upgrade for newer versions)
 	@bash scripts/lock.sh $(BIN)/uv $(ARGS)

@@ -3,21 +3,14 @@
 import csv
 from pathlib import Path
 
+from neuscale.runs.environment import cpu_name as cpu_name
 
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    import platform
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+RESULTS = Path(__file__).parent / "results"
 
 
-def write_table(name: str, rows: list[dict[str, str]]) -> None:
+def write_table(name: str, rows: list[dict[str, str]], folder: Path = RESULTS) -> None:
     """Writes and prints `results/<name>.csv`, a column for each key of the rows."""
-    path = Path(__file__).parent / "results" / f"{name}.csv"
+    path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")

@@ -1,5 +1,6 @@
 """The manifest says what was trained, whatever happened to the process that wrote it."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -8,10 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from neuscale.errors import UserError
 from neuscale.runs import manifest
-from neuscale.runs.manifest import code_revision, read_manifest, write_manifest
+from neuscale.runs.environment import image, lock_hash
+from neuscale.runs.manifest import code_revision, load_manifest, read_manifest, write_manifest
 
 WRITER = """
 import itertools, sys
@@ -85,3 +89,68 @@ def test_in_an_image_the_code_is_the_one_it_was_built_from(
     monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "image.json")
     assert manifest.image_record() == record
     assert code_revision() == {"revision": "ab12", "changed": changed}
+
+
+def test_an_image_is_named_as_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "image.json")
+    assert image() is None
+    write_manifest(tmp_path / "image.json", {"version": "1", "lock_sha256": "ab"})
+    (tmp_path / "sbom.spdx.json").write_bytes(b"{}")
+    monkeypatch.setenv("NEUSCALE_IMAGE", "neuscale:1")
+    monkeypatch.setenv("NEUSCALE_IMAGE_DIGEST", "sha256:00")
+    found = image()
+    assert found is not None
+    assert (found["name"], found["digest"]) == ("neuscale:1", "sha256:00")
+    assert found["sbom_sha256"] == hashlib.sha256(b"{}").hexdigest()
+    assert lock_hash() == "ab"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no manifest"),
+        ("", "damaged"),
+        ('{"a": ', "damaged"),
+        ("[1]", "damaged"),
+        ("{}", "damaged"),
+        ('{"version": 3, "status": "finished"}', "is of version 3, and this program reads 1 to 2"),
+        ('{"version": "x", "status": "finished"}', "is of version x"),
+    ],
+)
+def test_one_that_says_nothing_is_named(tmp_path: Path, content: str | None, words: str) -> None:
+    path = tmp_path / "manifest.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=words) as caught:
+        load_manifest(path)
+    assert str(path) in caught.value.problem
+    assert "\n" not in caught.value.problem
+
+
+# As the first version of the program wrote it.
+FIRST = {
+    "command": ["neuscale", "train"],
+    "started": "2026-11-20T12:00:00+00:00",
+    "status": "stopped",
+    "neuscale": "0.1.0",
+    "code": {"revision": "0" * 40, "changed": False},
+    "image": None,
+    "python": "3.11.7",
+    "packages": {"torch": "2.15.0", "timm": None},
+    "machine": {"system": "Linux", "device": "CPU, 2 threads", "processes": 1},
+    "precision": "fp32",
+    "seed": 0,
+    "data": {"name": "tiny", "fingerprint": "0" * 64, "counts": {"train": 1}, "source": {}},
+    "resumed": [{"time": "2026-11-20T12:10:00+00:00", "step": 5}],
+    "loader": {"kind": "resident", "reason": "it fits"},
+    "ops": {"kind": "eager", "reason": ""},
+}
+
+
+def test_one_of_the_first_version_is_read_as_todays(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.json", FIRST)
+    found = load_manifest(tmp_path / "manifest.json")
+    jsonschema.validate(found, json.loads(manifest.SCHEMA.read_text()))
+    assert (found["machine"]["kind"], found["machine"]["threads"]) == ("cpu", 2)
+    assert found["packages"] == {"torch": "2.15.0"}
+    assert found["migrated_from"] == 1

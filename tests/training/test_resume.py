@@ -6,9 +6,11 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,8 +19,9 @@ from neuscale.config import Config
 from neuscale.data.prepare import prepare
 from neuscale.errors import UsageError
 from neuscale.runs.folder import RunFolder
-from neuscale.runs.manifest import read_manifest
+from neuscale.runs.manifest import SCHEMA, read_manifest
 from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
+from neuscale.training.fingerprint import weights_hash
 from neuscale.training.meters import TIMINGS
 from neuscale.training.metrics import read_metrics
 from neuscale.training.train import train
@@ -188,3 +191,7 @@ def test_the_manifest_says_what_was_trained(tiny: ConfigBuilder) -> None:
     assert manifest["result"]["steps"] == 3
     assert manifest["result"]["last"]["top1"] == curves(run)[-1]["top1"]
     assert run.config().run.seed == 5
+    jsonschema.validate(manifest, json.loads(SCHEMA.read_text()))
+    assert manifest["config"] == asdict(run.config())
+    last = open_checkpoint(CheckpointFolder(run.checkpoints).paths()[-1])
+    assert manifest["result"]["weights_sha256"] == weights_hash(last.weights())

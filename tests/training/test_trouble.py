@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +18,7 @@ from neuscale.config import Config
 from neuscale.data.order import permutation
 from neuscale.errors import UsageError, UserError
 from neuscale.models.swin import SwinTransformer
-from neuscale.runs.manifest import read_manifest
+from neuscale.runs.manifest import SCHEMA, read_manifest
 from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
 from neuscale.training.limit import limit_seconds
 from neuscale.training.micro_batch import accumulation_steps, smaller
@@ -155,7 +156,9 @@ def test_a_loss_that_is_no_number_is_traced_to_its_step_and_images(
     assert json.loads((run / "nonfinite.json").read_text()) == {"step": 8, "epoch": 1, "samples": expected}
     assert ", ".join(map(str, expected[:8])) in text
     assert [open_checkpoint(p).step for p in CheckpointFolder(run / "checkpoints").paths()] == [5]
-    assert read_manifest(run / "manifest.json")["status"] == "failed"
+    manifest = read_manifest(run / "manifest.json")
+    assert (manifest["status"], manifest["exit_code"]) == ("failed", 1)
+    jsonschema.validate(manifest, json.loads(SCHEMA.read_text()))
 
 
 def test_a_checkpoint_is_never_of_a_model_that_is_no_number(tiny: ConfigBuilder, tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def compare_command(
 
 
 def _show_comparison(comparison: "Comparison") -> None:
+    import math
+
     from neuscale.cli.console import out
     from neuscale.quantities import duration
     from neuscale.runs.compare import common_points, sparkline
@@ -164,14 +166,16 @@ def _show_comparison(comparison: "Comparison") -> None:
     _print("results", rows, results)
     for title, curves in comparison.curves.items():
         points = common_points(curves)
-        values = [value for curve in curves for _, value in curve if value == value]
+        values = [value for curve in curves for _, value in curve if math.isfinite(value)]
         if not values:
             continue
         show = (lambda x: f"{x:.2%}") if title == "top-1" else (lambda x: f"{x:.4f}")
         lines = {f"step {step:,}": list(map(show, at)) for step, at in points}
         if any(len(curve) > 2 for curve in curves):
-            lines["curve"] = [sparkline(curve, min(values), max(values)) for curve in curves]
-        _print(title, rows, lines)
+            last = max(curve[-1][0] for curve in curves if curve)
+            lines["curve"] = [sparkline(curve, last, min(values), max(values)) for curve in curves]
+        if lines:
+            _print(title, rows, lines)
     if comparison.environment:
         _print("environment", rows, {n: list(map(_value, v)) for n, v in comparison.environment.items()})
     else:

@@ -77,8 +77,10 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def launch(words: list[str], processes: int) -> int:
+def launch(words: list[str], processes: int, quiet: bool = False) -> int:
     """Runs `neuscale WORDS` in `processes` processes that find each other; returns their exit code.
+
+    `quiet`: without what they say on standard output, for a command that has its own to say there.
 
     When one fails the others are ended, and its error is raised as WorkerError. SIGINT,
     SIGTERM and SIGHUP are passed on and the workers waited for; a second one kills them.
@@ -103,7 +105,8 @@ def launch(words: list[str], processes: int) -> int:
             for rank in range(processes):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank), REPORTS: folder}
                 command = [sys.executable, "-m", "neuscale", *words]
-                workers.append(subprocess.Popen(command, env=os.environ | shared | own))
+                stdout = subprocess.DEVNULL if quiet else None
+                workers.append(subprocess.Popen(command, env=os.environ | shared | own, stdout=stdout))
                 if received:
                     workers[-1].send_signal(received[0])
             failed = _wait(workers, received)

@@ -1,5 +1,6 @@
 """Runs side by side: what differs in how they were made, and in what came of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,13 +63,14 @@ def common_points(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[i
     return [(step, [known[step] for known in values]) for step in steps]
 
 
-def sparkline(curve: Sequence[tuple[int, float]], low: float, high: float) -> str:
-    """The curve in one line of text, between `low` and `high`; a gap where a value is no number."""
-    if not curve:
-        return ""
-    count = min(SPARK_WIDTH, len(curve))
-    picked = [curve[round(i * (len(curve) - 1) / max(1, count - 1))][1] for i in range(count)]
-    span = (high - low) or 1.0
-    levels = [(value - low) / span if value == value else None for value in picked]
-    last = len(_BLOCKS) - 1
-    return "".join(" " if x is None else _BLOCKS[min(last, max(0, round(x * last)))] for x in levels)
+def sparkline(curve: Sequence[tuple[int, float]], last: int, low: float, high: float) -> str:
+    """The curve over the steps up to `last` in one line of text; a gap where a value is no number."""
+    line = ""
+    for column in range(SPARK_WIDTH):
+        step = last * (column + 1) / SPARK_WIDTH
+        if not curve or step > curve[-1][0] + last / SPARK_WIDTH:
+            break
+        value = min(curve, key=lambda point: abs(point[0] - step))[1]
+        share = (value - low) / ((high - low) or 1.0)
+        line += _BLOCKS[round(share * (len(_BLOCKS) - 1))] if math.isfinite(value) else " "
+    return line

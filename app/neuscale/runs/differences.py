@@ -48,8 +48,9 @@ def _code_differences(before: Mapping[str, Any] | None, now: Mapping[str, Any] |
     then, since = before.get("source_sha256"), now.get("source_sha256")
     if then is not None and since is not None:
         return [Difference("code", "code", code_words(before), code_words(now))] if then != since else []
-    then, since = code_words(before), code_words(now)
-    return [Difference("code", "code", then, since)] if then != since else []
+    if all(before.get(name) == now.get(name) for name in ("revision", "changed")):
+        return []
+    return [Difference("code", "code", code_words(before), code_words(now))]
 
 
 def code_words(code: Mapping[str, Any] | None) -> str:

@@ -137,4 +137,4 @@ def _train(run: RunFolder, config: Config, machine: dict[str, Any], progress: Pr
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     words = ["train", str(run.path), "--resume", f"run.device={config.run.device}"]
-    return launch(words, processes) != 0
+    return launch(words, processes, quiet=True) != 0

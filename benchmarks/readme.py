@@ -1,0 +1,80 @@
+"""The README's tables from the files in results/, between their markers.
+
+    .venv/bin/python benchmarks/readme.py [README [RESULTS]]       # make results
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`.
+"""
+
+import csv
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from table import RESULTS
+
+Row = dict[str, str]
+Columns = dict[str, Callable[[Row], str]]
+
+README = Path(__file__).parent.parent / "README.md"
+MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def percent(row: Row) -> str:
+    """Mean ± spread, in %."""
+    spread = f" ± {100 * float(row['top1_std']):.2f}" if row["top1_std"] else ""
+    return f"{100 * float(row['top1']):.2f}{spread}"
+
+
+def duration(row: Row) -> str:
+    """The time of training, in the unit that suits it."""
+    seconds = float(row["train_seconds"])
+    if seconds < 600:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 36000 else f"{seconds / 3600:,.1f} h"
+
+
+# The columns of each table, by the name of its file: their titles, and how they are made of a row.
+TABLES: dict[str, Columns] = {
+    "experiments": {
+        "recipe": lambda row: " ".join([row["experiment"], row["changes"]]).strip(),
+        "machine": lambda row: f"{row['machine']}, {row['precision']}",
+        "top-1, %": percent,
+        "seeds": lambda row: row["seeds"],
+        "training": duration,
+        "img/s": lambda row: f"{int(row['images_per_second']):,}",
+        "device-hours": lambda row: f"{float(row['device_hours']):.3g}",
+    },
+    "loader": {
+        "loader": lambda row: row["loader"],
+        "img/s": lambda row: f"{int(row['images_per_second']):,}",
+        "ratio": lambda row: row["ratio"],
+    },
+}
+
+
+def table(name: str, results: Path) -> str:
+    """The table of `results/<name>.csv` in Markdown."""
+    if name not in TABLES:
+        raise SystemExit(f"table: {name}: known are {', '.join(TABLES)}")
+    with (results / f"{name}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = TABLES[name]
+    body = [[make(row) for make in columns.values()] for row in rows]
+    lines = [list(columns), ["---"] * len(columns), *body]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main(readme: Path, results: Path) -> None:
+    """Fills the marked places of `readme` from the files in `results`."""
+    text = readme.read_text()
+    found = MARKED.findall(text)
+    if not found:
+        raise SystemExit(f"{readme.name} has no '<!-- table: NAME -->' … '<!-- end of table -->'")
+    readme.write_text(MARKED.sub(lambda match: f"{match[1]}{table(match[2], results)}{match[3]}", text))
+    print(f"{readme.name}: {', '.join(name for _, name, _ in found)}")
+
+
+if __name__ == "__main__":
+    given = [Path(word) for word in sys.argv[1:]]
+    main(given[0] if given else README, given[1] if len(given) > 1 else RESULTS)
