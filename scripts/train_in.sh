@@ -12,6 +12,11 @@ case $where in
   docker)
     options=(--rm --init --shm-size 2g --stop-timeout 120 --user "$(id -u):$(id -g)")
     options+=(--volume "$data:/data" --volume "$runs:/runs")
+    # A container does not know its image; the run's manifest names it.
+    options+=(--env "NEUSCALE_IMAGE=$image")
+    if digest=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null); then
+      options+=(--env "NEUSCALE_IMAGE_DIGEST=$digest")
+    fi
     if gpus; then options+=(--gpus all); fi
     if [[ -t 0 && -t 1 ]]; then options+=(--interactive --tty); fi
     exec docker run "${options[@]}" "$image" "$@"
