@@ -117,6 +117,22 @@ def test_a_configuration_changed_by_hand_does_not_hold(neuscale: Command, done: 
     assert "config.yaml says optim.weight_decay=0.9, which is not what was trained" in said.words
 
 
+def test_data_whose_source_is_gone_are_those_that_are_prepared(
+    neuscale: Command, runs: Path, build_image_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A year later the archive of the images has been cleared away."""
+    tree = build_image_tree(tmp_path / "gone", train=20, val=7)
+    words = ["data=image_folder", "data.name=gone", f"data.source={tree}", "train.global_batch_size=12"]
+    model = ["model.embed_dim=8", "model.depths=[1,1]", "model.num_heads=[1,1]", "model.patch_size=2"]
+    words += [*model, "model.window_size=2", "run.device=cpu", "run.name=old", "train.epochs=1"]
+    assert neuscale("train", *words).code == 0
+    shutil.rmtree(tree)
+    assert neuscale("eval", "old").code == 0
+    found = replay(neuscale, "old")
+    assert (found["equal"], found["changed"]) == (True, [])
+    assert neuscale("runs", "report", "old").err == ""
+
+
 def test_two_processes_are_replayed_with_two(neuscale: Command, train: Command, runs: Path) -> None:
     assert train("train.epochs=1", "run.name=two", "--processes", "2").code == 0
     found = replay(neuscale, "two")
@@ -168,4 +184,4 @@ def test_the_first_step_of_curves_that_part_is_named(neuscale: Command, done: Pa
     (other / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = neuscale("runs", "compare", "done", "other")
     assert "differs first at step 10: validation loss" in said.out
-    assert "equal at the 1 points before" in said.out
+    assert "the one before is equal" in said.out

@@ -15,9 +15,6 @@ app = typer.Typer(
     no_args_is_help=True, help="Runs: a table of them, one in full, several side by side, again, as a page."
 )
 
-app.command("show")(show_command)
-app.command("compare")(compare_command)
-
 
 @app.command("list")
 def list_command(
@@ -29,7 +26,11 @@ def list_command(
     ] = "started",
     as_json: AsJson = False,
 ) -> None:
-    """Show all runs: running, stopped (they go on with --resume), finished, failed, empty, damaged."""
+    """Show all runs and their states.
+
+    running; stopped, also by a kill ('neuscale train --resume' goes on); finished; failed;
+    empty, where training never began; damaged, where the manifest cannot be read.
+    """
     from dataclasses import asdict
 
     from neuscale.cli.console import err, escape, out, print_json
@@ -84,6 +85,10 @@ def _table(rows: "list[RunRow]", title: str) -> Any:
     return table
 
 
+app.command("show")(show_command)
+app.command("compare")(compare_command)
+
+
 @app.command("replay")
 def replay_command(
     run: RunName,
@@ -98,9 +103,11 @@ def replay_command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a run again from its manifest and say whether it comes to the same, to the last bit.
+    """Train a run again and compare, to the last bit.
 
-    In a new run folder. Exits with 0 where it is bitwise equal, with 1 where it is not.
+    From its manifest, in a new run folder, with as many processes and threads. What differs is
+    named: the first step, and what changed since in configuration, code, packages, ops, data and
+    machine. Exits with 0 where it is bitwise equal, with 1 where it is not.
     """
     from neuscale.runs.folder import find_run
 
@@ -160,10 +167,10 @@ def report_command(
         typer.Option("--checkpoint", help="best (as without it), last, or a checkpoint's name or path."),
     ] = None,
 ) -> None:
-    """Write one HTML page about a run, with everything in it: it opens without a network.
+    """Write a run as one HTML page.
 
-    Curves, confusion matrix, accuracy of each class, the worst and the most confused images,
-    throughput, environment.
+    It opens without a network: curves, confusion matrix, accuracy of each class, the worst and
+    the most confused images, throughput, environment.
     """
     from neuscale.runs.folder import find_run
 
@@ -190,9 +197,10 @@ def prune_command(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this it is only said.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Free space: checkpoints that are neither best nor last, empty runs, failed runs.
+    """Free space; say first what would go.
 
-    Says what would go; nothing goes without --yes.
+    Checkpoints that are neither best nor last, empty runs, and failed runs that left no checkpoint.
+    Nothing goes without --yes.
     """
     from neuscale.cli.console import err, escape, out, print_json
     from neuscale.quantities import quantity

@@ -17,7 +17,10 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name or path of a r
 
 
 def show_command(run: RunName, as_json: AsJson = False) -> None:
-    """Show one run: what was asked for, by which code, on what, and what came of it."""
+    """Show one run in full.
+
+    What was asked for, by which code, on what, and what came of it.
+    """
     from neuscale.cli.console import print_json
     from neuscale.runs.checkpoints import best_checkpoint, checkpoint_paths
     from neuscale.runs.folder import find_run
@@ -116,7 +119,10 @@ def compare_command(
     png: Annotated[Path | None, typer.Option("--png", help="Also write the curves as a picture.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: differences in the configuration first, then results, curves, and where they ran."""
+    """Compare runs side by side.
+
+    What differs in the configuration first, then results, curves, and where they ran.
+    """
     from dataclasses import asdict
 
     from neuscale.cli.console import err, escape, out, print_json

@@ -20,7 +20,7 @@ from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder
 from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
 from neuscale.training.device import create_accelerator, resolve_device, share_of
-from neuscale.training.train import open_data
+from neuscale.training.train import open_run_data
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def open_run(
     accelerator = create_accelerator(kind, "auto" if kind == "cpu" and precision == "fp16" else precision)
     path, step = _find(run, checkpoint)
     state = read_weights(path, {"auto": None, "raw": False, "ema": True}[weights])
-    data = open_data(config, progress if accelerator.is_main_process else Silent())
+    data = open_run_data(config, progress if accelerator.is_main_process else Silent())
     place: torch.device = accelerator.device
     choice = choose_loader(config.data, data, place)
     loader = create_loader(choice, config.data, data, split, place, share_of(accelerator))

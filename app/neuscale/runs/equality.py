@@ -49,7 +49,8 @@ def compare_results(before: RunFolder, now: RunFolder) -> Verdict:
     curves = (metrics_of(before), metrics_of(now))
     point, equal_points, common = first_difference(*curves)
     if point is not None:
-        at = f"equal at the {equal_points} points before" if equal_points else "it is the first point"
+        before_it = f"the {equal_points} points before are" if equal_points > 1 else "the one before is"
+        at = f"{before_it} equal" if equal_points else "it is the first point"
         return Verdict(False, f"differs first at {point} ({at})", point)
     a, b = final_weights(before), final_weights(now)
     points = f"{equal_points} point{'s' if equal_points != 1 else ''} of the curves"

@@ -111,7 +111,7 @@ def metrics_of(run: RunFolder, split: str | None = None) -> list[dict[str, Any]]
     """The points of a run's curves, of one split or of both; none where there is no file."""
     try:
         return [line for line in read_metrics(run.metrics_file) if split in (None, line.get("split"))]
-    except OSError:
+    except (OSError, ValueError):  # ValueError: bytes that are no text
         return []
 
 

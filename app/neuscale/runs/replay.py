@@ -10,7 +10,7 @@ import yaml
 
 from neuscale.cluster.launch import launch, started_by_launcher
 from neuscale.config import Config, config_from_yaml
-from neuscale.data.prepared import remedy
+from neuscale.data.prepared import is_prepared, remedy
 from neuscale.errors import UsageError
 from neuscale.paths import runs_root
 from neuscale.progress import Progress
@@ -20,7 +20,7 @@ from neuscale.runs.folder import RunFolder, create_run
 from neuscale.runs.listing import metrics_of
 from neuscale.runs.manifest import load_manifest, write_manifest
 from neuscale.training.device import check_device
-from neuscale.training.train import open_data, train
+from neuscale.training.train import open_run_data, train
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,13 @@ def _config(run: RunFolder, manifest: dict[str, Any], words: list[str], progress
     config.run.name = _free_name(f"{run.name}-replay")
     config.run.time_limit = None
     config.tracking.wandb = False
+    if is_prepared(config.data.name):
+        config.data.source = None  # it may be gone; whether the data are the same is looked at
     if not any(word.startswith("run.device=") for word in words):
         config.run.device = manifest["machine"]["kind"]
     check_device(config.run.device)
+    if config.run.device != "cpu" and not config.run.deterministic:
+        progress.warning("run.deterministic was off: on a GPU, equal bits are then not to be expected")
     return config
 
 
@@ -117,7 +121,7 @@ def _free_name(base: str) -> str:
 
 def _data_differences(config: Config, manifest: dict[str, Any], progress: Progress) -> list[Difference]:
     """How the prepared data differ from those of the run: as a whole, or in files damaged since."""
-    data = open_data(config, progress)
+    data = open_run_data(config, progress)
     then, now = manifest["data"]["fingerprint"], data.meta.fingerprint
     if then != now:
         return [Difference("data", "data", short(then), short(now))]

@@ -2,7 +2,7 @@
 
 import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from neuscale.data.listed import ListedDataset, listed_path
 from neuscale.data.listed_writer import list_images
 from neuscale.data.packed import PackedDataset, packed_path
 from neuscale.data.prepare import prepare
-from neuscale.data.prepared import Dataset, prepared_names
+from neuscale.data.prepared import Dataset, is_prepared, prepared_names
 from neuscale.data.stage import staged_for_training
 from neuscale.errors import DataError, UsageError, UserError
 from neuscale.models.registry import check_arch
@@ -56,6 +56,13 @@ def open_data(config: Config, progress: Progress) -> Dataset:
     if isinstance(data, ListedDataset):
         return data
     return staged_for_training(data, config.data.stage, progress)
+
+
+def open_run_data(config: Config, progress: Progress) -> Dataset:
+    """The data set of a run that was trained: as it is prepared, whatever has become of its source."""
+    if is_prepared(config.data.name):
+        config = replace(config, data=replace(config.data, source=None))
+    return open_data(config, progress)
 
 
 def _prepared_data(config: Config, progress: Progress) -> Dataset:
