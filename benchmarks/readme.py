@@ -60,9 +60,9 @@ def table(name: str, results: Path) -> str:
     with (results / f"{name}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     columns = TABLES[name]
-    body = [[make(row) for make in columns.values()] for row in rows]
-    lines = [list(columns), ["---"] * len(columns), *body]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    lines = [list(columns), *([make(row) for make in columns.values()] for row in rows)]
+    head, *body = [f"| {' | '.join(cells)} |\n" for cells in lines]
+    return "".join([head, "|---" * len(columns) + "|\n", *body])
 
 
 def main(readme: Path, results: Path) -> None:
