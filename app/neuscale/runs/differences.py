@@ -78,7 +78,8 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
         "threads": {"threads": machine.get("threads")},
         "processes": {"processes": machine.get("processes")},
         "machine": {
-            name: machine.get(name) for name in ("host", "system", "cpu", "kind", "gpus", "driver", "cuda")
+            **{name: machine.get(name) for name in ("host", "system", "cpu", "kind", "driver", "cuda")},
+            "gpus": ", ".join(gpu["name"] for gpu in machine["gpus"]) if machine.get("gpus") else None,
         },
     }
 
