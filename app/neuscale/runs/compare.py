@@ -30,7 +30,7 @@ class Comparison:
 
 
 # Curves that every run has: split, name, and what they are called.
-_CURVES = (("train", "loss", "training loss"), ("val", "loss", "loss"), ("val", "top1", "top-1"))
+_CURVES = (("train", "loss", "training loss"), ("val", "loss", "validation loss"), ("val", "top1", "top-1"))
 
 
 def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
