@@ -1,6 +1,8 @@
 """Writing files so that a reader sees all of one or none of it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,12 +23,17 @@ def sync_file(path: Path) -> None:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces `path` by `content`: written beside it, synced, renamed."""
+    with replacing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to, whose file then takes its place; on an error it is removed."""
     part = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
+        sync_file(part)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from neuscale.data.prepared import Dataset
 from neuscale.errors import disk_error
+from neuscale.files import replacing
 
 LABEL_WIDTH = 150
 GAP = 2
@@ -30,7 +31,7 @@ def sample_grid(data: Dataset, split: str = "train", columns: int = 10, rows: in
     font = ImageFont.load_default(13)
     for row, label in enumerate(chosen):
         top = GAP + row * (height + GAP)
-        name = _shortened(meta.classes[label], font)
+        name = shortened(meta.classes[label], font, LABEL_WIDTH - 12)
         draw.text((LABEL_WIDTH - 8, top + height // 2), name, "black", font, anchor="rm")
         for column, index in enumerate(np.flatnonzero(labels == label)[:columns]):
             pixels = data.image(split, int(index))
@@ -46,7 +47,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes a PNG. Raises UserError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, format="PNG")
+        with replacing(path) as part:
+            picture.save(part, format="PNG")
     except OSError as error:
         raise disk_error(error, path) from error
 
@@ -60,8 +62,8 @@ def _shown_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def _shortened(name: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:
-    room = LABEL_WIDTH - 12
+def shortened(name: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", room: int) -> str:
+    """`name`, its end replaced by an ellipsis where it is wider than `room` pixels."""
     if font.getlength(name) <= room:
         return name
     while name and font.getlength(name + "…") > room:
