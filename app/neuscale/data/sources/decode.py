@@ -58,20 +58,21 @@ def check_image(archive: Path, name: str, data: bytes) -> None:
         raise unusable(archive, name, error) from None
 
 
-def decode_image(data: bytes, size: int | None) -> NDArray[np.uint8]:
+def decode_image(data: bytes, size: int | tuple[int, int] | None) -> NDArray[np.uint8]:
     """An image file's pixels, uint8 [H, W, 3].
 
-    With `size` the shorter side becomes `size` pixels (bicubic, antialiased) and the middle
-    square is kept. Grayscale becomes RGB; transparency is dropped. Raises nearly anything
-    where the file is damaged.
+    With `size` (a side, or width and height) the image is scaled to cover it (bicubic,
+    antialiased) and the middle is kept. Grayscale becomes RGB; transparency is dropped. Raises
+    nearly anything where the file is damaged.
     """
+    target = (size, size) if isinstance(size, int) else size
     with open_image(data) as image:
-        if size is not None:
+        if target is not None:
             # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target leaves the filter enough.
-            image.draft(None, (2 * size, 2 * size))
+            image.draft(None, (2 * target[0], 2 * target[1]))
         rgb = to_rgb(image)
-    if size is not None:
-        rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BICUBIC)
+    if target is not None:
+        rgb = ImageOps.fit(rgb, target, method=Image.Resampling.BICUBIC)
     return np.asarray(rgb)
 
 

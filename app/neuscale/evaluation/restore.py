@@ -1,0 +1,112 @@
+"""A trained model put back together from its run: configuration, data set, weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from neuscale.config import Config
+from neuscale.data.prepared import Dataset
+from neuscale.errors import CheckpointError
+from neuscale.evaluation.preprocessing import Preprocessing
+from neuscale.models.fused import choose_ops, fuse
+from neuscale.models.registry import create_model
+from neuscale.models.weights import load_weights, read_weights
+from neuscale.progress import Progress, Silent
+from neuscale.runs.folder import RunFolder
+from neuscale.training.checkpoint import AVERAGE, CheckpointFolder, open_checkpoint
+from neuscale.training.device import create_accelerator, resolve_device
+from neuscale.training.train import open_data
+
+_AVERAGED = {"auto": None, "raw": False, "ema": True}
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run's model on its device, not training, and the data set that it was trained on.
+
+    `weights`: "raw" or "ema" (their moving average); `step` None and "file" for a file of weights.
+    """
+
+    run: RunFolder
+    config: Config
+    data: Dataset
+    accelerator: Accelerator
+    model: nn.Module
+    checkpoint: Path
+    step: int | None
+    weights: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What validation does to an image."""
+        return Preprocessing.of(self.config, self.data)
+
+
+def restore(
+    run: RunFolder,
+    checkpoint: str,
+    weights: str,
+    device: str | None,
+    progress: Progress,
+    *,
+    stage: bool = True,
+    eager: bool = False,
+) -> Restored:
+    """The model of `run` with the weights of `checkpoint` ("best", "last", or a path).
+
+    `weights`: "raw", "ema", or "auto": the average where there is one. `device`: cpu, cuda or mps; None
+    takes what there is, wherever it was trained. `stage`: whether the images may be copied to the node's own
+    disk first; `eager`: without the native ops. Raises UsageError, CheckpointError or DataError.
+    """
+    config = run.config()
+    if not stage:
+        config.data.stage = "none"
+    kind = resolve_device(device or "auto")
+    precision = config.train.precision
+    accelerator = create_accelerator(kind, "auto" if kind == "cpu" and precision == "fp16" else precision)
+    path, step = _find(run, checkpoint)
+    averaged = _AVERAGED[weights]
+    state = read_weights(path, averaged)
+    data = open_data(config, progress if accelerator.is_main_process else Silent())
+    size = Preprocessing.of(config, data).image_size
+    model = create_model(config.model, size, data.meta.channels, data.meta.num_classes, config.run.seed)
+    load_weights(model, state, str(path))
+    place: torch.device = accelerator.device
+    if not eager and choose_ops(config.model, place).kind == "fused":
+        fuse(model, place)
+    used = "file"
+    if path.is_dir():
+        used = "ema" if averaged is not False and (path / AVERAGE).exists() else "raw"
+    return Restored(run, config, data, accelerator, model.to(place).eval(), path, step, used)
+
+
+def _find(run: RunFolder, checkpoint: str) -> tuple[Path, int | None]:
+    """The weights' path and the step they are of, where that is known."""
+    folder = CheckpointFolder(run.checkpoints)
+    paths = folder.paths()
+    if checkpoint not in ("best", "last"):
+        path = Path(checkpoint).expanduser()
+        inside = run.checkpoints / checkpoint
+        path = inside if not path.exists() and inside.exists() else path
+        if path.is_file():
+            return path, None
+    elif not paths:
+        raise CheckpointError(
+            f"{run.path}: has no checkpoint yet.", f"Go on training: neuscale train --resume {run.argument}"
+        )
+    else:
+        path = paths[-1] if checkpoint == "last" else folder.best_path() or paths[-1]
+    try:
+        return path, open_checkpoint(path).step
+    except CheckpointError as error:
+        others = ", ".join(p.name for p in reversed(paths) if p.absolute() != path.absolute())
+        raise CheckpointError(error.problem, f"Others of this run: {others}." if others else "") from error
