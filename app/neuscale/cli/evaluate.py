@@ -11,16 +11,24 @@ if TYPE_CHECKING:
     from neuscale.evaluation.run import EvaluatedRun
 
 
+Run = Annotated[str, typer.Argument(help="Name or path of a run; 'last' is the newest.")]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", help="best, last, or a checkpoint's name or path.")]
+Weights = Annotated[
+    str, typer.Option("--weights", help="raw, ema (their average), or auto: ema where there is one.")
+]
+
+
+def check_weights(weights: str) -> None:
+    """UsageError for a `--weights` that is none."""
+    if weights not in ("auto", "raw", "ema"):
+        raise UsageError(f"--weights {weights}: expected auto, raw or ema.")
+
+
 def eval_command(
-    run: Annotated[str, typer.Argument(help="Name or path of a run; 'last' is the newest.")],
-    checkpoint: Annotated[
-        str, typer.Option("--checkpoint", help="best, last, or a checkpoint's name or path.")
-    ] = "best",
+    run: Run,
+    checkpoint: Checkpoint = "best",
     split: Annotated[str, typer.Option("--split", help="val or train.")] = "val",
-    weights: Annotated[
-        str,
-        typer.Option("--weights", help="raw, ema (their average), or auto: ema where there is one."),
-    ] = "auto",
+    weights: Weights = "auto",
     gpus: Gpus = None,
     processes: Processes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
@@ -32,8 +40,7 @@ def eval_command(
 
     if split not in ("train", "val"):
         raise UsageError(f"--split {split}: expected train or val.")
-    if weights not in ("auto", "raw", "ema"):
-        raise UsageError(f"--weights {weights}: expected auto, raw or ema.")
+    check_weights(weights)
     found = find_run(run)
     device = processes_device(gpus, processes)
     count = gpus or processes or 1

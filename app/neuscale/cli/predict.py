@@ -1,0 +1,142 @@
+"""`neuscale predict`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neuscale.cli.evaluate import Checkpoint, Run, Weights, check_weights
+from neuscale.errors import EXIT_FAILED, UsageError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from neuscale.evaluation.predict import Prediction, Unreadable
+    from neuscale.evaluation.restore import Restored
+
+Row = tuple[str, list[tuple[str, float]]]
+
+
+def predict_command(
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them to any depth.")],
+    checkpoint: Checkpoint = "best",
+    weights: Weights = "auto",
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show for each image.")] = 3,
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda or mps; auto takes what there is.")
+    ] = "auto",
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write a line for each image to this file, and no table.")
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", help="Also write a PNG of the images (the first 100) with their classes."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Say what images show: the likeliest classes and their probabilities.
+
+    A file that is no image is named, and the others are predicted; the exit code is then 1.
+    """
+    from neuscale.runs.folder import find_run
+
+    check_weights(weights)
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise UsageError(f"--device {device}: expected auto, cpu, cuda or mps.")
+    if csv_file is not None and as_json:
+        raise UsageError("--csv and --json contradict each other.", "Leave one of them away.")
+    found = find_run(run)
+
+    from neuscale.cli.console import show_error
+    from neuscale.cli.progress import create_progress
+    from neuscale.data.picture import save_picture
+    from neuscale.evaluation.predict import Unreadable, find_images, predict
+    from neuscale.evaluation.prediction_csv import write_csv
+    from neuscale.evaluation.prediction_grid import MOST_SHOWN, prediction_grid
+    from neuscale.evaluation.restore import restore
+    from neuscale.training.device import check_device
+    from neuscale.training.resume import check_same_data
+
+    if device != "auto":
+        check_device(device)
+    files = find_images(images)
+    progress = create_progress()
+    restored = restore(
+        found, checkpoint, weights, None if device == "auto" else device, progress, stage=False
+    )
+    check_same_data(restored.data, found)
+    shown: list[Prediction] = []
+    failed: list[Unreadable] = []
+
+    def predictions() -> "Iterator[Prediction]":
+        with progress.task("predicting", len(files), "img") as task:
+            for answer in predict(restored, files, top, task):
+                if isinstance(answer, Unreadable):
+                    failed.append(answer)
+                    show_error(f"{answer.file}: {answer.reason}.", "")
+                    continue
+                if picture is not None and len(shown) < MOST_SHOWN:
+                    shown.append(answer)
+                yield answer
+        if len(failed) == len(files):
+            raise UserError("there is no image to predict.", "Give image files, or folders of them.")
+
+    rows: list[Row] = []
+    if csv_file is not None:
+        count = write_csv(csv_file, predictions(), min(top, restored.data.meta.num_classes))
+    else:
+        rows = [(str(answer.file), answer.top) for answer in predictions()]
+        count = len(rows)
+    if picture is not None:
+        save_picture(prediction_grid(shown), picture)
+    if as_json:
+        _print_json(restored, rows, failed, picture)
+    else:
+        _show(restored, rows, csv_file, picture, count)
+    raise typer.Exit(EXIT_FAILED if failed else 0)
+
+
+def _print_json(
+    restored: "Restored", rows: list[Row], failed: "list[Unreadable]", picture: Path | None
+) -> None:
+    from neuscale.cli.console import print_json
+
+    print_json(
+        {
+            "run": restored.run.name,
+            "checkpoint": str(restored.checkpoint),
+            "step": restored.step,
+            "weights": restored.weights,
+            "images": [
+                {"file": file, "predictions": [{"class": name, "probability": share} for name, share in top]}
+                for file, top in rows
+            ],
+            "failed": [{"file": str(answer.file), "reason": answer.reason} for answer in failed],
+            "picture": str(picture) if picture is not None else None,
+        }
+    )
+
+
+def _show(
+    restored: "Restored", rows: list[Row], csv_file: Path | None, picture: Path | None, count: int
+) -> None:
+    from rich.table import Table
+
+    from neuscale.cli.console import escape, out
+
+    if csv_file is None:
+        title = f"{escape(restored.run.name)}, {escape(restored.checkpoint.name)}"
+        table = Table(title=title, title_justify="left")
+        table.add_column("image", overflow="fold")
+        table.add_column("class", overflow="fold")
+        table.add_column("probability", justify="right")
+        table.add_column("then", overflow="fold")
+        for file, [(name, share), *others] in rows:
+            then = ", ".join(f"{other} {less:.1%}" for other, less in others)
+            table.add_row(escape(file), escape(name), f"{share:.1%}", escape(then))
+        out.print(table)
+    else:
+        out.print(f"{count:,} image{'s' if count > 1 else ''} predicted, in {escape(csv_file)}")
+    if picture is not None:
+        out.print(f"The picture is {escape(picture)}")
