@@ -14,7 +14,20 @@ from safetensors.torch import load_file, save_file
 
 from neuscale.data.packed import PackedDataset
 
-KEYS = {"run", "checkpoint", "step", "split", "samples", "top1", "top5", "loss", "per_class"}
+KEYS = {
+    "run",
+    "checkpoint",
+    "step",
+    "weights",
+    "split",
+    "tta",
+    "samples",
+    "top1",
+    "top5",
+    "loss",
+    "per_class",
+}
+KEYS |= {"ece", "calibration"}
 
 
 def metrics(run: Path, split: str = "val") -> list[dict[str, Any]]:
@@ -122,7 +135,10 @@ def test_any_number_of_processes_counts_every_image_once(
         taken.bind(("127.0.0.1", 29500))
         taken.listen()
         together = neuscale("eval", "r", "--processes", str(processes), "--json").json
-    assert together.pop("loss") == pytest.approx(alone.pop("loss"), rel=1e-6)
+    for number in ("loss", "ece"):
+        assert together.pop(number) == pytest.approx(alone.pop(number), rel=1e-5)
+    for one, other in zip(together.pop("calibration"), alone.pop("calibration"), strict=True):
+        assert (one["images"], one["accuracy"]) == (other["images"], other["accuracy"])
     assert together == alone
     assert alone["samples"] == PackedDataset.open(tiny_data / "packed" / name).meta.counts["val"]
 

@@ -1,15 +1,12 @@
 """`neuscale eval`."""
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from neuscale.cli.train import Gpus, Processes, processes_device
 from neuscale.errors import UsageError
-
-if TYPE_CHECKING:
-    from neuscale.evaluation.run import EvaluatedRun
-
 
 Run = Annotated[str, typer.Argument(help="Name or path of a run; 'last' is the newest.")]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", help="best, last, or a checkpoint's name or path.")]
@@ -29,81 +26,79 @@ def eval_command(
     checkpoint: Checkpoint = "best",
     split: Annotated[str, typer.Option("--split", help="val or train.")] = "val",
     weights: Weights = "auto",
+    tta: Annotated[
+        str, typer.Option("--tta", help="none, or flip: average over each image and its mirror image.")
+    ] = "none",
+    corruptions: Annotated[
+        bool,
+        typer.Option("--corruptions", help="Also evaluate on corrupted images: 10 kinds at 5 severities."),
+    ] = False,
+    latency: Annotated[
+        str | None, typer.Option("--latency", help="Also time the model at these batch sizes: 1,8,64.")
+    ] = None,
+    reliability: Annotated[
+        Path | None, typer.Option("--reliability", help="Also write a reliability diagram as a PNG.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only so many images, spread over the split.")
+    ] = None,
     gpus: Gpus = None,
     processes: Processes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Evaluate a trained model, over all images and per class."""
-    from neuscale.cli.progress import create_progress
-    from neuscale.cluster.launch import check_gpus, launch, started_by_launcher
     from neuscale.runs.folder import find_run
 
     if split not in ("train", "val"):
         raise UsageError(f"--split {split}: expected train or val.")
+    if tta not in ("none", "flip"):
+        raise UsageError(f"--tta {tta}: expected none or flip.")
     check_weights(weights)
+    batch_sizes = _batch_sizes(latency)
     found = find_run(run)
     device = processes_device(gpus, processes)
     count = gpus or processes or 1
+    if batch_sizes and count > 1:
+        raise UsageError("--latency times one process.", "Leave --gpus and --processes away for it.")
+
+    from neuscale.cluster.launch import check_gpus, launch, started_by_launcher
+
     if not started_by_launcher():
         if gpus:
             check_gpus(gpus)
         if count > 1:
-            words = [
-                "eval",
-                str(found.path),
-                "--checkpoint",
-                checkpoint,
-                "--split",
-                split,
-                "--weights",
-                weights,
-            ]
+            words = ["eval", str(found.path), "--checkpoint", checkpoint, "--split", split]
+            words += ["--weights", weights, "--tta", tta, *(["--corruptions"] if corruptions else [])]
+            words += ["--reliability", str(reliability)] if reliability is not None else []
+            words += ["--limit", str(limit)] if limit is not None else []
             words += ["--gpus" if gpus else "--processes", str(count), *(["--json"] if as_json else [])]
             raise typer.Exit(launch(words, count))
-    from neuscale.evaluation.run import evaluate_run
 
-    evaluated = evaluate_run(found, checkpoint, split, device, create_progress(), weights)
-    if evaluated.is_main:
-        _show(found.name, evaluated, split, as_json)
+    from neuscale.cli.evaluation_report import print_evaluation, show_evaluation
+    from neuscale.cli.progress import create_progress
+    from neuscale.evaluation.calibration import save_reliability_diagram
+    from neuscale.evaluation.run import Extras, evaluate_run
 
-
-def _show(name: str, evaluated: "EvaluatedRun", split: str, as_json: bool) -> None:
-    from rich.table import Table
-
-    from neuscale.cli.console import escape, out, print_json
-
-    result, classes = evaluated.evaluation, evaluated.classes
-    accuracy = result.per_class()
-    if as_json:
-        print_json(
-            {
-                "run": name,
-                "checkpoint": evaluated.checkpoint,
-                "step": evaluated.step,
-                "split": split,
-                "samples": result.samples,
-                **result.scalars(),
-                "per_class": dict(zip(classes, accuracy, strict=True)),
-            }
-        )
+    extras = Extras(flip=tta == "flip", limit=limit, corruptions=corruptions, latency=batch_sizes)
+    evaluated = evaluate_run(found, checkpoint, split, device, create_progress(), weights, extras)
+    if not evaluated.is_main:
         return
-    table = Table(title=f"{escape(name)}: {split}, {escape(evaluated.checkpoint)}", title_justify="left")
-    table.add_column("class")
-    table.add_column("images", justify="right")
-    table.add_column("accuracy", justify="right")
-    table.add_column("most often taken for")
-    counts = result.confusion.sum(1).tolist()
-    for i in sorted(range(len(classes)), key=lambda i: (accuracy[i] is None, accuracy[i] or 0.0)):
-        wrong = result.confusion[i].clone()
-        wrong[i] = 0
-        other = int(wrong.argmax())
-        taken_for = f"{escape(classes[other])} ({int(wrong[other])})" if int(wrong[other]) else ""
-        share = accuracy[i]
-        table.add_row(
-            escape(classes[i]), f"{counts[i]:,}", "no images" if share is None else f"{share:.1%}", taken_for
-        )
-    out.print(table)
-    top5 = f"   top-5 {result.top5:.2%}" if len(classes) > 5 else ""
-    out.print(
-        f"top-1 [bold]{result.top1:.2%}[/]{top5}   loss {result.loss:.4f}   on {result.samples:,} images"
-    )
+    if reliability is not None:
+        save_reliability_diagram(evaluated.evaluation.calibration, f"{found.name}, {split}", reliability)
+    if as_json:
+        print_evaluation(found.name, evaluated, split, tta)
+    else:
+        show_evaluation(found.name, evaluated, split, tta, reliability)
+
+
+def _batch_sizes(text: str | None) -> tuple[int, ...]:
+    """Those of `--latency`. Raises UsageError."""
+    if text is None:
+        return ()
+    try:
+        sizes = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        sizes = (0,)
+    if min(sizes) < 1:
+        raise UsageError(f"--latency {text}: expected batch sizes such as 1,8,64.")
+    return sizes

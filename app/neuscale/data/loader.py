@@ -5,7 +5,7 @@ to the last bit.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,11 +157,22 @@ class Loader(ABC):
                 yield batches
                 batches = []
 
-    def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        """This process's share of the split, unaugmented; over all processes every image exactly once."""
-        parts = evaluation_batches(len(self), batch_size, self.share.rank, self.share.processes)
-        requests = (Request(np.arange(part.start, part.stop)) for part in parts)
-        for part, rows in zip(parts, self._read(requests), strict=True):
-            samples = torch.arange(part.start, part.stop, device=self.device)
-            images = resize(self._normalize(rows.gathered()), self.size)
-            yield Batch(images, self.labels[part], samples)
+    def evaluation(
+        self,
+        batch_size: int,
+        chosen: NDArray[np.int64] | None = None,
+        change: Callable[[Tensor, NDArray[np.int64]], Tensor] | None = None,
+    ) -> Iterator[Batch]:
+        """This process's share of the split, unaugmented; over all processes every image exactly once.
+
+        `chosen`: which images, int64 [N] without repeats; None: all. `change`: what is done to the bytes
+        of images, uint8 [B, C, H, W] with their numbers [B], before they are normalised.
+        """
+        order = chosen if chosen is not None else np.arange(len(self))
+        parts = evaluation_batches(len(order), batch_size, self.share.rank, self.share.processes)
+        for part, rows in zip(parts, self._read(Request(order[part]) for part in parts), strict=True):
+            pixels = rows.gathered()
+            if change is not None:
+                pixels = change(pixels, order[part])
+            samples = torch.from_numpy(order[part]).to(self.device)
+            yield Batch(resize(self._normalize(pixels), self.size), self.labels[samples], samples)

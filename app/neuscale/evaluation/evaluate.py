@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from neuscale.data.loader import Batch
+from neuscale.evaluation.calibration import Calibration, CalibrationBins, calibration_of
 from neuscale.progress import Progress
 
 
@@ -25,6 +26,7 @@ class Evaluation:
     loss: float
     samples: int
     confusion: Tensor
+    calibration: Calibration
 
     def per_class(self) -> list[float | None]:
         """Accuracy of each class; None for a class without samples."""
@@ -57,7 +59,13 @@ def evaluate(
     top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro", validate_args=False)
     loss = SumMetric(nan_strategy="disable")  # by default it leaves NaN out: a diverged model had loss 0
     metrics = MetricCollection(
-        {"confusion": confusion, "top5": top5, "loss": loss, "samples": SumMetric()},
+        {
+            "confusion": confusion,
+            "top5": top5,
+            "loss": loss,
+            "samples": SumMetric(),
+            "bins": CalibrationBins(),
+        },
         compute_groups=False,
     ).to(device)
     was_training = model.training
@@ -69,6 +77,7 @@ def evaluate(
             logits = logits.float()
             metrics["confusion"].update(logits, batch.labels)
             metrics["top5"].update(logits, batch.labels)
+            metrics["bins"].update(logits, batch.labels)
             metrics["loss"].update(F.cross_entropy(logits, batch.labels, reduction="sum"))
             metrics["samples"].update(len(batch.labels))
             task.advance(len(batch.labels))
@@ -84,4 +93,5 @@ def evaluate(
         loss=float(result["loss"]) / samples,
         samples=samples,
         confusion=counts,
+        calibration=calibration_of(result["bins"]),
     )

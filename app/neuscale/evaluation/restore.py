@@ -1,6 +1,6 @@
 """A trained model put back together from its run: configuration, data set, weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,6 +44,10 @@ class Restored:
         """Where the model is."""
         device: torch.device = self.accelerator.device
         return device
+
+    def with_model(self, model: nn.Module) -> "Restored":
+        """The same with another model, such as a wrapper of its own."""
+        return replace(self, model=model.to(self.device).eval())
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -1,0 +1,109 @@
+"""What `neuscale eval` found, as tables and as JSON."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from neuscale.cli.console import escape, out, print_json
+from neuscale.evaluation.run import EvaluatedRun
+
+
+def print_evaluation(name: str, evaluated: EvaluatedRun, split: str, tta: str) -> None:
+    """One JSON object; what was not asked for is not in it."""
+    result, classes = evaluated.evaluation, evaluated.classes
+    found: dict[str, Any] = {
+        "run": name,
+        "checkpoint": evaluated.checkpoint,
+        "step": evaluated.step,
+        "weights": evaluated.weights,
+        "split": split,
+        "tta": tta,
+        "samples": result.samples,
+        **result.scalars(),
+        "ece": result.calibration.ece,
+        "calibration": result.calibration.record(),
+        "per_class": dict(zip(classes, result.per_class(), strict=True)),
+    }
+    if evaluated.corrupted:
+        found["corrupted_top1"] = _mean(evaluated.corrupted)
+        found["corruptions"] = evaluated.corrupted
+    if evaluated.latency:
+        found["latency"] = [asdict(measured) for measured in evaluated.latency]
+    print_json(found)
+
+
+def show_evaluation(
+    name: str, evaluated: EvaluatedRun, split: str, tta: str, reliability: Path | None
+) -> None:
+    """Tables, and the numbers over all images in the last lines."""
+    result, classes = evaluated.evaluation, evaluated.classes
+    _show_classes(name, evaluated, split)
+    if evaluated.corrupted:
+        _show_corruptions(evaluated)
+    if evaluated.latency:
+        _show_latency(evaluated, tta)
+    top5 = f"   top-5 {result.top5:.2%}" if len(classes) > 5 else ""
+    out.print(
+        f"top-1 [bold]{result.top1:.2%}[/]{top5}   loss {result.loss:.4f}"
+        f"   ECE {result.calibration.ece:.2%}   on {result.samples:,} images"
+        f"{', mirrored as well' if tta == 'flip' else ''}"
+    )
+    if evaluated.corrupted:
+        out.print(f"top-1 [bold]{_mean(evaluated.corrupted):.2%}[/] on corrupted images, the mean of all")
+    if reliability is not None:
+        out.print(f"The reliability diagram is {escape(reliability)}")
+
+
+def _show_classes(name: str, evaluated: EvaluatedRun, split: str) -> None:
+    result, classes = evaluated.evaluation, evaluated.classes
+    accuracy = result.per_class()
+    table = Table(title=f"{escape(name)}: {split}, {escape(evaluated.checkpoint)}", title_justify="left")
+    table.add_column("class")
+    table.add_column("images", justify="right")
+    table.add_column("accuracy", justify="right")
+    table.add_column("most often taken for")
+    counts = result.confusion.sum(1).tolist()
+    for i in sorted(range(len(classes)), key=lambda i: (accuracy[i] is None, accuracy[i] or 0.0)):
+        wrong = result.confusion[i].clone()
+        wrong[i] = 0
+        other = int(wrong.argmax())
+        taken_for = f"{escape(classes[other])} ({int(wrong[other])})" if int(wrong[other]) else ""
+        share = accuracy[i]
+        table.add_row(
+            escape(classes[i]), f"{counts[i]:,}", "no images" if share is None else f"{share:.1%}", taken_for
+        )
+    out.print(table)
+
+
+def _show_corruptions(evaluated: EvaluatedRun) -> None:
+    table = Table(title="top-1 on corrupted images, by severity", title_justify="left")
+    table.add_column("corruption")
+    for column in ("1", "2", "3", "4", "5", "mean"):
+        table.add_column(column, justify="right")
+    for kind, top1 in evaluated.corrupted.items():
+        shares = [*top1, sum(top1) / len(top1)]
+        table.add_row(kind.replace("_", " "), *(f"{share:.1%}" for share in shares))
+    out.print(table)
+
+
+def _show_latency(evaluated: EvaluatedRun, tta: str) -> None:
+    title = "a forward pass" if tta == "none" else "two forward passes, one of them of mirror images"
+    table = Table(title=title, title_justify="left")
+    for column in ("batch", "median ms", "p95 ms", "img/s"):
+        table.add_column(column, justify="right")
+    for measured in evaluated.latency:
+        table.add_row(
+            f"{measured.batch_size:,}",
+            f"{measured.median_ms:,.2f}",
+            f"{measured.p95_ms:,.2f}",
+            f"{measured.images_per_second:,.0f}",
+        )
+    out.print(table)
+
+
+def _mean(corrupted: dict[str, list[float]]) -> float:
+    """The mean over kinds and severities, which all have the same weight."""
+    values = [share for top1 in corrupted.values() for share in top1]
+    return sum(values) / len(values)
