@@ -150,7 +150,8 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv_proj(images).flatten(2).transpose(1, 2)
         if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
+            # Not len(x), a number in which torch.export cannot see the batch.
+            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.encoder(x)
         pooled = x.mean(1) if self.class_token is None else x[:, 0]
         return self.heads(pooled)
