@@ -1,0 +1,68 @@
+"""`neuscale export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuscale.cli.evaluate import Checkpoint, Run, Weights, check_weights
+from neuscale.errors import UsageError
+
+FORMATS = ("safetensors", "torch", "onnx")
+
+
+def export_command(
+    run: Run,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="safetensors: the weights, for this package; torch: a torch.export program (.pt2);"
+            " onnx: for onnxruntime. The last two need none of this package.",
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="A new folder to write; else export/FORMAT in the run's.")
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    weights: Weights = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an exported model that is there; last of all.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Take a trained model away: a folder with the model and a card that says what it is.
+
+    The model takes bytes, uint8 [batch, channels, height, width], and normalises them itself.
+    What was written is read back and compared with the trained model on validation images.
+    """
+    from neuscale.runs.folder import find_run
+
+    if to not in FORMATS:
+        raise UsageError(f"--to {to}: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    check_weights(weights)
+    found = find_run(run)
+
+    from neuscale.cli.console import escape, out, print_json
+    from neuscale.cli.progress import create_progress
+    from neuscale.evaluation.export import export
+
+    exported = export(found, to, output, checkpoint, weights, force, create_progress())
+    record, check = exported.record, exported.record["check"]
+    if as_json:
+        shown = {
+            "folder": str(exported.folder),
+            "path": str(exported.file),
+            "bytes": exported.file.stat().st_size,
+        }
+        print_json({**shown, **record})
+        return
+    out.print(
+        f"{escape(record['model'])} of {escape(found.name)}, {escape(record['checkpoint'])}"
+        f" ({record['weights']} weights): top-1 {record['metrics']['top1']:.2%}"
+    )
+    out.print(
+        f"Read back, it differs by {check['max_abs_difference']:.2g} at most from the trained model,"
+        f" on {check['images']} validation images."
+    )
+    out.print(f"It is {escape(exported.file)}; README.md beside it says how to load it.")
