@@ -1,13 +1,15 @@
 """What a model says to each image of a split, for those who want to see the images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from neuscale.evaluation.evaluate import Evaluation
-from neuscale.evaluation.run import OpenedRun
+from neuscale.data.loader import Batch, Loader
+from neuscale.evaluation.evaluate import Evaluation, evaluate
+from neuscale.evaluation.restore import Restored
 from neuscale.progress import Progress
 
 
@@ -31,30 +33,40 @@ class Predictions:
         return found[self.confidence[found].argsort(descending=True, stable=True)][:count].tolist()
 
 
-@torch.inference_mode()
-def predict(opened: OpenedRun, progress: Progress) -> Predictions:
-    """The predictions of `opened` for all images of its split; in one process."""
-    classes = opened.data.meta.num_classes
-    opened.model.eval()
-    parts: list[list[Tensor]] = []
-    with progress.task("evaluating", len(opened.loader), "img") as task:
-        for batch in opened.loader.evaluation(opened.config.eval.batch_size):
-            with opened.accelerator.autocast():
-                logits = opened.model(batch.images)
-            logits = logits.float()
-            confidence, predicted = logits.softmax(1).max(1)
-            loss = F.cross_entropy(logits, batch.labels, reduction="none")
-            own = logits.gather(1, batch.labels[:, None])
-            in_top5 = (logits > own).sum(1) < 5
-            parts.append([x.cpu() for x in (batch.labels, predicted, confidence, loss, in_top5)])
-            task.advance(len(batch.labels))
-    labels, predicted, confidence, loss, in_top5 = (torch.cat(column) for column in zip(*parts, strict=True))
-    confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    evaluation = Evaluation(
-        top1=float((labels == predicted).double().mean()),
-        top5=float(in_top5.double().mean()),
-        loss=float(loss.double().mean()),
-        samples=len(labels),
-        confusion=confusion,
+def predict_split(restored: Restored, loader: Loader, progress: Progress) -> Predictions:
+    """What `restored`'s model says to all images of `loader`'s split; in one process."""
+    recorded = _Recorded(restored.model)
+    labels: list[Tensor] = []
+
+    def batches() -> Iterator[Batch]:
+        for batch in loader.evaluation(restored.config.eval.batch_size):
+            labels.append(batch.labels.cpu())
+            yield batch
+
+    evaluation = evaluate(
+        recorded,
+        batches(),
+        restored.data.meta.num_classes,
+        restored.device,
+        restored.accelerator.autocast,
+        progress,
+        total=len(loader),
     )
-    return Predictions(labels, predicted, confidence, loss, evaluation)
+    logits, true = torch.cat(recorded.logits), torch.cat(labels)
+    confidence, predicted = logits.softmax(1).max(1)
+    loss = F.cross_entropy(logits, true, reduction="none")
+    return Predictions(true, predicted, confidence, loss, evaluation)
+
+
+class _Recorded(nn.Module):
+    """A model that keeps what it said."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.logits: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        self.logits.append(logits.float().cpu())
+        return logits

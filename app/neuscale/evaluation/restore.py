@@ -18,7 +18,7 @@ from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder
 from neuscale.training.checkpoint import AVERAGE, CheckpointFolder, open_checkpoint
 from neuscale.training.device import create_accelerator, resolve_device
-from neuscale.training.train import open_data
+from neuscale.training.train import open_run_data
 
 _AVERAGED = {"auto": None, "raw": False, "ema": True}
 
@@ -80,7 +80,7 @@ def restore(
     path, step = _find(run, checkpoint)
     averaged = _AVERAGED[weights]
     state = read_weights(path, averaged)
-    data = open_data(config, progress if accelerator.is_main_process else Silent())
+    data = open_run_data(config, progress if accelerator.is_main_process else Silent())
     size = Preprocessing.of(config, data).image_size
     model = create_model(config.model, size, data.meta.channels, data.meta.num_classes, config.run.seed)
     load_weights(model, state, str(path))

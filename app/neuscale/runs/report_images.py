@@ -11,8 +11,9 @@ from torch import Tensor
 
 from neuscale.errors import UsageError
 from neuscale.evaluation.evaluate import Evaluation
-from neuscale.evaluation.predictions import predict
-from neuscale.evaluation.run import open_run
+from neuscale.evaluation.predictions import predict_split
+from neuscale.evaluation.restore import restore
+from neuscale.evaluation.run import evaluation_loader
 from neuscale.progress import Progress
 from neuscale.runs.folder import RunFolder
 
@@ -37,14 +38,14 @@ class SeenImages:
 
 def seen_images(run: RunFolder, manifest: dict[str, Any], checkpoint: str, progress: Progress) -> SeenImages:
     """Evaluates a checkpoint on the run's validation images. Raises UserError where either is missing."""
-    opened = open_run(run, checkpoint, "val", None, progress)
-    data, meta = opened.data, opened.data.meta
+    restored = restore(run, checkpoint, "auto", None, progress)
+    data, meta = restored.data, restored.data.meta
     if meta.fingerprint != manifest["data"]["fingerprint"]:
         raise UsageError(
             f"{run.path}: was trained on other data than what is now prepared as '{meta.name}'.",
             "Prepare the same data again.",
         )
-    found = predict(opened, progress)
+    found = predict_split(restored, evaluation_loader(restored, "val"), progress)
 
     def shown(sample: int) -> dict[str, str]:
         return {
@@ -63,12 +64,11 @@ def seen_images(run: RunFolder, manifest: dict[str, Any], checkpoint: str, progr
         }
         for i, j, count, total in confused_pairs(found.evaluation.confusion)
     ]
-    name = opened.checkpoint.rsplit("/", 1)[-1]
-    step = f", after step {opened.step:,}" if opened.step is not None else ""
+    step = f", after step {restored.step:,}" if restored.step is not None else ""
     return SeenImages(
         found.evaluation,
         meta.classes,
-        f"Of {name}{step}, on {found.evaluation.samples:,} validation images.",
+        f"Of {restored.checkpoint.name}{step}, on {found.evaluation.samples:,} validation images.",
         [shown(sample) for sample in found.worst(WORST)],
         pairs,
         "pixelated" if max(meta.height, meta.width) < LARGEST_SIDE // 2 else "auto",

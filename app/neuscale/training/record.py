@@ -16,7 +16,8 @@ from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import VERSION, load_manifest, now, read_manifest, write_manifest
 from neuscale.training.device import device_name, resolve_device, resolve_precision
 from neuscale.training.fingerprint import weights_hash
-from neuscale.training.trainer import Outcome, Trainer
+from neuscale.training.outcome import Outcome
+from neuscale.training.trainer import Trainer
 
 
 class RunRecord:
@@ -60,7 +61,7 @@ class RunRecord:
         self.manifest["result"] = {
             "steps": outcome.steps,
             "epochs": outcome.epochs,
-            "train_seconds": round(trainer.clock.seconds, 2),
+            "train_seconds": round(trainer.log.clock.seconds, 2),
             "images_per_second": round(outcome.images_per_second, 1),
             "last": outcome.last.scalars() if outcome.last else None,
             "best_top1": outcome.best_top1 if outcome.best_top1 >= 0 else None,
