@@ -58,6 +58,19 @@ class Request:
     windows: NDArray[np.float64] | None = None
 
 
+def model_size(meta: PackedMeta, image_size: int | None) -> int:
+    """The side in pixels of what a model sees of a data set, for `data.image_size`.
+
+    Raises UsageError for images that are not square where that is not given.
+    """
+    if meta.height != meta.width and image_size is None:
+        raise UsageError(
+            f"{meta.name}: the images are {meta.height}×{meta.width}, and the models take squares.",
+            "Give a side to resize to (data.image_size=64), or prepare the data with --size.",
+        )
+    return image_size or meta.height
+
+
 class Loader(ABC):
     """Makes the batches of a split on `device`.
 
@@ -75,12 +88,7 @@ class Loader(ABC):
         device: torch.device,
         share: Share,
     ) -> None:
-        if meta.height != meta.width and image_size is None:
-            raise UsageError(
-                f"{meta.name}: the images are {meta.height}×{meta.width}, and the models take squares.",
-                "Give a side to resize to (data.image_size=64), or prepare the data with --size.",
-            )
-        self.size = image_size or meta.height
+        self.size = model_size(meta, image_size)
         self.device, self.share = device, share
         self.labels = torch.from_numpy(labels).to(device)
         self.mean = torch.tensor(meta.mean, dtype=torch.float32, device=device)

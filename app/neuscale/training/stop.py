@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
 
 import torch
@@ -22,7 +23,8 @@ AGREE_EVERY_STEPS = 10
 class StopRequest:
     """Within this context SIGTERM, SIGINT, SIGHUP and SIGUSR2 ask for a stop, and so does the `deadline`.
 
-    A second SIGINT or SIGTERM stops at once. `signal`: what asked for the stop.
+    A second SIGINT or SIGTERM stops at once. `signal`: what asked for the stop. In a thread other than the
+    main one no signal can be handled, and only the deadline counts.
     """
 
     def __init__(self, device: torch.device, deadline: Deadline) -> None:
@@ -32,7 +34,7 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in SIGNALS:
+        for number in SIGNALS if threading.current_thread() is threading.main_thread() else ():
             if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
                 self._previous[number] = signal.signal(number, self._handle)
         return self

@@ -1,0 +1,296 @@
+"""The commands as functions, for scripts and notebooks: `import neuscale`.
+
+    data = neuscale.load_data("cifar10")
+    run = neuscale.train("experiment=cifar10_swin_t", "train.epochs=30", progress=True)
+    print(run.metrics[-1], neuscale.evaluate(run).top1)
+    model = neuscale.load_run("last").model()
+
+A configuration is given as words, as on the command line, or as a Config and words that change it.
+Errors are `neuscale.UserError`, with the command line's messages. Nothing here ends the process.
+Started by torchrun or `accelerate launch`, `train` and `evaluate` share their work like the commands.
+"""
+
+from contextlib import nullcontext
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from neuscale.cluster.cores import available_cores
+from neuscale.config import Config, compose_config, config_from_yaml, config_to_yaml
+from neuscale.config.schema import DataConfig
+from neuscale.data.catalog import CATALOG
+from neuscale.data.choose import choose_loader, create_loader
+from neuscale.data.loader import Share, model_size
+from neuscale.data.packed import SPLITS
+from neuscale.data.prepare import prepare
+from neuscale.data.prepared import Dataset, is_prepared, open_prepared, prepared_names
+from neuscale.errors import CheckpointError, UsageError
+from neuscale.evaluation.evaluate import Evaluation
+from neuscale.evaluation.evaluate import evaluate as evaluate_model
+from neuscale.evaluation.run import evaluate_run
+from neuscale.models.registry import check_arch
+from neuscale.models.registry import create_model as create_from_sizes
+from neuscale.models.weights import load_starting_weights, load_weights, read_weights
+from neuscale.paths import data_root
+from neuscale.progress import Progress, Silent
+from neuscale.runs.folder import RunFolder, all_runs, find_run
+from neuscale.runs.manifest import read_manifest
+from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
+from neuscale.training.device import resolve_device
+from neuscale.training.metrics import read_metrics
+from neuscale.training.outcome import Outcome
+from neuscale.training.resume import check_same_run
+from neuscale.training.train import open_data
+from neuscale.training.train import train as train_config
+
+__all__ = ["Run", "create_model", "evaluate", "load_data", "load_run", "train"]
+
+
+class Run:
+    """A training run and what it left in its folder.
+
+    `outcome`: how the training ended, with its last evaluation; None for a run that was loaded.
+    """
+
+    def __init__(self, folder: RunFolder, outcome: Outcome | None = None) -> None:
+        self._folder = folder
+        self.outcome = outcome
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name}: {self.manifest.get('status', 'not begun')}>"
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self._folder.path
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which `load_run` and the commands take."""
+        return self._folder.name
+
+    @property
+    def config(self) -> Config:
+        """What it was trained with."""
+        return self._folder.config()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """`manifest.json`: command, code, packages, machine, data, status and result."""
+        return read_manifest(self._folder.manifest_file)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The points of the curves: dicts with `split` ("train" or "val"), `step`, `loss` and more."""
+        file = self._folder.metrics_file
+        return list(read_metrics(file)) if file.exists() else []
+
+    def model(self, checkpoint: str = "best", device: str = "cpu") -> nn.Module:
+        """The trained model on `device`, in eval mode: [B, C, S, S] → logits [B, classes].
+
+        `checkpoint`: "best", "last", or the name of a folder in `checkpoints`. Of a run with
+        `train.ema_decay` it is the average. Raises CheckpointError, and DataError or UsageError where the
+        data set it was trained on is not there, which knows the number of classes.
+        """
+        config = self.config
+        config.model.weights = None  # those it started from
+        model = create_model(config)
+        path = self._checkpoint(checkpoint)
+        open_checkpoint(path)  # its checksums
+        load_weights(model, read_weights(path), str(path))
+        return model.to(device).eval()
+
+    def resume(self, *words: str, progress: bool | Progress = False) -> "Run":
+        """Goes on from the newest checkpoint, fields changed by `words`; returns the run as it is then."""
+        config = self._folder.config(list(words))
+        if not any(word.startswith("run.device=") for word in words):
+            config.run.device = "auto"  # it may go on somewhere else
+        return _train(config, self._folder, progress)
+
+    def _checkpoint(self, name: str) -> Path:
+        folder = CheckpointFolder(self._folder.checkpoints)
+        paths = folder.paths()
+        if not paths:
+            raise CheckpointError(f"{self.path}: has no checkpoint yet.", "Go on training: run.resume().")
+        if name == "best":
+            return folder.best_path() or paths[-1]
+        return paths[-1] if name == "last" else folder.folder / name
+
+
+def load_data(
+    name: str,
+    *,
+    source: str | Path | None = None,
+    size: int | None = None,
+    progress: bool | Progress = False,
+) -> Dataset:
+    """The data set `name`, prepared first where it is not there: fetched, or made from `source`.
+
+    `source`: a file or folder of images; `size`: their side in pixels. `data.images("train")` is uint8
+    [N, C, H, W], `data.labels("train")` int64 [N], `data.meta.classes` the names of the classes.
+    Raises UsageError or DataError.
+    """
+    if source is None and is_prepared(name) and size is None:
+        return open_prepared(name)
+    if source is None and name not in CATALOG:
+        raise UsageError(
+            f"{name}: no such data set is prepared in {data_root()}"
+            f" (there: {', '.join(prepared_names()) or 'none'}).",
+            f'Say where its images are: load_data("{name}", source=FOLDER).',
+        )
+    entry = name if name in CATALOG else "image_folder"
+    given = Path(source) if source is not None else None
+    return prepare(entry, source=given, size=size, save_as=name, progress=_progress(progress))
+
+
+def create_model(*config: str | Config, data: Dataset | None = None) -> nn.Module:
+    """The untrained model of a configuration, for the images and classes of `data`, else of its own data set.
+
+    With `model.weights` it has those. Raises UsageError.
+    """
+    composed = _config(config)
+    check_arch(composed.model)
+    data = data if data is not None else open_data(composed, Silent())
+    sizes = (model_size(data.meta, composed.data.image_size), data.meta.channels, data.meta.num_classes)
+    model = create_from_sizes(composed.model, *sizes, composed.run.seed)
+    if composed.model.weights is not None:
+        load_starting_weights(model, composed.model, *sizes)
+    return model
+
+
+def train(*config: str | Config, resume: bool = False, progress: bool | Progress = False) -> Run:
+    """Trains a configuration in a run folder of its own; without words, the recipe experiment=quickstart.
+
+    Interrupted (Ctrl-C, or the notebook's stop button), it saves and returns: `run.outcome.stopped_by` says
+    so, and `run.resume()` goes on. In a thread other than the main one, which hears no signals, only
+    `run.time_limit` ends it early. `resume`: go on with the run called `run.name` where there is one.
+    Raises UserError.
+    """
+    composed = _config(config)
+    if not resume:
+        return _train(composed, None, progress)
+    name = composed.run.name
+    if name is None:
+        raise UsageError(
+            "resume=True goes on with the run of a name, and there is none.",
+            'Give it, "run.name=NAME", or go on with a given run: neuscale.load_run(NAME).resume().',
+        )
+    found = next((run for run in all_runs() if run.name == name), None)
+    if found is not None:
+        check_same_run(composed, found)
+    return _train(composed, found, progress)
+
+
+def load_run(name: str | Path) -> Run:
+    """The run called `name` in the runs folder, or at that path; "last" is the newest. Raises UsageError."""
+    return Run(find_run(str(name)))
+
+
+def evaluate(
+    model: Run | str | nn.Module,
+    data: Dataset | None = None,
+    *,
+    split: str = "val",
+    batch_size: int = 500,
+    image_size: int | None = None,
+    progress: bool | Progress = False,
+) -> Evaluation:
+    """Evaluates a run (its best weights), or any module, on a split of `data`.
+
+    A run without `data` is evaluated on its own, as `neuscale eval` does; other data must have the same
+    classes, and are normalised as those it was trained on. A module is given images normalised by `data`'s
+    mean and standard deviation, resized to `image_size` where that is given, on the device where it is.
+    Raises UsageError, DataError or CheckpointError.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"split={split}: expected {' or '.join(SPLITS)}.")
+    shown = _progress(progress)
+    if isinstance(model, str):
+        model = load_run(model)
+    if isinstance(model, Run):
+        if data is None:
+            return evaluate_run(model._folder, "best", split, None, shown).evaluation
+        config = model.config
+        trained_on = open_data(config, shown)
+        data = _as_trained(data, trained_on)
+        image_size = model_size(trained_on.meta, config.data.image_size)
+        model = model.model(device=resolve_device("auto"))
+    elif data is None:
+        raise UsageError("evaluate(model) needs data.", 'For example: evaluate(model, load_data("cifar10")).')
+    place = next((p.device for p in model.parameters()), torch.device("cpu"))
+    section = DataConfig(name=data.meta.name, image_size=image_size)
+    share = Share(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Share()
+    loader = create_loader(choose_loader(section, data, place), section, data, split, place, share)
+    _check_logits(model, data, loader.size, place)
+    return evaluate_model(
+        model,
+        loader.evaluation(batch_size),
+        data.meta.num_classes,
+        place,
+        nullcontext,
+        shown,
+        total=len(loader) // share.processes,
+    )
+
+
+def _config(given: tuple[str | Config, ...]) -> Config:
+    """The configuration that words describe, or a Config with words that change it."""
+    words = [word for word in given if isinstance(word, str)]
+    if given and isinstance(given[0], Config):
+        return config_from_yaml(config_to_yaml(given[0]), words, "the Config")
+    if len(words) < len(given):
+        raise UsageError(
+            f"{next(word for word in given if not isinstance(word, str))!r} is not of the form field=value.",
+            'Give words ("optim.lr=1e-3"), or a Config first and words behind it.',
+        )
+    return compose_config(words)
+
+
+def _train(config: Config, resume: RunFolder | None, progress: bool | Progress) -> Run:
+    if torch.get_num_threads() > available_cores():  # of a container's quota torch knows nothing
+        torch.set_num_threads(available_cores())
+    trained = train_config(config, resume, _progress(progress))
+    return Run(trained.run, trained.outcome)
+
+
+def _progress(wanted: bool | Progress) -> Progress:
+    if isinstance(wanted, bool):
+        if not wanted:
+            return Silent()
+        from neuscale.cli.progress import create_progress
+
+        return create_progress()
+    return wanted
+
+
+def _as_trained(data: Dataset, trained_on: Dataset) -> Dataset:
+    """`data`, normalised like what the model was trained on. Raises UsageError where the classes differ."""
+    if (data.meta.classes, data.meta.channels) != (trained_on.meta.classes, trained_on.meta.channels):
+        raise UsageError(
+            f"{data.meta.name} has other classes or channels than {trained_on.meta.name},"
+            " which the run was trained on.",
+            "Evaluate it on data with the same classes, in the same order.",
+        )
+    view = copy(data)
+    view.meta = replace(data.meta, mean=trained_on.meta.mean, std=trained_on.meta.std)
+    return view
+
+
+def _check_logits(model: nn.Module, data: Dataset, size: int, place: torch.device) -> None:
+    """Raises UsageError for a module that does not classify into the classes of `data`."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        shape = tuple(model(torch.zeros(1, data.meta.channels, size, size, device=place)).shape)
+    model.train(was_training)
+    if shape != (1, data.meta.num_classes):
+        raise UsageError(
+            f"the model makes {'×'.join(map(str, shape))} numbers of an image,"
+            f" and {data.meta.name} has {data.meta.num_classes} classes.",
+            "Give it a head for that many classes: create_model(…, data=data).",
+        )
