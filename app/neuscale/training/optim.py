@@ -23,10 +23,14 @@ class OptimizerSet(torch.optim.Optimizer):
         super().__init__([p for o in optimizers for g in o.param_groups for p in g["params"]], {})
         self.param_groups = [group for o in optimizers for group in o.param_groups]
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        assert closure is None
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for optimizer in self.optimizers:
             optimizer.step()
+        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for optimizer in self.optimizers:

@@ -1,0 +1,293 @@
+"""The same data, models and recipes under Lightning's Trainer: pip install 'neuscale[lightning]'.
+
+    from lightning import Trainer
+    from neuscale.integrations.lightning import ImageClassifier, ImageDataModule, trainer_options
+
+    words = ["experiment=cifar10_swin_t", "optim.lr=5e-4"]
+    trainer = Trainer(**trainer_options(words, devices=2))
+    trainer.fit(ImageClassifier(words), ImageDataModule(words))
+
+The losses are those of `neuscale train`. The Trainer decides how long (`max_epochs`, `max_steps`; the
+schedule ends there), in which precision, and on what; loggers, callbacks and checkpoints are Lightning's.
+What a recipe asks for and only `neuscale train` does is refused by name.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+try:
+    from lightning.pytorch import LightningDataModule, LightningModule
+except ModuleNotFoundError as error:
+    raise ImportError("Lightning is not installed: pip install 'neuscale[lightning]'") from error
+
+from neuscale.config import Config, compose_config, config_from_yaml
+from neuscale.config.schema import OptimConfig
+from neuscale.data.choose import check_augment, choose_loader, create_loader
+from neuscale.data.loader import Share, model_size
+from neuscale.data.order import check_shares, steps_per_epoch
+from neuscale.data.randomness import derived_seed
+from neuscale.errors import UsageError
+from neuscale.integrations.lightning_batches import (
+    TrainingBatch,
+    TrainingBatches,
+    ValidationBatch,
+    ValidationBatches,
+)
+from neuscale.integrations.lightning_checks import PRECISIONS, check_config, check_trainer
+from neuscale.models.fused import choose_ops, fuse
+from neuscale.models.registry import check_arch, create_model
+from neuscale.models.weights import load_starting_weights
+from neuscale.progress import Silent
+from neuscale.training.device import check_compiler, resolve_device, resolve_precision, seed_generator
+from neuscale.training.drop_path import DropPathDraws
+from neuscale.training.layers import freeze, training_mode
+from neuscale.training.norm import share_running_statistics
+from neuscale.training.optim import create_optimizer
+from neuscale.training.schedule import lr_at
+from neuscale.training.step import batch_loss
+from neuscale.training.train import open_data
+
+__all__ = ["ImageClassifier", "ImageDataModule", "trainer_options"]
+
+Recipe = Config | Sequence[str] | Mapping[str, Any]
+"""A configuration: a Config, words as on the command line, or what a Lightning checkpoint holds of one."""
+
+
+def trainer_options(recipe: Recipe, devices: int = 1) -> dict[str, Any]:
+    """The arguments of Lightning's Trainer that train as `neuscale train` would, on `devices` processes."""
+    config = _config(recipe)
+    train, kind = config.train, resolve_device(config.run.device)
+    check_shares(train.global_batch_size, devices)
+    precision = resolve_precision(train.precision, kind)
+    share = train.global_batch_size // devices
+    micro_batch = share if train.micro_batch == "auto" else int(train.micro_batch)
+    return {
+        "accelerator": kind,
+        "devices": devices,
+        "strategy": "ddp" if devices > 1 else "auto",
+        "precision": PRECISIONS[precision],
+        "max_epochs": train.epochs,
+        "max_steps": train.max_steps if train.max_steps is not None else -1,
+        "accumulate_grad_batches": max(1, share // micro_batch),
+        "check_val_every_n_epoch": config.eval.every_epochs,
+        "log_every_n_steps": train.log_every_steps,
+        "deterministic": config.run.deterministic or None,
+    }
+
+
+class ImageDataModule(LightningDataModule):
+    """The data of a recipe: each process has its share of one global batch, by its rank.
+
+    The images, their order and augmentations are those of `neuscale train` on any number of processes, also
+    from the middle of an epoch; of the validation images each is seen once. Raises UsageError or DataError.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.config = _config(recipe)
+
+    def prepare_data(self) -> None:
+        """Fetches and packs what is missing, on one process of a node."""
+        open_data(self.config, Silent())
+
+    def setup(self, stage: str) -> None:
+        """Opens the data and makes this process's loaders."""
+        config, trainer = self.config, self.trainer
+        assert trainer is not None
+        device, share = trainer.strategy.root_device, Share(trainer.global_rank, trainer.world_size)
+        check_shares(config.train.global_batch_size, share.processes)
+        if stage == "fit":
+            check_trainer(config, trainer)
+        data = open_data(config, Silent())
+        choice = choose_loader(config.data, data, device)
+        check_augment(config.augment, choice)
+        self.meta = data.meta
+        self._training = create_loader(choice, config.data, data, "train", device, share)
+        self._validation = create_loader(choice, config.data, data, "val", device, share)
+        self._first = create_loader(choice, config.data, data, "val", device, Share())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in an epoch; known after `setup`."""
+        return steps_per_epoch(self.training_samples, self.config.train.global_batch_size)
+
+    @property
+    def training_samples(self) -> int:
+        """Training images; known after `setup`."""
+        return len(self._training)
+
+    def train_dataloader(self) -> TrainingBatches:
+        """This process's micro-batches of an epoch."""
+        assert self.trainer is not None
+        return TrainingBatches(self._training, self.config, self.meta.fingerprint, self.trainer)
+
+    def val_dataloader(self) -> ValidationBatches:
+        """This process's share of the validation images."""
+        return ValidationBatches(self._validation, self._first, self.config.eval.batch_size)
+
+    test_dataloader = val_dataloader
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The loaders make their batches on the device."""
+        del device, dataloader_idx
+        return batch
+
+
+class ImageClassifier(LightningModule):
+    """The model of a recipe, with its optimizer, schedule, loss, stochastic depth and native ops.
+
+    `model` is the module itself, and `self(images)` its logits. `sizes` (side in pixels, channels, classes)
+    come from the data set; a checkpoint brings its own to `load_from_checkpoint`. Logs `train/loss`,
+    `val/loss`, `val/top1` and `val/top5` (in 0 … 1). Needs an ImageDataModule of the same recipe.
+    """
+
+    def __init__(self, config: Recipe, sizes: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.config = recipe = _config(config)
+        check_config(recipe)
+        check_arch(recipe.model)
+        new = sizes is None
+        if sizes is None:
+            meta = open_data(recipe, Silent()).meta
+            sizes = [model_size(meta, recipe.data.image_size), meta.channels, meta.num_classes]
+        side, channels, classes = sizes
+        self.save_hyperparameters({"config": asdict(recipe), "sizes": list(sizes)})
+        self.model = create_model(recipe.model, side, channels, classes, recipe.run.seed)
+        if new and recipe.model.weights is not None:
+            load_starting_weights(self.model, recipe.model, side, channels, classes)
+        self._frozen = freeze(self.model, recipe.train)
+        self.loss = MeanMetric(nan_strategy="disable")
+        self.top1 = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, classes] of normalised images [B, C, S, S]."""
+        if self.config.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.model(images)
+
+    def setup(self, stage: str) -> None:
+        """Gets the model ready for the device that the Trainer has chosen."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule) or data.config != self.config:
+            raise UsageError(
+                "an ImageClassifier trains with an ImageDataModule of the same recipe.",
+                "Give both the same words: trainer.fit(ImageClassifier(words), ImageDataModule(words)).",
+            )
+        config, device = self.config, self.trainer.strategy.root_device
+        if config.train.precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        if choose_ops(config.model, device).kind == "fused":
+            fuse(self.model, device, config.run.deterministic)
+        if config.train.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if stage != "fit":
+            return
+        if config.train.compile:
+            check_compiler()
+            self.model.compile()
+        self._drop_path = DropPathDraws(self.model, config.run.seed, data.training_samples, device)
+        self._steps_per_epoch = data.steps_per_epoch
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer and groups; its schedule, over the steps that the Trainer will do."""
+        optim, steps = self.config.optim, self.trainer.estimated_stepping_batches
+        if steps == float("inf"):  # until something stops it
+            steps = self.config.train.epochs * self._steps_per_epoch
+        optimizer = create_optimizer(optim, self.model)
+        schedule = Schedule(optimizer, optim, self._steps_per_epoch, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """What is frozen stays in eval mode; Lightning keeps the modes over evaluations."""
+        training_mode(self.model, self._frozen)
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """The loss of a micro-batch."""
+        del batch_idx
+        config, rank = self.config, self.trainer.global_rank
+        if batch.part == 0:  # dropout: another mask for each step and process, the same after a resume
+            step = batch.epoch * self._steps_per_epoch + batch.step
+            seed_generator(self.device, derived_seed(config.run.seed, step, f"dropout {rank}"))
+        self._drop_path.set(batch.epoch, batch.positions)
+        loss = batch_loss(self(batch.content.images).float(), batch.content, config.train.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.content.labels))
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips as the recipe says."""
+        del gradient_clip_val, gradient_clip_algorithm  # check_trainer has refused them
+        norm = self.config.optim.clip_grad_norm
+        if norm is None:
+            return
+        # Lightning leaves it to a fused optimizer to unscale, which is too late here, and refuses to clip.
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), norm)
+
+    def on_validation_start(self) -> None:
+        """All processes evaluate the model that is saved."""
+        share_running_statistics(self.model)
+
+    def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
+        """Counts a batch in."""
+        del batch_idx
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: ValidationBatch, batch_idx: int) -> None:
+        """Counts a batch in."""
+        del batch_idx
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: ValidationBatch, split: str) -> None:
+        labels = batch.content.labels
+        logits = self(batch.content.images).float()
+        if batch.counted:
+            # One by one: with this nan_strategy torchmetrics leaves weights aside.
+            self.loss.update(F.cross_entropy(logits, labels, reduction="none"))
+            self.top1.update(logits, labels)
+            self.top5.update(logits, labels)
+        for name, metric in (("loss", self.loss), ("top1", self.top1), ("top5", self.top5)):
+            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(labels))
+
+
+class Schedule(LRScheduler):
+    """`lr_at` each step, times each group's `lr_scale`."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, config: OptimConfig, steps_per_epoch: int, total_steps: int
+    ) -> None:
+        self._config, self._steps_per_epoch, self._total_steps = config, steps_per_epoch, total_steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The groups' learning rates of the step that comes."""
+        lr = lr_at(self._config, self.last_epoch, self._steps_per_epoch, self._total_steps)
+        return [lr * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step: all else is the recipe's."""
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count, "_last_lr": self._last_lr}
+
+
+def _config(recipe: Recipe) -> Config:
+    if isinstance(recipe, Config):
+        return recipe
+    if isinstance(recipe, Mapping):
+        return config_from_yaml(yaml.safe_dump(dict(recipe)), [], "the checkpoint's configuration")
+    return compose_config([recipe] if isinstance(recipe, str) else list(recipe))
