@@ -21,7 +21,7 @@ for words in {commands!r}:
     assert code in (0, 2), (words, code, out.getvalue())
 """
 COMMANDS = [[], ["data"], ["data", "list"], ["data", "prepare"], ["data", "verify"]]
-COMMANDS += [["train"], ["eval"], ["predict"], ["export"], ["doctor"], ["runs"]]
+COMMANDS += [["train"], ["sweep"], ["eval"], ["predict"], ["export"], ["doctor"], ["runs"]]
 COMMANDS += [["runs", name] for name in ("list", "show", "compare", "replay", "report", "prune")]
 
 
@@ -38,6 +38,7 @@ def test_help_lists_and_usage_errors_do_not_wait_for_torch(tmp_path: Path) -> No
     commands += ["runs list", "runs list --json", "runs show x", "runs compare x y", "runs replay x"]
     commands += ["runs report x", "runs prune"]
     commands += ["predict nope x.png", "predict x y --weights z", "export nope --to onnx", "export x --to y"]
+    commands += ["sweep run.seed=0,1 --dry-run", "sweep --resume", "sweep optim.nope=1,2"]
     subprocess.run(
         [sys.executable, "-c", LIGHT.format(commands=commands)],
         env=os.environ | {"NEUSCALE_DATA": str(tmp_path / "data"), "NEUSCALE_RUNS": str(tmp_path / "runs")},

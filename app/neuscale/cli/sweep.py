@@ -1,0 +1,155 @@
+"""`neuscale sweep`."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuscale.errors import EXIT_FAILED, EXIT_RESUME, UsageError
+
+if TYPE_CHECKING:
+    from neuscale.sweep.folder import PlannedRun, Sweep
+
+
+def sweep_command(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FIELD=VALUES",
+            help="As for 'train', with several values: optim.lr=1e-3,3e-4, run.seed=range(0,3),"
+            " with --random also optim.lr=tag(log,interval(1e-4,1e-2)); with --resume the name of a SWEEP.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The sweep's name, which its runs' begin with.")
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option("--random", min=1, help="Draw this many runs instead of all combinations.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --random's draws.")] = 0,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Runs at a time; without it one per free GPU, or 1 on the CPU."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with SWEEP, or with the newest that has not finished.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Train every combination of several values, or some of them, and rank the runs.
+
+    Stop it with Ctrl-C: the runs save, and 'neuscale sweep --resume' goes on.
+    """
+    from neuscale.sweep.folder import open_sweep, store_sweep
+
+    if resume and (name is not None or random is not None):
+        raise UsageError(
+            "--resume goes on with a sweep as it was begun.",
+            "Leave --name and --random away: --resume SWEEP.",
+        )
+    sweep = _resumed(words or [], open_sweep) if resume else _planned(words or [], name, random, seed)
+    if dry_run:
+        _list(sweep, as_json)
+        return
+    from neuscale.cli.console import beside, err, escape
+    from neuscale.cli.progress import create_progress
+    from neuscale.sweep.processes import choose_places, run_sweep
+
+    places = choose_places(jobs, on_cpu="run.device=cpu" in sweep.runs[0].words)
+    if not resume:
+        store_sweep(sweep, sys.argv)
+    with sweep.held():
+        swept = run_sweep(sweep, places, create_progress())
+    _show(sweep, swept.failed, as_json)
+    if swept.failed:
+        again = f"{beside('neuscale')} sweep --resume {sweep.name}"
+        err.print(
+            f"failed: {escape(', '.join(swept.failed))}. Try these again with: [bold]{escape(again)}[/]"
+        )
+    if not swept.failed and all(run.finished for run in sweep.runs):
+        return
+    if not swept.failed:
+        by = f"stopped by {swept.stopped_by}; " if swept.stopped_by else ""
+        err.print(f"{by}every run that has begun is saved.")
+        err.print(f"Go on with: [bold]{escape(beside('neuscale'))} sweep --resume {escape(sweep.name)}[/]")
+    raise typer.Exit(EXIT_RESUME if swept.stopped_by or not swept.failed else EXIT_FAILED)
+
+
+def _resumed(words: list[str], open_sweep: Any) -> "Sweep":
+    if any("=" in word for word in words) or len(words) > 1:
+        raise UsageError(
+            "--resume goes on with one sweep, as it was begun.", "For example: neuscale sweep --resume SWEEP."
+        )
+    return open_sweep(words[0] if words else None)
+
+
+def _planned(words: list[str], name: str | None, random: int | None, seed: int) -> "Sweep":
+    from neuscale.config.sweep import sampled_overrides, sweep_overrides, swept_fields
+    from neuscale.sweep.folder import plan_sweep
+
+    for word in words:
+        if "=" not in word:
+            raise UsageError(f"'{word}' is not of the form field=value.", "For example: optim.lr=1e-3,3e-4.")
+    if random is None:
+        lists = sweep_overrides(words)
+    else:
+        lists = sampled_overrides(words, random, seed)
+    return plan_sweep(lists, swept_fields(words), name)
+
+
+def _list(sweep: "Sweep", as_json: bool) -> None:
+    from neuscale.cli.console import print_json
+
+    if as_json:
+        print_json({"sweep": sweep.name, "runs": [{"name": r.name, "words": r.words} for r in sweep.runs]})
+        return
+    for run in sweep.runs:
+        typer.echo(f"neuscale train {' '.join(run.words)} run.name={run.name}")
+
+
+def _show(sweep: "Sweep", failed: list[str], as_json: bool) -> None:
+    """The runs, best first."""
+    from rich.table import Table
+
+    from neuscale.cli.console import escape, out, print_json
+
+    rows = sorted(
+        (_row(sweep, run, failed) for run in sweep.runs), key=lambda row: -(row["best_top1"] or -1.0)
+    )
+    if as_json:
+        print_json({"sweep": str(sweep.path), "runs": rows})
+        return
+    table = Table(title=escape(sweep.name), title_justify="left")
+    for heading in ("run", *sweep.fields):
+        table.add_column(escape(heading))
+    for heading in ("best top-1", "last loss", "steps"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for row in rows:
+        best, loss, steps = row["best_top1"], (row["last"] or {}).get("loss"), row["steps"]
+        table.add_row(
+            escape(row["name"]),
+            *(escape(row["values"].get(field, "")) for field in sweep.fields),
+            "" if best is None else f"{best:.2%}",
+            "" if loss is None else f"{loss:.4f}",
+            "" if steps is None else f"{steps:,}",
+            "" if row["status"] == "finished" else row["status"],
+        )
+    out.print(table)
+
+
+def _row(sweep: "Sweep", run: "PlannedRun", failed: list[str]) -> dict[str, Any]:
+    manifest = run.manifest
+    result = manifest.get("result") or {}
+    values = dict(word.split("=", 1) for word in run.words)
+    return {
+        "name": run.name,
+        "status": "failed" if run.name in failed else manifest.get("status", "not begun"),
+        "best_top1": result.get("best_top1"),
+        "last": result.get("last"),
+        "steps": result.get("steps"),
+        "values": {field: values[field] for field in sweep.fields if field in values},
+        "log": str(sweep.log(run)),
+    }

@@ -1,0 +1,160 @@
+"""The runs of a sweep as processes: one per place, a place being a free GPU or a part of the cores."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from neuscale.cluster.cores import available_cores
+from neuscale.cluster.free_gpus import free_gpus, gpu_count
+from neuscale.cluster.launch import POLL_SECONDS, SAVE_SECONDS, STOP_SIGNALS
+from neuscale.errors import EXIT_RESUME, UsageError, disk_error
+from neuscale.progress import Progress
+from neuscale.sweep.folder import PlannedRun, Sweep
+
+# By name: a run, the environment of its place, and its process.
+_Running = dict[str, tuple[PlannedRun, dict[str, str], "subprocess.Popen[bytes]"]]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """`failed`: the names of the runs that ended badly; `stopped_by`: the signal that ended the sweep."""
+
+    failed: list[str]
+    stopped_by: str | None
+
+
+def choose_places(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
+    """The environment of each process that may run at a time. Raises UsageError where every GPU is in use."""
+    there = 0 if on_cpu else gpu_count()
+    if there:
+        free = free_gpus()
+        if not free:
+            raise UsageError(
+                f"other processes use the {there} GPU{'s' if there > 1 else ''} of this machine.",
+                "Wait for them, or train on the CPU: run.device=cpu.",
+            )
+        if jobs is not None and jobs > len(free):
+            raise UsageError(
+                f"--jobs {jobs}: {len(free)} of this machine's {there} GPUs are free, and each run has one.",
+                f"Use --jobs {len(free)}, or leave it away.",
+            )
+        return [{"CUDA_VISIBLE_DEVICES": gpu} | _threads(len(free[:jobs])) for gpu in free[:jobs]]
+    return [_threads(jobs or 1)] * (jobs or 1)
+
+
+def run_sweep(sweep: Sweep, places: list[dict[str, str]], progress: Progress) -> Swept:
+    """Trains what is not finished; a run that fails is named and the others go on.
+
+    The first SIGINT, SIGTERM or SIGHUP is passed on, so that the runs save; a second one kills them.
+    """
+    waiting = [run for run in sweep.runs if not run.finished]
+    count, done = len(sweep.runs), len(sweep.runs) - len(waiting)
+    free, failed = list(places), list[str]()
+    running: _Running = {}
+    if done:
+        progress.message(f"{done} of {count} runs are finished")
+    with _signals(running) as received:
+        deadline = float("inf")
+        while running or (waiting and not received):
+            while waiting and free and not received:
+                run = waiting.pop(0)
+                place = free.pop()
+                running[run.name] = (run, place, _start(sweep, run, place))
+                if received:  # meanwhile, when it was not among those that were told
+                    _send(running, signal.SIGTERM)
+                progress.message(f"{run.name}: {' '.join(_own(sweep, run))}")
+            for name, (run, place, process) in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[name]
+                free.append(place)
+                done += run.finished
+                if run.finished:
+                    best = run.manifest["result"]["best_top1"] or 0.0
+                    progress.message(f"{name} is finished: best top-1 {best:.2%}; {done} of {count} are")
+                elif code != EXIT_RESUME and not received:
+                    failed.append(name)
+                    progress.warning(f"{name} failed ({_last_words(sweep, run, code)}); see {sweep.log(run)}")
+            if received and deadline == float("inf"):
+                progress.message("stopping: the runs save")
+                deadline = time.monotonic() + SAVE_SECONDS
+            if time.monotonic() > deadline:
+                _send(running, signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
+    return Swept(failed, signal.Signals(received[0]).name if received else None)
+
+
+def _threads(jobs: int) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, available_cores() // jobs)))}
+
+
+def _start(sweep: Sweep, run: PlannedRun, place: dict[str, str]) -> "subprocess.Popen[bytes]":
+    # With --resume: a run that has begun goes on, any other begins.
+    command = [sys.executable, "-m", "neuscale", "train", *run.words, f"run.name={run.name}", "--resume"]
+    try:
+        with sweep.log(run).open("ab") as log:
+            # A session of its own: a Ctrl-C at the terminal reaches it once, from here.
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | place,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+    except OSError as error:
+        raise disk_error(error, sweep.path) from error
+
+
+def _end_with_parent() -> None:
+    """Has the kernel send SIGTERM when the sweep is killed, so that its runs save and are free to go on."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _own(sweep: Sweep, run: PlannedRun) -> list[str]:
+    """The words that tell a run from the others."""
+    return [word for word in run.words if word.partition("=")[0] in sweep.fields]
+
+
+def _last_words(sweep: Sweep, run: PlannedRun, code: int) -> str:
+    """What went wrong, as the run said it."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    lines = sweep.log(run).read_text(errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    return errors[-1].removeprefix("error: ").rstrip(".") if errors else f"exit code {code}"
+
+
+@contextmanager
+def _signals(running: _Running) -> Iterator[list[int]]:
+    """The signals received since; no process in `running` outlives this context."""
+    received: list[int] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        received.append(number)
+        _send(running, signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+
+    handled = [n for n in STOP_SIGNALS if signal.getsignal(n) != signal.SIG_IGN]  # as under nohup
+    before = {number: signal.signal(number, pass_on) for number in handled}
+    try:
+        yield received
+    finally:
+        _send(running, signal.SIGKILL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(running: _Running, number: int) -> None:
+    for _, _, process in list(running.values()):
+        if process.poll() is None:
+            process.send_signal(number)
