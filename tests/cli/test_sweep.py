@@ -21,20 +21,20 @@ def status(run: Path) -> str:
 
 def test_a_failed_run_is_named_and_the_others_are_ranked(start: Callable[..., Any], runs: Path) -> None:
     """Then --resume tries that one again, and leaves the others as they are."""
-    words = ["model.patch_size=2,3", "optim.lr=1e-9,1e-2", "--name", "s", "--jobs", "2", "--json"]
+    words = ["model.patch_size=1,2,3", "--name", "s", "--jobs", "2", "--json"]
     said = start("sweep", *SHORT, *words).end(120)
     assert said.code == 1, said.err
     rows = said.json["runs"]
-    assert [row["status"] for row in rows] == ["finished", "finished", "failed", "failed"]
+    assert [row["status"] for row in rows] == ["finished", "finished", "failed"]
     assert rows[0]["best_top1"] >= rows[1]["best_top1"]
     assert {row["name"] for row in rows[:2]} == {"s-0", "s-1"}
-    assert rows[2]["values"] == {"model.patch_size": "3", "optim.lr": "1e-09"}
+    assert rows[2]["values"] == {"model.patch_size": "3"}
     assert "s-2 failed (model: an image of 8 pixels does not divide into patches of 3)" in said.words
     assert "sweep --resume s" in said.words
     assert "does not divide into patches" in (runs / "s" / "s-2.log").read_text()
     before = (runs / "s-0" / "manifest.json").read_bytes()
     again = start("sweep", "--resume", "s").end(120)
-    assert again.code == 1 and "2 of 4 runs are finished" in again.words
+    assert again.code == 1 and "2 of 3 runs are finished" in again.words
     assert (runs / "s-0" / "manifest.json").read_bytes() == before
     lines = [line for line in again.out.splitlines() if "s-" in line]
     assert "s-0" in lines[0] or "s-1" in lines[0]
@@ -45,7 +45,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(
     start: Callable[..., Any], runs: Path, number: int
 ) -> None:
     """The run under way has saved; after --resume all have trained as far as they were to."""
-    steps = ["train.max_steps=800", *ENDLESS, "checkpoint.every_steps=21"]
+    steps = ["train.max_steps=300", *ENDLESS, "checkpoint.every_steps=21"]
     process = start("sweep", *TINY, *steps, "run.seed=0,1", "--name", "s")
     process.until(lambda: list(runs.glob("s-0/checkpoints/step-*")))
     children = process.workers()
@@ -60,7 +60,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(
         assert "Go on with: neuscale sweep --resume s" in said.words
     again = start("sweep", "--resume", "--json").end(120)
     assert again.code == 0, again.err
-    assert [(row["status"], row["steps"]) for row in again.json["runs"]] == [("finished", 800)] * 2
+    assert [(row["status"], row["steps"]) for row in again.json["runs"]] == [("finished", 300)] * 2
     manifest = json.loads((runs / "s-0" / "manifest.json").read_text())
     assert len(manifest["resumed"]) == 1
     assert not json.loads((runs / "s-1" / "manifest.json").read_text())["resumed"]
