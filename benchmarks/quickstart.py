@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from curves import draw
 from table import cpu_name, write_table
 
 ROOT = Path(__file__).parent.parent
@@ -35,26 +35,6 @@ def train(seed: int, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]
     run = folder / f"seed{seed}"
     curves = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return json.loads(done.stdout), curves, json.loads((run / "manifest.json").read_text())
-
-
-def draw(curves: list[dict[str, Any]]) -> None:
-    """Training loss, and accuracy in training and validation, over the steps."""
-    figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    points = [line for line in curves if line["split"] == "train"]
-    val = [line for line in curves if line["split"] == "val"]
-    left.plot([p["step"] for p in points], [p["loss"] for p in points])
-    left.plot([p["step"] for p in val], [p["loss"] for p in val], "o")
-    left.set(xlabel="step", ylabel="loss", ylim=(0, None))
-    right.plot([p["step"] for p in points], [100 * p["accuracy"] for p in points], label="training")
-    right.plot([p["step"] for p in val], [100 * p["top1"] for p in val], "o", label="validation")
-    right.set(xlabel="step", ylabel="top-1, %", ylim=(0, 100))
-    right.legend(loc="lower right", frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE)
 
 
 def main() -> None:
@@ -81,7 +61,7 @@ def main() -> None:
                 }
             )
             if seed == 0:
-                draw(curves)
+                draw(curves, PICTURE)
     write_table("quickstart", rows)
 
 
