@@ -232,7 +232,8 @@ class Trainer:
             )
             if not over and self.is_over():
                 self.progress.message(f"no better top-1 in {self.state.stale} evaluations: this is the end")
-        if due or not self.config.checkpoint.every_steps or (epoch + 1) in self.config.checkpoint.milestones:
+        every = self.config.checkpoint.every_steps
+        if due or not every or self.step % every == 0 or (epoch + 1) in self.config.checkpoint.milestones:
             self._save(metrics, is_best)
 
     def _evaluate(self) -> Evaluation:
