@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from neuscale.training.train import TrainedRun
 
 Processes = Annotated[
-    int | None, typer.Option("--processes", min=1, help="CPU processes to train in, with gloo between them.")
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        help="CPU processes to train in, with gloo between them; under srun, on each node.",
+    ),
 ]
 Gpus = Annotated[
     int | None,
     typer.Option(
         "--gpus",
         min=0,
-        help="GPUs to train on, a process each; 0 is the CPU; without it, one if there is one",
+        help="GPUs to train on, a process each; 0 is the CPU; without it, one if there is one;"
+        " under srun, on each node.",
     ),
 ]
 
@@ -57,7 +63,10 @@ def train_command(
     'neuscale train --resume' goes on.
     """
     from neuscale.cluster.launch import check_gpus, launch, started_by_launcher
+    from neuscale.cluster.nodes import srun_nodes
+    from neuscale.cluster.save_signal import hold_save_signal
 
+    hold_save_signal()  # until it can be obeyed
     config, run = _configure(words or [], resume)
     device = processes_device(gpus, processes)
     if device is not None:
@@ -76,13 +85,13 @@ def train_command(
     if gpus and not started_by_launcher():
         check_gpus(gpus)
     count = gpus or processes or 1
-    if count > 1 and not started_by_launcher():
-        _prepare(config, count)
+    if not started_by_launcher() and count * (nodes := srun_nodes()).count > 1:
+        _prepare(config, count * nodes.count)
         again = [word for word in words or [] if "=" in word]
         if run is not None:
             again = [str(run.path), "--resume", *[word for word in again if word not in _presets(again)]]
         again += [f"run.device={config.run.device}", *(["--json"] if as_json else [])]
-        raise typer.Exit(launch(["train", *again], count))
+        raise typer.Exit(launch(["train", *again], count, nodes))
     raise typer.Exit(_train(config, run, as_json))
 
 
@@ -239,7 +248,7 @@ def _show_table(name: str, outcome: "Outcome", last: "Evaluation") -> None:
 def _resume_command(run: "RunFolder", config: "Config") -> str:
     from neuscale.cli.console import beside
 
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
     option = "--processes" if config.run.device == "cpu" else "--gpus"
     return f"{beside('neuscale')} train --resume {run.argument}" + (
         f" {option} {processes}" if processes > 1 else ""

@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
+from neuscale.cluster.save_signal import accept_save_signal, hold_save_signal
 from neuscale.training.limit import Deadline
 
 SIGNALS = [
@@ -37,11 +38,13 @@ class StopRequest:
         for number in SIGNALS if threading.current_thread() is threading.main_thread() else ():
             if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
                 self._previous[number] = signal.signal(number, self._handle)
+        accept_save_signal()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        hold_save_signal()  # there is nothing left to save
         # What a launcher sends once more must not end a process that has just saved.
         ignored = self.signal is not None and _launched()
         for number, handler in self._previous.items():
@@ -63,7 +66,8 @@ class StopRequest:
         return bool(flag.item())
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal is not None and number != getattr(signal, "SIGUSR2", None) and not _launched():
+        asked_before = self.signal not in (None, "SIGUSR2")  # after which a scheduler sends SIGTERM as well
+        if asked_before and number != getattr(signal, "SIGUSR2", None) and not _launched():
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.signal = signal.Signals(number).name
