@@ -8,6 +8,12 @@ import pytest
 from neuscale.cluster.cores import available_cores
 
 
+@pytest.fixture(autouse=True)
+def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def eight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
@@ -54,3 +60,15 @@ def test_affinity_of_this_process(tmp_path: Path) -> None:
         assert available_cores(tmp_path) == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("eight")
+def test_what_slurm_allocated_where_nothing_holds_a_task_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "6")
+    assert available_cores(tmp_path) == 6
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert available_cores(tmp_path) == 3
+    (tmp_path / "cpu.max").write_text("200000 100000\n")
+    assert available_cores(tmp_path) == 2

@@ -1,4 +1,4 @@
-"""How many cores this process may use: by affinity and by the cgroup's quota, not by the machine."""
+"""How many cores this process may use: by affinity, the cgroup's quota and Slurm, not by the machine."""
 
 import math
 import os
@@ -14,7 +14,16 @@ def available_cores(cgroup: Path = _CGROUP) -> int:
     else:
         cores = os.cpu_count() or 1
     quota = _quota(cgroup)
-    return max(1, min(cores, math.ceil(quota)) if quota is not None else cores)
+    limits = [cores, math.ceil(quota) if quota is not None else cores, _allocated() or cores]
+    return max(1, min(limits))
+
+
+def _allocated() -> int | None:
+    """What Slurm gave to this task: not every cluster holds its tasks to that by affinity or a cgroup."""
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        if (value := os.environ.get(name, "")).isdecimal():
+            return int(value)
+    return None
 
 
 def _quota(cgroup: Path) -> float | None:
