@@ -21,7 +21,7 @@ for words in {commands!r}:
     assert code in (0, 2), (words, code, out.getvalue())
 """
 COMMANDS = [[], ["data"], ["data", "list"], ["data", "prepare"], ["data", "verify"]]
-COMMANDS += [["train"], ["sweep"], ["eval"], ["predict"], ["export"], ["doctor"], ["runs"]]
+COMMANDS += [["train"], ["sweep"], ["eval"], ["predict"], ["export"], ["submit"], ["doctor"], ["runs"]]
 COMMANDS += [["runs", name] for name in ("list", "show", "compare", "replay", "report", "prune")]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from neuscale.cli import bench, data, doctor, evaluate, export, predict, runs, sweep, train
+from neuscale.cli import bench, data, doctor, evaluate, export, predict, runs, submit, sweep, train
 from neuscale.cluster.first_error import show_once
 from neuscale.cluster.launch import leave_processes, report_to_launcher
 from neuscale.errors import EXIT_FAILED, UserError, disk_error
@@ -56,6 +56,7 @@ app.command("sweep")(sweep.sweep_command)
 app.command("eval")(evaluate.eval_command)
 app.command("predict")(predict.predict_command)
 app.command("export")(export.export_command)
+app.command("submit")(submit.submit_command)
 app.command("doctor")(doctor.doctor_command)
 
 

@@ -97,13 +97,19 @@ class RunFolder:
             raise disk_error(error, self.path) from error
 
 
-def create_run(config: Config) -> RunFolder:
-    """A new run folder with its configuration. Raises UsageError where the name is taken."""
-    if config.run.name is not None and not _NAME.fullmatch(config.run.name):
+def check_name(name: str) -> None:
+    """UsageError for a `run.name` that cannot be a folder's."""
+    if not _NAME.fullmatch(name):
         raise UsageError(
-            f"run.name={config.run.name}: is no name for a folder.",
+            f"run.name={name}: is no name for a folder.",
             "Use letters, digits, '.', '_' and '-', beginning with a letter or digit.",
         )
+
+
+def create_run(config: Config) -> RunFolder:
+    """A new run folder with its configuration. Raises UsageError where the name is taken."""
+    if config.run.name is not None:
+        check_name(config.run.name)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     base = config.run.name or f"{config.experiment or config.model.title}-{stamp}"
     root = runs_root()

@@ -12,17 +12,20 @@ _BEGAN = time.monotonic()  # of this process, near enough
 _MARGIN = 60.0
 
 
-def limit_seconds(text: str) -> float:
-    """Seconds of a limit like "45s", "90m", "8h", "7:45:00" or "2-00:00:00" (as Slurm has it). UsageError."""
+def limit_seconds(text: str, name: str = "run.time_limit=") -> float:
+    """Seconds of a limit like "45s", "90m", "8h", "7:45:00" or "2-00:00:00" (as Slurm has it).
+
+    UsageError, beginning with `name` and the text, for anything else.
+    """
     if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
         seconds = float(found[1]) * _UNITS[found[2]]
     elif found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text):
         days, hours, minutes, rest = (int(part or 0) for part in found.groups())
         seconds = ((days * 24 + hours) * 60 + minutes) * 60.0 + rest
     else:
-        raise UsageError(f"run.time_limit={text}: expected a time like 90m, 8h or 7:45:00.")
+        raise UsageError(f"{name}{text}: expected a time like 90m, 8h or 7:45:00.")
     if seconds <= 0:
-        raise UsageError(f"run.time_limit={text}: expected more than no time at all.")
+        raise UsageError(f"{name}{text}: expected more than no time at all.")
     return seconds
 
 
