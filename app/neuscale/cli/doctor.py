@@ -1,27 +1,42 @@
 """`neuscale doctor`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def doctor_command(
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster", help="In a Slurm allocation: its nodes, the network between them, their disks."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:
     """Say what this machine has for training, and what is wrong with it."""
-    from neuscale.cli.console import err, escape, out, print_json
+    from neuscale.cli.console import print_json
     from neuscale.cluster.doctor import examine
     from neuscale.runs.manifest import PACKAGES
 
+    if cluster:
+        raise typer.Exit(_examine_cluster(as_json))
     findings = examine()
     problems = findings["problems"]
     if as_json:
         print_json(findings)
         raise typer.Exit(1 if problems else 0)
-    width = max(map(len, findings))
     installed = findings["packages"]
     main = {name: installed.get(name) for name in PACKAGES}
     findings["packages"] = f"{_words(main)}, and {len(installed) - len(main)} more (--json)"
+    raise typer.Exit(_show(findings))
+
+
+def _show(findings: dict[str, Any]) -> int:
+    from neuscale.cli.console import err, escape, out
+
+    problems = findings["problems"]
+    width = max(map(len, findings))
     for name, value in findings.items():
         if name != "problems":
             out.print(f"[bold]{name.replace('_', ' ').ljust(width)}[/]  {escape(_words(value))}")
@@ -29,7 +44,32 @@ def doctor_command(
         err.print(f"[bold red]problem:[/] {escape(problem)}")
     if not problems:
         err.print("[green]Ready to train.[/]")
-    raise typer.Exit(1 if problems else 0)
+    return 1 if problems else 0
+
+
+def _examine_cluster(as_json: bool) -> int:
+    """Starts a process for each GPU of each node of the allocation; one of them shows what they found."""
+    import os
+
+    import torch
+
+    from neuscale.cli.console import print_json
+    from neuscale.cluster.doctor_cluster import examine_cluster, start_on_nodes
+    from neuscale.cluster.launch import REPORTS, launch
+    from neuscale.cluster.nodes import in_step, srun_nodes
+
+    words = ["doctor", "--cluster", *(["--json"] if as_json else [])]
+    if REPORTS not in os.environ:
+        if not in_step():
+            return start_on_nodes(words)
+        return launch(words, torch.cuda.device_count() or 1, srun_nodes())
+    findings = examine_cluster()
+    if findings is None:  # another process speaks
+        return 0
+    if as_json:
+        print_json(findings)
+        return 1 if findings["problems"] else 0
+    return _show(findings)
 
 
 def _words(value: object) -> str:
