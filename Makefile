@@ -71,6 +71,10 @@ test-image: $(STAMP) $(OPS) ## Build the images, run the tests in one, and try b
 	@if command -v apptainer >/dev/null; then $(MAKE) sif; else echo 'no .sif: this machine has no apptainer'; fi
 	@NEUSCALE_TEST_IMAGE=$(IMAGE) NEUSCALE_TEST_SIF='$(SIF)' $(BIN)/pytest -m containers tests/containers $(ARGS)
 
+.PHONY: test-cluster
+test-cluster: $(STAMP) ## Run what needs a Slurm cluster of two nodes; NEUSCALE_TEST_SIF=FILE: in an image as well
+	@$(BIN)/pytest -m cluster tests/cluster/slurm $(ARGS)
+
 .PHONY: up
 up: ## Prepare, train and show in TensorBoard, with docker compose (on the CPU where there is no GPU)
 	@docker image inspect $(IMAGE) >/dev/null 2>&1 || $(MAKE) image
