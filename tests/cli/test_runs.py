@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from neuscale.cluster.jobs import SubmittedJob
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import read_manifest, write_manifest
 
@@ -50,6 +51,22 @@ def test_every_state_is_listed(neuscale: Command, zoo: Path) -> None:
     assert "[red]no memory" in said.err
     assert "is of version 99, and this program reads 1 to 2" in said.words
     assert "broken/manifest.json: damaged" in said.words
+
+
+def test_jobs_stand_among_the_runs(neuscale: Command, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever submitted a run looks for it here, before it has a folder and between two of its jobs."""
+    submitted = [("waits", "pending"), ("killed", "requeued"), ("killed", "failed"), ("gone", "finished")]
+    jobs = [
+        SubmittedJob(str(20 - i), 3 if run == "waits" else None, run, state, "2026-01-01")
+        for i, (run, state) in enumerate(submitted)
+    ]
+    monkeypatch.setattr("neuscale.runs.listing.submitted_jobs", lambda: jobs)
+    rows = {row["name"]: row for row in neuscale("runs", "list", "--json").json["runs"]}
+    assert (rows["waits"]["state"], rows["waits"]["note"]) == ("pending", "job 20_3")
+    assert (rows["killed"]["state"], rows["killed"]["note"]) == ("requeued", "job 19")
+    assert rows["done"]["state"] == "finished"
+    assert "gone" not in rows
+    assert "waits" in neuscale("runs", "list").out
 
 
 def test_sorted_by_what_is_asked_for(neuscale: Command, done: Path, runs: Path) -> None:

@@ -1,9 +1,10 @@
 """The runs there are, as rows of a table."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+from neuscale.cluster.jobs import SubmittedJob, submitted_jobs
 from neuscale.errors import UsageError, UserError
 from neuscale.runs.folder import RunFolder, all_runs
 from neuscale.runs.manifest import load_manifest
@@ -12,7 +13,9 @@ from neuscale.training.metrics import read_metrics
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run in a table. `state`: running, stopped, finished, failed, empty or damaged; `note` says more.
+    """A run in a table; `note` says more than `state`.
+
+    `state`: running, stopped, finished, failed, empty or damaged; of a batch job also pending or requeued.
 
     `top1`: the best so far; `loss`: of the last evaluation; `time`: seconds of training;
     `speed`: images a second; `size`: bytes on disk. None: not known, or not yet.
@@ -52,7 +55,7 @@ def run_rows(sort: str = "started") -> list[RunRow]:
     """All runs, sorted; those that lack what is sorted by come last. Raises UsageError."""
     if sort not in SORTS:
         raise UsageError(f"--sort {sort}: expected one of {', '.join(SORTS)}.")
-    rows = [row for source in SOURCES for row in source()]
+    rows = list(with_jobs(folder_rows()))
     known = [row for row in rows if getattr(row, sort) is not None]
     known.sort(key=lambda row: getattr(row, sort), reverse=SORTS[sort])
     return known + [row for row in rows if getattr(row, sort) is None]
@@ -63,8 +66,29 @@ def folder_rows() -> Iterable[RunRow]:
     return (run_row(run) for run in all_runs())
 
 
-# Where rows come from. Jobs that wait for their turn in a batch scheduler are another source.
-SOURCES: list[Callable[[], Iterable[RunRow]]] = [folder_rows]
+def with_jobs(rows: Iterable[RunRow]) -> Iterator[RunRow]:
+    """The rows with what the batch scheduler says of them, and one for each job whose run has not begun.
+
+    A run whose newest job waits is `pending`, or `requeued` if it was preempted or ran out of time.
+    """
+    jobs: dict[str, SubmittedJob] = {}
+    for job in submitted_jobs():  # the newest first
+        jobs.setdefault(job.run, job)
+    for row in rows:
+        mine = jobs.pop(row.name, None)
+        if mine is None:
+            yield row
+            continue
+        waits = row.state != "running" and mine.state in ("pending", "requeued")
+        note = "; ".join(filter(None, (_job_words(mine), row.note)))
+        yield replace(row, state=mine.state if waits else row.state, note=note)
+    for job in jobs.values():
+        if job.state in ("pending", "running", "requeued", "failed"):
+            yield RunRow(job.run, job.state, started=job.submitted, note=_job_words(job))
+
+
+def _job_words(job: SubmittedJob) -> str:
+    return f"job {job.job}" + (f"_{job.index}" if job.index is not None else "")
 
 
 def run_row(run: RunFolder) -> RunRow:

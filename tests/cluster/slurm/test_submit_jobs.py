@@ -6,6 +6,7 @@ import pytest
 
 from cluster.slurm.conftest import TRAIN, Cluster, slurm
 from neuscale.cluster.jobs import submitted_jobs
+from neuscale.runs.listing import run_rows
 
 pytestmark = pytest.mark.cluster
 
@@ -17,6 +18,9 @@ def test_a_sweep_is_an_array_with_a_folder_for_each_run(
     job = cluster.submit(*words, "--processes=1", "--cpus=1")
     monkeypatch.setenv("NEUSCALE_RUNS", str(cluster.runs))
     assert {each.state for each in submitted_jobs()} <= {"pending", "running"}
+    rows = {row.name: row for row in run_rows()}  # most of them have no folder yet
+    assert {row.state for row in rows.values()} <= {"pending", "running", "empty"}
+    assert rows["sweep-lr0.0003-seed1"].note == f"job {job.number}_3"
     assert job.until_ended(120) == "COMPLETED", job.log()
     names = [f"sweep-lr{lr}-seed{seed}" for lr in ("0.001", "0.0003") for seed in (0, 1)]
     assert sorted(path.name for path in cluster.runs.glob("sweep*")) == sorted(names)
@@ -40,6 +44,7 @@ def test_states_of_jobs(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> No
     job.ask_to_save()
     job.until(job.requeued)
     assert state() == "requeued"
+    assert [(row.name, row.state) for row in run_rows()] == [("states", "requeued")]
     slurm("scancel", job.number)
     assert state() == "cancelled"
     monkeypatch.setenv("PATH", "/nonexistent")  # as in a container: only the run itself can say
