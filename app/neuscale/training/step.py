@@ -65,6 +65,20 @@ class OptimizerStep:
             self.average.update()
         return sums
 
+    def settle(self, epoch: int, step_of_epoch: int, batches: list[Batch]) -> None:
+        """Has DDP order its buckets of gradients, before training, as it does after its first backward pass.
+
+        A sum over three or more processes depends on where in a bucket it stands; the first step after
+        a resume would be added up in another order than in a run that was never stopped.
+        """
+        if self._share.processes < 3:
+            return
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        self._gradients(0, epoch, step_of_epoch, batches)
+        self.optimizer.zero_grad()
+        for buffer, before in buffers:  # running statistics have seen these images
+            buffer.copy_(before)
+
     def fit_memory(self, epoch: int, step_of_epoch: int, batches: list[Batch]) -> None:
         """Finds, before training, micro-batches that fit into memory on every process."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]

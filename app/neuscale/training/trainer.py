@@ -169,8 +169,10 @@ class Trainer:
             config.augment, config.run.seed, epoch, first, steps, batch_size, self.optimize.parts
         )
         for step_batches in self.log.clock.timed(batches):
-            if self.step == self._began[0] and self.accelerator.device.type == "cuda":
-                self.optimize.fit_memory(epoch, first, step_batches)
+            if self.step == self._began[0]:
+                if self.accelerator.device.type == "cuda":
+                    self.optimize.fit_memory(epoch, first, step_batches)
+                self.optimize.settle(epoch, first, step_batches)
             if self.step == 0:
                 tracker.images(step_batches[0].images, self.loader)
             set_lr(self.optimizer, self._lr(self.step))
