@@ -104,11 +104,13 @@ $(OPS): $(STAMP) $(shell find cuda_ops -type f -not -path '*/build/*' -not -path
 ops: $(OPS) ## Build and install the native ops (CUDA=ON: fail without nvcc; CUDA=OFF: CPU only)
 
 .PHONY: test-gpu
-test-gpu: $(OPS) ## Run what needs an NVIDIA GPU, and write benchmarks/results/<gpu>-<date>.json
+test-gpu: $(OPS) ## Run what needs an NVIDIA GPU, and write its measurements to benchmarks/results
 	@$(BIN)/pytest -m gpu cuda_ops/tests $(ARGS)
 	@name=$$($(BIN)/python -c 'import re, time, torch; \
 		print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()) + time.strftime("-%Y-%m-%d"))'); \
 	$(BIN)/python benchmarks/ops.py --device cuda --output "benchmarks/results/$$name.json"
+	@$(BIN)/python benchmarks/step.py --device cuda
+	@$(BIN)/neuscale data prepare cifar10 && $(BIN)/python benchmarks/checkpoint.py --device cuda
 
 .PHONY: test
 test: $(STAMP) $(OPS) ## Run the tests, with lint and types first

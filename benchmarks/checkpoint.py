@@ -5,7 +5,7 @@
 Trains Swin-T with AdamW on CIFAR-10 (which must be prepared) and saves it. `blocking`: a save that
 training waits for; `stall`: how long training stands still for a save in the background; `lost`: by
 how much the steps beside that save take longer in all, the stall included. Medians.
-Writes `benchmarks/results/checkpoint.csv`.
+Writes `benchmarks/results/checkpoint.csv`, or `checkpoint-<gpu>.csv`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from table import cpu_name, write_table
+from table import cpu_name, named_for, write_table
 
 from neuscale.cluster.cores import available_cores
 from neuscale.config import compose_config
@@ -118,7 +118,7 @@ def main() -> None:
         "lost_s": f"{statistics.median(losses):.3f}",
         "lost_share": f"{statistics.median(losses) / whole:.3f}",
     }
-    write_table("checkpoint", [row])
+    write_table(named_for("checkpoint", device), [row])
 
 
 if __name__ == "__main__":

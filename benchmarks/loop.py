@@ -40,7 +40,7 @@ from neuscale.training.device import create_accelerator
 from neuscale.training.tracking import Tracker
 from neuscale.training.trainer import Trainer
 
-STEPS, BATCH, REPEATS = 50, 32, 3
+STEPS, BATCH, REPEATS = 100, 32, 3
 MODEL = ["model=swin_nano", "data=cifar10", "augment=none", "optim=adamw", "model.ops=eager"]
 PLAIN = [
     *MODEL,

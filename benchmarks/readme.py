@@ -45,6 +45,17 @@ TABLES: dict[str, Columns] = {
         "img/s": lambda row: f"{int(row['images_per_second']):,}",
         "device-hours": lambda row: f"{float(row['device_hours']):.3g}",
     },
+    "step": {
+        "model": lambda row: row["model"],
+        "side": lambda row: row["side"],
+        "img/s": lambda row: f"{float(row['images_per_second']):,.0f}",
+        "ratio": lambda row: row["ratio"],
+    },
+    "loop": {
+        "loop": lambda row: row["loop"],
+        "ms a step": lambda row: row["ms_per_step"],
+        "over a bare loop": lambda row: row["over_bare"],
+    },
     "loader": {
         "loader": lambda row: row["loader"],
         "img/s": lambda row: f"{int(row['images_per_second']):,}",

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/step.py [--device cuda] [--precision bf16]
 
-The sides take turns; medians. Writes `benchmarks/results/step.csv`.
+The sides take turns; medians. Writes `benchmarks/results/step.csv`, or `step-<gpu>.csv`.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import warnings
 from dataclasses import asdict
 
 import torch
-from table import cpu_name, write_table
+from table import cpu_name, named_for, write_table
 
 from neuscale.benchmark.step import measure_steps
 from neuscale.cluster.cores import available_cores
@@ -38,7 +38,7 @@ def main() -> None:
         values = {"machine": machine, "torch": torch.__version__, **asdict(row)}
         rows.append({k: f"{v:.3g}" if isinstance(v, float) else str(v or "") for k, v in values.items()})
         print(rows[-1], flush=True)
-    write_table("step", rows)
+    write_table(named_for("step", device), rows)
 
 
 if __name__ == "__main__":

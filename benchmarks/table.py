@@ -1,7 +1,9 @@
 """What the benchmarks here share: the machine's name, and a table of results as CSV."""
 
 import csv
+import re
 from pathlib import Path
+from typing import Any
 
 from neuscale.runs.environment import cpu_name as cpu_name
 
@@ -17,3 +19,12 @@ def write_table(name: str, rows: list[dict[str, str]], folder: Path = RESULTS) -
         writer.writeheader()
         writer.writerows(rows)
     print(path.read_text())
+
+
+def named_for(name: str, device: Any) -> str:
+    """The name of a table of that device: a GPU's results stand beside the CPU's."""
+    if device.type != "cuda":
+        return name
+    import torch
+
+    return f"{name}-{re.sub(r'[^a-z0-9]+', '-', torch.cuda.get_device_name(device).lower()).strip('-')}"

@@ -16,19 +16,19 @@ class WeightAverage:
         self.updates = 0
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self._live = model.state_dict()
+        pairs = [(value, self._live[name]) for name, value in self.state.items()]  # always the same tensors
+        self._averaged = [(value, live) for value, live in pairs if value.is_floating_point()]
+        self._taken = [(value, live) for value, live in pairs if not value.is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Counts the model's present weights in."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averaged = [name for name, value in self.state.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [self.state[name] for name in averaged], [self._live[name] for name in averaged], 1 - decay
-        )
-        for name, value in self.state.items():
-            if not value.is_floating_point():
-                value.copy_(self._live[name])
+        averages, live = zip(*self._averaged, strict=True)
+        torch._foreach_lerp_(averages, live, 1 - decay)
+        for value, now in self._taken:
+            value.copy_(now)
 
     def load(self, state: dict[str, Tensor], updates: int) -> None:
         """Goes on from an average of this model."""
