@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,22 @@ def test_a_launcher_stopped_before_training_has_begun_does_not_claim_to_have_sav
     assert said.code == 128 + signal.SIGTERM, said.err
     assert "stopped by SIGTERM before it could save" in said.words
     assert not runs.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_the_workers_of_a_killed_launcher_save_and_end(
+    begin: Callable[..., Any], neuscale: Callable[..., Any], runs: Path
+) -> None:
+    """They would go on for days, on GPUs that look free to whoever started them."""
+    process = begin("--processes", "2")
+    workers = process.workers()
+    process.send(signal.SIGKILL)
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+    manifest = json.loads((runs / "endless" / "manifest.json").read_text())
+    assert manifest["status"] == "stopped"
+    steps = manifest["result"]["steps"]
+    done = neuscale("train", "--resume", "endless", f"train.max_steps={steps + 2}", "--json")
+    assert (done.code, done.json["steps"]) == (0, steps + 2), done.err
 
 
 def test_a_killed_worker_is_named_and_the_other_ended(begin: Callable[..., Any]) -> None:

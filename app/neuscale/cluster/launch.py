@@ -21,6 +21,7 @@ from typing import Any
 
 from neuscale.cluster.cores import available_cores
 from neuscale.cluster.nodes import Nodes
+from neuscale.cluster.orphans import END_WITH_PARENT
 from neuscale.cluster.peers import Failure, Peers
 from neuscale.cluster.save_signal import SAVE_SIGNAL, accept_save_signal, hold_save_signal
 from neuscale.errors import EXIT_FAILED, EXIT_RESUME, UsageError, UserError, WorkerError
@@ -109,7 +110,10 @@ def launch(words: list[str], processes: int, nodes: Nodes | None = None, quiet: 
                     own = {"RANK": str(first + local), "LOCAL_RANK": str(local), REPORTS: folder}
                     command = [sys.executable, "-m", "neuscale", *words]
                     stdout = subprocess.DEVNULL if quiet else None
-                    workers.append(subprocess.Popen(command, env=os.environ | shared | own, stdout=stdout))
+                    env = os.environ | shared | own
+                    workers.append(
+                        subprocess.Popen(command, env=env, stdout=stdout, preexec_fn=END_WITH_PARENT)
+                    )
                     if received:
                         workers[-1].send_signal(received[0])
                 accept_save_signal()  # there are workers to pass it on to

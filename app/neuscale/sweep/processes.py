@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from neuscale.cluster.cores import available_cores
 from neuscale.cluster.free_gpus import free_gpus, gpu_count
 from neuscale.cluster.launch import POLL_SECONDS, SAVE_SECONDS, STOP_SIGNALS
+from neuscale.cluster.orphans import END_WITH_PARENT
 from neuscale.errors import EXIT_RESUME, UsageError, disk_error
 from neuscale.progress import Progress
 from neuscale.sweep.folder import PlannedRun, Sweep
@@ -107,18 +108,10 @@ def _start(sweep: Sweep, run: PlannedRun, place: dict[str, str]) -> "subprocess.
                 stderr=subprocess.STDOUT,
                 env=os.environ | place,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=END_WITH_PARENT,
             )
     except OSError as error:
         raise disk_error(error, sweep.path) from error
-
-
-def _end_with_parent() -> None:
-    """Has the kernel send SIGTERM when the sweep is killed, so that its runs save and are free to go on."""
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _own(sweep: Sweep, run: PlannedRun) -> list[str]:
