@@ -51,7 +51,7 @@ def test_a_run_elsewhere_in_several_processes(
     """The workers are told the run by a word that they can find it by, and every changed field."""
     stop(done)
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "other"))
-    monkeypatch.setattr("neuscale.cluster.launch.launch", lambda words, _processes: run(words))
+    monkeypatch.setattr("neuscale.cluster.launch.launch", lambda words, _processes, _nodes: run(words))
     words = ["train.epochs=4", "--processes", "2", "--json"]
     went_on(neuscale("train", "--resume", str(done), *words), done, 20)
 

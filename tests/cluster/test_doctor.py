@@ -91,6 +91,7 @@ def test_a_driver_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None
 def test_little_shared_memory_matters_to_several_gpus(
     monkeypatch: pytest.MonkeyPatch, gpus: int, count: int
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # some libraries have it ask device_count
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     little = SimpleNamespace(total=64 << 20, free=50 << 30)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: little)
