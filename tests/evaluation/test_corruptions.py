@@ -62,7 +62,7 @@ def test_it_changes_images_more_with_severity(images: Tensor, kind: str) -> None
     assert distances[0] > 0.05, "of 255"
     # Where pixels become a few more than half as many, it depends on the picture which is worse.
     assert all(later > 0.97 * before for before, later in itertools.pairwise(distances))
-    assert distances[-1] > 1.3 * distances[0]
+    assert distances[-1] > 1.15 * distances[0], "of noise JPEG leaves little at any severity"
     assert distances[-1] < 110, "something is left of the images"
 
 
