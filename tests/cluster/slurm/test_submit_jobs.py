@@ -44,7 +44,7 @@ def test_states_of_jobs(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> No
     job.ask_to_save()
     job.until(job.requeued)
     assert state() == "requeued"
-    assert [(row.name, row.state) for row in run_rows()] == [("states", "requeued")]
+    assert {row.name: row.state for row in run_rows()}["states"] == "requeued"
     slurm("scancel", job.number)
     assert state() == "cancelled"
     monkeypatch.setenv("PATH", "/nonexistent")  # as in a container: only the run itself can say
