@@ -28,7 +28,7 @@ FROM  ?= definition
 help: ## Show this list
 	@echo 'make TARGET [NAME=VALUE …]'
 	@[ -t 1 ] && bold='\033[1m' plain='\033[0m' || bold= plain=; \
-	awk -F ':.*## ' "/^[a-z-]+:.*## / {printf \"  $$bold%-12s$$plain %s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
+	awk -F ':.*## ' "/^[a-z-]+:.*## / {printf \"  $$bold%-15s$$plain %s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
 	@echo 'Targets that run here first make .venv from the locked requirements, once.'
 
 .PHONY: setup
@@ -65,9 +65,13 @@ sif: ## Build the Apptainer image SIF from apptainer.def, or with FROM=docker fr
 	@BASE_IMAGE='$(BASE_IMAGE)' DEVEL_IMAGE='$(DEVEL_IMAGE)' bash scripts/build_sif.sh $(SIF) $(FROM) $(IMAGE)
 
 .PHONY: test-image
-test-image: $(STAMP) $(OPS) ## Build the images, run the tests in one, and try both as a user does
-	@$(MAKE) image
+test-image: ## Build the images, run the tests in one, and try both as a user does
 	@$(MAKE) image ARGS='--target test' IMAGE=$(IMAGE)-test
+	@$(MAKE) test-containers
+
+.PHONY: test-containers
+test-containers: $(STAMP) $(OPS) ## Build the images and try them as a user does, without the tests in one
+	@$(MAKE) image ARGS=
 	@if command -v apptainer >/dev/null; then $(MAKE) sif; else echo 'no .sif: this machine has no apptainer'; fi
 	@NEUSCALE_TEST_IMAGE=$(IMAGE) NEUSCALE_TEST_SIF='$(SIF)' $(BIN)/pytest -m containers tests/containers $(ARGS)
 
