@@ -1,10 +1,13 @@
 """What several tests share: small real image trees, archives of them, and a progress that listens."""
 
+import json
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +113,24 @@ def build_archive() -> ArchiveBuilder:
         return target
 
     return build
+
+
+@dataclass
+class Said:
+    """What a command did; `words` is standard error on one line."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.err.split())
+
+    @property
+    def json(self) -> Any:
+        """Standard output, which has to be one JSON object and nothing else."""
+        return json.loads(self.out)
 
 
 class ListeningTask:

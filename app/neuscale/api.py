@@ -29,18 +29,18 @@ from neuscale.data.loader import Share, model_size
 from neuscale.data.packed import SPLITS
 from neuscale.data.prepare import prepare
 from neuscale.data.prepared import Dataset, is_prepared, open_prepared, prepared_names
-from neuscale.errors import CheckpointError, UsageError
+from neuscale.errors import UsageError
 from neuscale.evaluation.evaluate import Evaluation
 from neuscale.evaluation.evaluate import evaluate as evaluate_model
+from neuscale.evaluation.restore import restore
 from neuscale.evaluation.run import evaluate_run
 from neuscale.models.registry import check_arch
 from neuscale.models.registry import create_model as create_from_sizes
-from neuscale.models.weights import load_starting_weights, load_weights, read_weights
+from neuscale.models.weights import load_starting_weights
 from neuscale.paths import data_root
 from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder, all_runs, find_run
 from neuscale.runs.manifest import read_manifest
-from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
 from neuscale.training.device import resolve_device
 from neuscale.training.metrics import read_metrics
 from neuscale.training.outcome import Outcome
@@ -97,13 +97,8 @@ class Run:
         `train.ema_decay` it is the average. Raises CheckpointError, and DataError or UsageError where the
         data set it was trained on is not there, which knows the number of classes.
         """
-        config = self.config
-        config.model.weights = None  # those it started from
-        model = create_model(config)
-        path = self._checkpoint(checkpoint)
-        open_checkpoint(path)  # its checksums
-        load_weights(model, read_weights(path), str(path))
-        return model.to(device).eval()
+        restored = restore(self._folder, checkpoint, "auto", device, Silent(), stage=False, eager=True)
+        return restored.model
 
     def resume(self, *words: str, progress: bool | Progress = False) -> "Run":
         """Goes on from the newest checkpoint, fields changed by `words`; returns the run as it is then."""
@@ -111,15 +106,6 @@ class Run:
         if not any(word.startswith("run.device=") for word in words):
             config.run.device = "auto"  # it may go on somewhere else
         return _train(config, self._folder, progress)
-
-    def _checkpoint(self, name: str) -> Path:
-        folder = CheckpointFolder(self._folder.checkpoints)
-        paths = folder.paths()
-        if not paths:
-            raise CheckpointError(f"{self.path}: has no checkpoint yet.", "Go on training: run.resume().")
-        if name == "best":
-            return folder.best_path() or paths[-1]
-        return paths[-1] if name == "last" else folder.folder / name
 
 
 def load_data(

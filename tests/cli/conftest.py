@@ -1,18 +1,17 @@
 """The command line as people use it: in this process where that says as much, else as one of its own."""
 
-import json
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from conftest import Said
 from neuscale.cli import run
 from neuscale.data.prepare import prepare
 
@@ -32,24 +31,6 @@ TINY = [
 # It does not end by itself, and writes a line of metrics.jsonl a step.
 ENDLESS = ["train.epochs=1000000", "eval.every_epochs=1000000", "checkpoint.every_steps=1000000"]
 ENDLESS += ["train.log_every_steps=1", "tracking.tensorboard=false"]
-
-
-@dataclass
-class Said:
-    """What a command did; `words` is standard error on one line."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def words(self) -> str:
-        return " ".join(self.err.split())
-
-    @property
-    def json(self) -> Any:
-        """Standard output, which has to be one JSON object and nothing else."""
-        return json.loads(self.out)
 
 
 @pytest.fixture(scope="session")

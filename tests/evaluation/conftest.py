@@ -4,17 +4,15 @@ Its images are ten classes of Tiny ImageNet where `NEUSCALE_TEST_DATA` names a f
 tiny-imagenet-40.zip, else noise.
 """
 
-import json
 import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from conftest import TreeBuilder
+from conftest import Said, TreeBuilder
 from neuscale.cli import run
 
 MODEL = ["model.embed_dim=16", "model.depths=[1,1]", "model.num_heads=[1,2]", "model.window_size=4"]
@@ -33,23 +31,6 @@ class Trained:
     @property
     def val_files(self) -> list[Path]:
         return sorted((self.tree / "val").rglob("*.*"))
-
-
-@dataclass
-class Said:
-    """What a command did; `words` is standard error on one line."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def words(self) -> str:
-        return " ".join(self.err.split())
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 def unpack_tiny_imagenet(archive: Path, tree: Path) -> None:
