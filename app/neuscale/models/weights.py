@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from neuscale.config.schema import ModelConfig, SwinConfig, TimmConfig, TorchvisionConfig
 from neuscale.errors import CheckpointError, UsageError, UserError
 from neuscale.models.library import head_names
+from neuscale.models.trained_with import check_heads
 
 # embed_dim and depths tell torchvision's Swins apart.
 _TORCHVISION_SWIN = {
@@ -43,6 +44,7 @@ def load_starting_weights(
         with suppress(RuntimeError):  # "~name" where nobody has that name stays, and is no file
             path = path.expanduser()
         state, where = read_weights(path), str(path)
+        check_heads(path, config)
     if isinstance(config, TorchvisionConfig):
         from neuscale.models.torchvision_model import as_now
 
