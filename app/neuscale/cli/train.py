@@ -219,6 +219,7 @@ def _show_result(trained: "TrainedRun", config: "Config", as_json: bool) -> None
     commands = {
         f"{beside('neuscale')} eval {run.argument}": "accuracy per class",
         f"{beside('tensorboard')} --logdir {folder}": "curves, images, confusion matrix",
+        f"{beside('neuscale')} runs report {run.argument}": "all of it as one HTML page",
     }
     width = max(map(len, commands))
     for command, what in commands.items():
