@@ -106,8 +106,8 @@ def test_bits_do_not_depend_on_threads(threads):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_large_results_use_fresh_pages():
-    """From 32 MiB on, memory is asked for in slices: nothing may be lost at their edges."""
+def test_large_results():
+    """Rows wider than a segment and not, shared out among threads: nothing may be lost at the edges."""
     x = torch.randn(2100, 4099)
     bias = torch.randn(4099)
     for columns in (4099, 4000):

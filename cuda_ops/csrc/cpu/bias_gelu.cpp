@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "../arguments.h"
-#include "fresh_pages.h"
 #include "gelu_rows.h"
+#include "large_pages.h"
 
 namespace neuscale {
 namespace {
@@ -72,18 +72,14 @@ Tensor bias_gelu(const Tensor x_given, const Tensor bias, int64_t approximate) {
     auto* from = static_cast<const T*>(x.const_data_ptr());
     auto* to = static_cast<T*>(y.mutable_data_ptr());
     const ForwardRows<T> kernel = forward_rows<T>(form);
-    const bool fresh = worth_populating(x.numel() * sizeof(T));
+    ask_for_large_pages(to, x.numel() * sizeof(T));
     const int64_t width = std::min(m.columns, kWidest);
     const int64_t segments = ceil_divide(m.columns, width);
     if (segments == 1) {
       torch::stable::parallel_for(
           0, m.rows, std::max<int64_t>(1, kGrain / width), [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; r += kChunkRows) {
-              const int64_t at = r * m.columns;
-              const int64_t rows = std::min(kChunkRows, end - r);
-              if (fresh) populate(to + at, rows * m.columns * sizeof(T));
-              kernel(from + at, row.row(), to + at, rows, m.columns, m.columns);
-            }
+            const int64_t at = begin * m.columns;
+            kernel(from + at, row.row(), to + at, end - begin, m.columns, m.columns);
           });
       return;
     }
@@ -123,7 +119,7 @@ std::tuple<Tensor, Tensor> bias_gelu_backward(const Tensor grad_given, const Ten
     auto* from_x = static_cast<const T*>(x.const_data_ptr());
     auto* to = static_cast<T*>(dx.mutable_data_ptr());
     const BackwardRows<T> kernel = backward_rows<T>(form);
-    const bool fresh = segments == 1 && worth_populating(x.numel() * sizeof(T));
+    ask_for_large_pages(to, x.numel() * sizeof(T));
     const int64_t task = std::max<int64_t>(1, m.rows / chunks * width);
     torch::stable::parallel_for(
         0, chunks * segments, std::max<int64_t>(1, kGrain / task), [&](int64_t begin, int64_t end) {
@@ -133,7 +129,6 @@ std::tuple<Tensor, Tensor> bias_gelu_backward(const Tensor grad_given, const Ten
             const int64_t first = m.rows * chunk / chunks;
             const int64_t last = m.rows * (chunk + 1) / chunks;
             const int64_t at = first * m.columns + column;
-            if (fresh) populate(to + at, (last - first) * m.columns * sizeof(T));
             kernel(from_grad + at, from_x + at, row.row() + column, to + at,
                    sums.data() + chunk * m.columns + column, last - first,
                    std::min(width, m.columns - column), m.columns);

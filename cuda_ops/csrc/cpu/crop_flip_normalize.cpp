@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "../crop_arguments.h"
-#include "fresh_pages.h"
+#include "large_pages.h"
 
 namespace neuscale {
 namespace {
@@ -58,9 +58,8 @@ void crop_images(const CropArguments& a, const T* table, T* out) {
     }
   };
   const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, per_image));
-  const bool fresh = worth_populating(a.batch * per_image * sizeof(T));
+  ask_for_large_pages(out, a.batch * per_image * sizeof(T));
   torch::stable::parallel_for(0, a.batch, grain, [&](int64_t begin, int64_t end) {
-    if (fresh) populate(out + begin * per_image, (end - begin) * per_image * sizeof(T));
     for (int64_t b = begin; b < end; ++b) image(b);
   });
 }

@@ -3,6 +3,10 @@
 // macros.
 #include "gelu_rows.h"
 
+#include <algorithm>
+
+#include "half_blocks.h"
+
 #if defined(NEUSCALE_TARGET_CLONES)
 #define NEUSCALE_CLONES \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -11,16 +15,18 @@
 #endif
 
 namespace neuscale {
+namespace {
 
-#define NEUSCALE_FORWARD(NAME, T, FORM)                                                        \
+#define NEUSCALE_FORWARD(NAME, T, FORM, PRECISION)                                             \
   NEUSCALE_CLONES void NAME(const T* __restrict x, const float* __restrict bias,               \
                             T* __restrict y, int64_t rows, int64_t width, int64_t stride) {    \
     for (int64_t r = 0; r < rows; ++r, x += stride, y += stride)                               \
       for (int64_t c = 0; c < width; ++c)                                                      \
-        store(y + c, gelu<Approximate::FORM, kPrecisionOf<T>>(load(x[c]) + bias[c]));          \
+        store(y + c,                                                                           \
+              gelu<Approximate::FORM, Precision::PRECISION>(load(x[c]) + bias[c]));            \
   }
 
-#define NEUSCALE_BACKWARD(NAME, T, FORM)                                                       \
+#define NEUSCALE_BACKWARD(NAME, T, FORM, PRECISION)                                            \
   NEUSCALE_CLONES void NAME(const T* __restrict grad, const T* __restrict x,                   \
                             const float* __restrict bias, T* __restrict dx,                    \
                             float* __restrict sum, int64_t rows, int64_t width,                \
@@ -28,28 +34,83 @@ namespace neuscale {
     for (int64_t r = 0; r < rows; ++r, grad += stride, x += stride, dx += stride)              \
       for (int64_t c = 0; c < width; ++c) {                                                    \
         const float u = load(x[c]) + bias[c];                                                  \
-        const float d = load(grad[c]) * gelu_derivative<Approximate::FORM, kPrecisionOf<T>>(u); \
+        const float d =                                                                        \
+            load(grad[c]) * gelu_derivative<Approximate::FORM, Precision::PRECISION>(u);       \
         sum[c] += d;                                                                           \
         store(dx + c, d);                                                                      \
       }                                                                                        \
   }
 
-#define NEUSCALE_ROWS(T)                                                                       \
-  NEUSCALE_FORWARD(forward_erf_##T, T, kNone)                                                  \
-  NEUSCALE_FORWARD(forward_tanh_##T, T, kTanh)                                                 \
-  NEUSCALE_BACKWARD(backward_erf_##T, T, kNone)                                                \
-  NEUSCALE_BACKWARD(backward_tanh_##T, T, kTanh)                                               \
-  template <>                                                                                  \
-  ForwardRows<T> forward_rows<T>(Approximate approximate) {                                    \
-    return approximate == Approximate::kTanh ? forward_tanh_##T : forward_erf_##T;             \
-  }                                                                                            \
-  template <>                                                                                  \
-  BackwardRows<T> backward_rows<T>(Approximate approximate) {                                  \
-    return approximate == Approximate::kTanh ? backward_tanh_##T : backward_erf_##T;           \
-  }
+#define NEUSCALE_ROWS(NAME, T, PRECISION)                  \
+  NEUSCALE_FORWARD(forward_erf_##NAME, T, kNone, PRECISION)   \
+  NEUSCALE_FORWARD(forward_tanh_##NAME, T, kTanh, PRECISION)  \
+  NEUSCALE_BACKWARD(backward_erf_##NAME, T, kNone, PRECISION) \
+  NEUSCALE_BACKWARD(backward_tanh_##NAME, T, kTanh, PRECISION)
 
-NEUSCALE_ROWS(float)
-NEUSCALE_ROWS(Float16)
-NEUSCALE_ROWS(BFloat16)
+NEUSCALE_ROWS(float, float, kFine)
+NEUSCALE_ROWS(bfloat16, BFloat16, kCoarse)
+NEUSCALE_ROWS(widened, float, kCoarse)
+
+// float16, block by block in float32.
+template <ForwardRows<float> kRows>
+void forward_half(const Float16* x, const float* bias, Float16* y, int64_t rows, int64_t width,
+                  int64_t stride) {
+  float in[kHalfBlock], out[kHalfBlock];
+  for (int64_t r = 0; r < rows; ++r, x += stride, y += stride)
+    for (int64_t c = 0; c < width; c += kHalfBlock) {
+      const int64_t count = std::min(kHalfBlock, width - c);
+      widen(x + c, in, count);
+      kRows(in, bias + c, out, 1, count, count);
+      narrow(out, y + c, count);
+    }
+}
+
+template <BackwardRows<float> kRows>
+void backward_half(const Float16* grad, const Float16* x, const float* bias, Float16* dx,
+                   float* sum, int64_t rows, int64_t width, int64_t stride) {
+  float in[kHalfBlock], grad_in[kHalfBlock], out[kHalfBlock];
+  for (int64_t r = 0; r < rows; ++r, grad += stride, x += stride, dx += stride)
+    for (int64_t c = 0; c < width; c += kHalfBlock) {
+      const int64_t count = std::min(kHalfBlock, width - c);
+      widen(x + c, in, count);
+      widen(grad + c, grad_in, count);
+      kRows(grad_in, in, bias + c, out, sum + c, 1, count, count);
+      narrow(out, dx + c, count);
+    }
+}
+
+}  // namespace
+
+template <>
+ForwardRows<float> forward_rows<float>(Approximate approximate) {
+  return approximate == Approximate::kTanh ? forward_tanh_float : forward_erf_float;
+}
+
+template <>
+BackwardRows<float> backward_rows<float>(Approximate approximate) {
+  return approximate == Approximate::kTanh ? backward_tanh_float : backward_erf_float;
+}
+
+template <>
+ForwardRows<BFloat16> forward_rows<BFloat16>(Approximate approximate) {
+  return approximate == Approximate::kTanh ? forward_tanh_bfloat16 : forward_erf_bfloat16;
+}
+
+template <>
+BackwardRows<BFloat16> backward_rows<BFloat16>(Approximate approximate) {
+  return approximate == Approximate::kTanh ? backward_tanh_bfloat16 : backward_erf_bfloat16;
+}
+
+template <>
+ForwardRows<Float16> forward_rows<Float16>(Approximate approximate) {
+  return approximate == Approximate::kTanh ? forward_half<forward_tanh_widened>
+                                           : forward_half<forward_erf_widened>;
+}
+
+template <>
+BackwardRows<Float16> backward_rows<Float16>(Approximate approximate) {
+  return approximate == Approximate::kTanh ? backward_half<backward_tanh_widened>
+                                           : backward_half<backward_erf_widened>;
+}
 
 }  // namespace neuscale

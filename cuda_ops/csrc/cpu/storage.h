@@ -15,11 +15,6 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-template <typename T>
-constexpr Precision kPrecisionOf = Precision::kCoarse;
-template <>
-inline constexpr Precision kPrecisionOf<float> = Precision::kFine;
-
 // By masks: compilers turn some conditional expressions on integers into jumps, and a loop with
 // a jump does not vectorise.
 NEUSCALE_INLINE uint32_t choose(bool condition, uint32_t yes, uint32_t no) {
