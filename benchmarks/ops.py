@@ -1,9 +1,12 @@
 """The native ops beside eager torch, torch.compile and a copy of the same bytes, on CPU or GPU.
 
-    .venv/bin/python benchmarks/ops.py [--device cuda] [--output benchmarks/results/ops.json]
+    .venv/bin/python benchmarks/ops.py --output benchmarks/results/ops-cpu.json
+    .venv/bin/python benchmarks/ops.py --keep-memory --output benchmarks/results/ops-cpu-kept.json
 
 Needs neuscale_ops (`make ops`). Sides take turns for some rounds; the table has medians in
-milliseconds and how many times as long as ours the others took.
+milliseconds and how many times as long as ours the others took. By default the C library gives
+large results back to the system and gets new pages for the next; `--keep-memory` has it keep them,
+as `neuscale train` does on a CPU.
 """
 
 import argparse
@@ -15,6 +18,7 @@ from table import cpu_name
 
 from neuscale.benchmark.ops import measure_ops, report, table_lines
 from neuscale.cluster.cores import available_cores
+from neuscale.training.host_memory import keep_freed_memory
 
 
 def main() -> None:
@@ -24,10 +28,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--keep-memory", action="store_true", help="as neuscale train does on a CPU")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     given = parser.parse_args()
     torch.set_num_threads(available_cores())
     device = torch.device(given.device)
+    if given.keep_memory and not keep_freed_memory():
+        parser.error("--keep-memory: needs glibc, and none of its MALLOC_… settings in the environment")
     measured = []
     for case in measure_ops(device, given.rounds, given.only):
         measured.append(case)
@@ -36,7 +43,7 @@ def main() -> None:
     if given.output:
         found = report(device, measured)
         if device.type == "cpu":
-            found["device"] = cpu_name()
+            found |= {"device": cpu_name(), "memory": "kept" if given.keep_memory else "given back"}
         given.output.parent.mkdir(parents=True, exist_ok=True)
         given.output.write_text(json.dumps(found, indent=2) + "\n")
         print(given.output)

@@ -6,6 +6,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`.
 """
 
 import csv
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -61,15 +62,39 @@ TABLES: dict[str, Columns] = {
         "img/s": lambda row: f"{int(row['images_per_second']):,}",
         "ratio": lambda row: row["ratio"],
     },
+    "ops-cpu": {
+        "op": lambda row: row["case"],
+        "over eager": lambda row: f"{float(row['eager']):.2f}×",
+        "over torch.compile": lambda row: f"{float(row['compile']):.2f}×",
+        "memory kept: over eager": lambda row: f"{float(row['eager, kept']):.2f}×",
+        "over torch.compile ": lambda row: f"{float(row['compile, kept']):.2f}×",
+    },
 }
 
 
+def rows_of(name: str, results: Path) -> list[Row]:
+    """What a table is made of."""
+    if name != "ops-cpu":
+        with (results / f"{name}.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+    given_back, kept = (
+        json.loads((results / f"{file}.json").read_text())["cases"] for file in (name, f"{name}-kept")
+    )
+    return [
+        {
+            "case": case["case"],
+            **{side: case[f"{side}_over_ours"] for side in ("eager", "compile")},
+            **{f"{side}, kept": beside[f"{side}_over_ours"] for side in ("eager", "compile")},
+        }
+        for case, beside in zip(given_back, kept, strict=True)
+    ]
+
+
 def table(name: str, results: Path) -> str:
-    """The table of `results/<name>.csv` in Markdown."""
+    """The table of results in Markdown."""
     if name not in TABLES:
         raise SystemExit(f"table: {name}: known are {', '.join(TABLES)}")
-    with (results / f"{name}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(name, results)
     columns = TABLES[name]
     lines = [list(columns), *([make(row) for make in columns.values()] for row in rows)]
     head, *body = [f"| {' | '.join(cells)} |\n" for cells in lines]
