@@ -28,7 +28,7 @@ FROM  ?= definition
 help: ## Show this list
 	@echo 'make TARGET [NAME=VALUE …]'
 	@[ -t 1 ] && bold='\033[1m' plain='\033[0m' || bold= plain=; \
-	awk -F ':.*## ' "/^[a-z-]+:.*## / {printf \"  $$bold%-15s$$plain %s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
+	awk -F ':.*## ' "/^[a-z-]+:.*## / {printf \"  $$bold%-16s$$plain %s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
 	@echo 'Targets that run here first make .venv from the locked requirements, once.'
 
 .PHONY: setup
@@ -68,6 +68,13 @@ sif: ## Build the Apptainer image SIF from apptainer.def, or with FROM=docker fr
 test-image: ## Build the images, run the tests in one, and try both as a user does
 	@$(MAKE) image ARGS='--target test' IMAGE=$(IMAGE)-test
 	@$(MAKE) test-containers
+
+.PHONY: test-same-image
+test-same-image: ## Build the image twice, the second time from nothing, and compare every file
+	@$(MAKE) image ARGS=
+	@$(MAKE) image IMAGE=$(IMAGE)-again ARGS=--no-cache
+	@python3 scripts/compare_images.py $(IMAGE) $(IMAGE)-again || found=$$?; \
+	docker image rm $(IMAGE)-again >/dev/null; exit $${found:-0}
 
 .PHONY: test-containers
 test-containers: $(STAMP) $(OPS) ## Build the images and try them as a user does, without the tests in one
