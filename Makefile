@@ -19,6 +19,8 @@ GPUS ?=
 ARGS ?=
 PORT ?= 6006
 CUDA ?=
+# Tests run in a process per core, four at most; those that share an expensive run stay together.
+PYTEST_JOBS ?= -n auto --maxprocesses 4 --dist loadfile
 # Containers: where `make train` runs, the image's names, and what the .sif is made from.
 IN    ?= venv
 IMAGE ?= neuscale:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -126,7 +128,7 @@ test-gpu: $(OPS) ## Run what needs an NVIDIA GPU, and write its measurements to 
 .PHONY: test
 test: $(STAMP) $(OPS) ## Run the tests, with lint and types first
 	@$(MAKE) lint
-	@$(BIN)/pytest $(ARGS)
+	@OMP_WAIT_POLICY=passive $(BIN)/pytest $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) $(OPS) ## Check style and types

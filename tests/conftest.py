@@ -1,6 +1,7 @@
 """What several tests share: small real image trees, archives of them, and a progress that listens."""
 
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ TINY_RECIPE = [
     "train.global_batch_size=12",
     "run.device=cpu",
 ]
+
+# A worker of pytest-xdist has a width of 80 in its environment; what the commands print here goes to no terminal.
+os.environ.pop("COLUMNS", None)
 
 TreeBuilder = Callable[..., Path]
 ArchiveBuilder = Callable[[Path, Path], Path]

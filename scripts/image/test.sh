@@ -17,8 +17,9 @@ case ${1:-} in
     cd "$(mktemp -d)"
     # -P: what is tested is what the image has installed, not a folder beside the tests.
     # No exec: a test that opens a terminal must not be the first process of its session, whose terminal that became.
-    with-environment python -P -m pytest -c "$checkout/pyproject.toml" --rootdir "$checkout" \
-      -p no:cacheprovider -m 'not containers and not network' "$@" "$checkout/tests" "$checkout/cuda_ops/tests"
+    # In a process per core; threads that wait leave theirs to the other process.
+    OMP_WAIT_POLICY=passive with-environment python -P -m pytest -c "$checkout/pyproject.toml" --rootdir "$checkout" \
+      -n auto --maxprocesses 4 --dist loadfile -p no:cacheprovider -m 'not containers and not network' "$@" "$checkout/tests" "$checkout/cuda_ops/tests"
     ;;
   *) sed -n '3,4s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
