@@ -130,6 +130,15 @@ test: $(STAMP) $(OPS) ## Run the tests, with lint and types first
 	@$(MAKE) lint
 	@OMP_WAIT_POLICY=passive $(BIN)/pytest $(PYTEST_JOBS) $(ARGS)
 
+# What touches torch, torchvision, Accelerate, numpy, Hydra and Typer; the rest is the same with any version of them.
+LOWEST := tests/config tests/models tests/training tests/runs tests/data/test_loader.py tests/data/test_loaders_agree.py \
+	tests/data/test_prepare.py tests/evaluation/test_evaluate.py tests/cli/test_train_and_eval.py \
+	tests/cli/test_library_models.py tests/cli/test_tracking.py tests/cli/test_startup.py \
+	$(addprefix cuda_ops/tests/test_,bias_gelu_values.py torch_features.py crop_flip_normalize.py)
+.PHONY: test-lowest
+test-lowest: $(STAMP) ## Run tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	@bash scripts/test_lowest.sh .venv-lowest $(PYTEST_JOBS) $(LOWEST) $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) $(OPS) ## Check style and types
 	@$(BIN)/ruff check .
@@ -152,5 +161,5 @@ lock: $(STAMP) ## Resolve the requirements again, with hashes (ARGS=--upgrade fo
 
 .PHONY: clean
 clean: ## Remove .venv and caches; data and runs stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist cuda_ops/build
+	rm -rf $(VENV) .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis dist cuda_ops/build
 	find . -name __pycache__ -type d -not -path './data/*' -not -path './runs/*' -prune -exec rm -rf {} +

@@ -12,4 +12,7 @@ compile pyproject.toml --output-file requirements.lock "$@"
 compile pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock "$@"
 # What builds the packages that come as source only.
 compile requirements-build.in --constraints requirements-dev.lock --output-file requirements-build.lock "$@"
+# The oldest versions that pyproject.toml allows, for 'make test-lowest'.
+compile pyproject.toml --group test --resolution lowest-direct \
+  --output-file requirements-lowest.lock
 wc -l requirements*.lock

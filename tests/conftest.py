@@ -28,7 +28,7 @@ TINY_RECIPE = [
     "run.device=cpu",
 ]
 
-# A worker of pytest-xdist has a width of 80 in its environment; what the commands print here goes to no terminal.
+# A worker of pytest-xdist has a terminal's width in its environment; what commands print goes to none.
 os.environ.pop("COLUMNS", None)
 
 TreeBuilder = Callable[..., Path]
