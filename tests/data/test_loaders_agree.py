@@ -203,6 +203,21 @@ except UserError as error:
     assert "data.workers=1" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError, ConnectionRefusedError, FileNotFoundError])
+def test_a_decoder_killed_while_it_hands_over_a_batch(
+    both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """The memory of a batch is fetched from its process by a socket, which breaks in one of these ways."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise error("on the socket")
+
+    batches = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter"
+    monkeypatch.setattr(f"{batches}._try_get_data", broken)
+    with pytest.raises(UserError, match=r"(?s)was killed.*data\.workers=1"):
+        list(FileLoader(both[1], "train", None, CPU, Share(), 2).evaluation(5))
+
+
 def test_too_little_shared_memory_is_said_before_a_worker_dies_of_it(
     both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:

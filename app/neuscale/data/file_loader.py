@@ -28,6 +28,8 @@ from neuscale.errors import DataError, UserError
 # Batches that each worker makes ahead.
 PREFETCH = 2
 _SHARED_MEMORY = Path("/dev/shm")
+# What the handing over of a batch ends in where its process is killed at that moment.
+_BROKEN_LINK = (EOFError, ConnectionError, FileNotFoundError)
 
 _Key = tuple[int, NDArray[np.float64] | None]
 
@@ -84,8 +86,8 @@ class FileLoader(Loader):
                 if isinstance(item, _Unreadable):
                     raise DataError(item.problem, item.fix)
                 yield Rows(item.to(self.device, non_blocking=True))
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, *_BROKEN_LINK) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise UserError(
                 "a process that decodes images was killed, perhaps for want of memory.",
