@@ -1,0 +1,38 @@
+"""How long continuous integration takes here, stage by stage, from what `.ci/run` printed.
+
+    .ci/run 2>&1 | tee ci.log && .venv/bin/python benchmarks/stages.py ci.log
+
+Writes `benchmarks/results/ci.csv`.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from table import cpu_name, write_table
+
+from neuscale.cluster.cores import available_cores
+
+STAGE = re.compile(r"^== (\w+): (\d+) s$", re.MULTILINE)
+# The last line of pytest: what passed and what did not.
+SUMMARY = re.compile(r"(\d+) passed.* in [\d.]+s")
+
+
+def main(log: Path) -> None:
+    """Writes a row for each stage that came to its end."""
+    machine = f"{cpu_name()}, {available_cores()} cores"
+    rows, place = [], 0
+    text = log.read_text()
+    for found in STAGE.finditer(text):
+        passed = sum(int(count) for count in SUMMARY.findall(text[place : found.start()]))
+        place = found.end()
+        rows.append(
+            {"machine": machine, "stage": found[1], "seconds": found[2], "tests_passed": str(passed or "")}
+        )
+    if not rows:
+        raise SystemExit(f"{log}: no stage of .ci/run came to its end there.")
+    write_table("ci", rows)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
