@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuscale.errors import EXIT_RESUME, UsageError, UserError
+from neuscale.errors import EXIT_RESUME, UsageError
 
 if TYPE_CHECKING:
     from neuscale.config import Config
@@ -62,12 +62,14 @@ def train_command(
     The data is prepared first if it is not there. Stop it with Ctrl-C: it saves, and
     'neuscale train --resume' goes on.
     """
+    from neuscale.cli.train_words import configure
     from neuscale.cluster.launch import check_gpus, launch, started_by_launcher
     from neuscale.cluster.nodes import srun_nodes
     from neuscale.cluster.save_signal import hold_save_signal
+    from neuscale.config import preset_words
 
     hold_save_signal()  # until it can be obeyed
-    config, run = _configure(words or [], resume)
+    config, run = configure(words or [], resume)
     device = processes_device(gpus, processes)
     if device is not None:
         if f"run.device={config.run.device}" in (words or []) and config.run.device not in ("auto", device):
@@ -89,7 +91,7 @@ def train_command(
         _prepare(config, count * nodes.count)
         again = [word for word in words or [] if "=" in word]
         if run is not None:
-            again = [str(run.path), "--resume", *[word for word in again if word not in _presets(again)]]
+            again = [str(run.path), "--resume", *[word for word in again if word not in preset_words(again)]]
         again += [f"run.device={config.run.device}", *(["--json"] if as_json else [])]
         raise typer.Exit(launch(["train", *again], count, nodes))
     raise typer.Exit(_train(config, run, as_json))
@@ -104,67 +106,6 @@ def processes_device(gpus: int | None, processes: int | None) -> str | None:
     if gpus:
         return "cuda"
     return "cpu" if gpus == 0 or processes else None
-
-
-def _presets(words: list[str]) -> list[str]:
-    from neuscale.config import preset_words
-
-    return preset_words(words)
-
-
-def _configure(words: list[str], resume: bool) -> "tuple[Config, RunFolder | None]":
-    """The configuration to train, and the run to go on with."""
-    from neuscale.config import compose_config
-    from neuscale.runs.folder import all_runs, find_run
-    from neuscale.training.resume import check_same_run
-
-    names = [word for word in words if "=" not in word]
-    settings = [word for word in words if "=" in word]
-    if names and not resume:
-        raise _no_setting(names[0])
-    if not resume:
-        return compose_config(settings), None
-    if len(names) > 1:
-        raise UsageError(f"--resume goes on with one run, not with {' and '.join(names)}.")
-    composed = compose_config(settings)
-    presets = _presets(settings)
-    run = find_run(names[0]) if names else None
-    if run is None and composed.run.name is not None:
-        run = next((r for r in all_runs() if r.name == composed.run.name), None)
-    elif run is None:
-        candidates = [r for r in all_runs() if not r.finished]
-        if presets:
-            candidates = [r for r in candidates if _is_of(r, composed.experiment)]
-        run = next(iter(candidates), None)
-    if run is None:
-        return composed, None
-    if presets:
-        check_same_run(composed, run)
-    config = run.config([word for word in settings if word not in presets])
-    if not any(word.startswith("run.device=") for word in settings):
-        config.run.device = "auto"  # it may go on somewhere else
-    return config, run
-
-
-def _is_of(run: "RunFolder", experiment: str | None) -> bool:
-    try:
-        return run.config().experiment == experiment
-    except UserError:  # a damaged run is in nobody's way
-        return False
-
-
-def _no_setting(word: str) -> UsageError:
-    """What somebody may have meant by a word that sets no field."""
-    import difflib
-
-    from neuscale.config.compose import preset_groups
-    from neuscale.runs.folder import all_runs
-
-    recipe = difflib.get_close_matches(word, preset_groups()["experiment"], n=1)
-    hint = f"Did you mean 'experiment={recipe[0]}'?" if recipe else "For example: optim.lr=1e-3."
-    if word in [run.name for run in all_runs()]:
-        hint = f"To go on with that run: neuscale train --resume {word}"
-    return UsageError(f"'{word}' is not of the form field=value.", hint)
 
 
 def _prepare(config: "Config", processes: int) -> None:
