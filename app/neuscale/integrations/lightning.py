@@ -12,42 +12,35 @@ schedule ends there), in which precision, and on what; loggers, callbacks and ch
 What a recipe asks for and only `neuscale train` does is refused by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 try:
-    from lightning.pytorch import LightningDataModule, LightningModule
+    from lightning.pytorch import LightningModule
 except ModuleNotFoundError as error:
     raise ImportError("Lightning is not installed: pip install 'neuscale[lightning]'") from error
 
-from neuscale.config import Config, compose_config, config_from_yaml
 from neuscale.config.schema import OptimConfig
-from neuscale.data.choose import check_augment, choose_loader, create_loader
-from neuscale.data.loader import Share, model_size
-from neuscale.data.order import check_shares, steps_per_epoch
+from neuscale.data.loader import model_size
 from neuscale.data.randomness import derived_seed
 from neuscale.errors import UsageError
-from neuscale.integrations.lightning_batches import (
-    TrainingBatch,
-    TrainingBatches,
-    ValidationBatch,
-    ValidationBatches,
-)
-from neuscale.integrations.lightning_checks import PRECISIONS, check_config, check_trainer
+from neuscale.integrations.lightning_batches import TrainingBatch, ValidationBatch
+from neuscale.integrations.lightning_checks import check_config
+from neuscale.integrations.lightning_data import ImageDataModule
+from neuscale.integrations.lightning_recipe import Recipe, recipe_config, trainer_options
 from neuscale.models.fused import choose_ops, fuse
 from neuscale.models.registry import check_arch, create_model
 from neuscale.models.weights import load_starting_weights
 from neuscale.progress import Silent
-from neuscale.training.device import check_compiler, resolve_device, resolve_precision, seed_generator
+from neuscale.training.device import check_compiler, seed_generator
 from neuscale.training.drop_path import DropPathDraws
 from neuscale.training.layers import freeze, training_mode
 from neuscale.training.norm import share_running_statistics
@@ -57,89 +50,6 @@ from neuscale.training.step import batch_loss
 from neuscale.training.train import open_data
 
 __all__ = ["ImageClassifier", "ImageDataModule", "trainer_options"]
-
-Recipe = Config | Sequence[str] | Mapping[str, Any]
-"""A configuration: a Config, words as on the command line, or what a Lightning checkpoint holds of one."""
-
-
-def trainer_options(recipe: Recipe, devices: int = 1) -> dict[str, Any]:
-    """The arguments of Lightning's Trainer that train as `neuscale train` would, on `devices` processes."""
-    config = _config(recipe)
-    train, kind = config.train, resolve_device(config.run.device)
-    check_shares(train.global_batch_size, devices)
-    precision = resolve_precision(train.precision, kind)
-    share = train.global_batch_size // devices
-    micro_batch = share if train.micro_batch == "auto" else int(train.micro_batch)
-    return {
-        "accelerator": kind,
-        "devices": devices,
-        "strategy": "ddp" if devices > 1 else "auto",
-        "precision": PRECISIONS[precision],
-        "max_epochs": train.epochs,
-        "max_steps": train.max_steps if train.max_steps is not None else -1,
-        "accumulate_grad_batches": max(1, share // micro_batch),
-        "check_val_every_n_epoch": config.eval.every_epochs,
-        "log_every_n_steps": train.log_every_steps,
-        "deterministic": config.run.deterministic or None,
-    }
-
-
-class ImageDataModule(LightningDataModule):
-    """The data of a recipe: each process has its share of one global batch, by its rank.
-
-    The images, their order and augmentations are those of `neuscale train` on any number of processes, also
-    from the middle of an epoch; of the validation images each is seen once. Raises UsageError or DataError.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.config = _config(recipe)
-
-    def prepare_data(self) -> None:
-        """Fetches and packs what is missing, on one process of a node."""
-        open_data(self.config, Silent())
-
-    def setup(self, stage: str) -> None:
-        """Opens the data and makes this process's loaders."""
-        config, trainer = self.config, self.trainer
-        assert trainer is not None
-        device, share = trainer.strategy.root_device, Share(trainer.global_rank, trainer.world_size)
-        check_shares(config.train.global_batch_size, share.processes)
-        if stage == "fit":
-            check_trainer(config, trainer)
-        data = open_data(config, Silent())
-        choice = choose_loader(config.data, data, device)
-        check_augment(config.augment, choice)
-        self.meta = data.meta
-        self._training = create_loader(choice, config.data, data, "train", device, share)
-        self._validation = create_loader(choice, config.data, data, "val", device, share)
-        self._first = create_loader(choice, config.data, data, "val", device, Share())
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches in an epoch; known after `setup`."""
-        return steps_per_epoch(self.training_samples, self.config.train.global_batch_size)
-
-    @property
-    def training_samples(self) -> int:
-        """Training images; known after `setup`."""
-        return len(self._training)
-
-    def train_dataloader(self) -> TrainingBatches:
-        """This process's micro-batches of an epoch."""
-        assert self.trainer is not None
-        return TrainingBatches(self._training, self.config, self.meta.fingerprint, self.trainer)
-
-    def val_dataloader(self) -> ValidationBatches:
-        """This process's share of the validation images."""
-        return ValidationBatches(self._validation, self._first, self.config.eval.batch_size)
-
-    test_dataloader = val_dataloader
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The loaders make their batches on the device."""
-        del device, dataloader_idx
-        return batch
 
 
 class ImageClassifier(LightningModule):
@@ -152,7 +62,7 @@ class ImageClassifier(LightningModule):
 
     def __init__(self, config: Recipe, sizes: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.config = recipe = _config(config)
+        self.config = recipe = recipe_config(config)
         check_config(recipe)
         check_arch(recipe.model)
         new = sizes is None
@@ -283,11 +193,3 @@ class Schedule(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """The step: all else is the recipe's."""
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count, "_last_lr": self._last_lr}
-
-
-def _config(recipe: Recipe) -> Config:
-    if isinstance(recipe, Config):
-        return recipe
-    if isinstance(recipe, Mapping):
-        return config_from_yaml(yaml.safe_dump(dict(recipe)), [], "the checkpoint's configuration")
-    return compose_config([recipe] if isinstance(recipe, str) else list(recipe))
