@@ -118,12 +118,7 @@ ops: $(OPS) ## Build and install the native ops (CUDA=ON: fail without nvcc; CUD
 
 .PHONY: test-gpu
 test-gpu: $(OPS) ## Run what needs an NVIDIA GPU, and write its measurements to benchmarks/results
-	@$(BIN)/pytest -m gpu cuda_ops/tests $(ARGS)
-	@name=$$($(BIN)/python -c 'import re, time, torch; \
-		print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()) + time.strftime("-%Y-%m-%d"))'); \
-	$(BIN)/python benchmarks/ops.py --device cuda --output "benchmarks/results/$$name.json"
-	@$(BIN)/python benchmarks/step.py --device cuda
-	@$(BIN)/neuscale data prepare cifar10 && $(BIN)/python benchmarks/checkpoint.py --device cuda
+	@bash scripts/test_gpu.sh $(BIN)/python $(ARGS)
 
 .PHONY: test
 test: $(STAMP) $(OPS) ## Run the tests, with lint and types first

@@ -62,6 +62,15 @@ TABLES: dict[str, Columns] = {
         "img/s": lambda row: f"{int(row['images_per_second']):,}",
         "ratio": lambda row: row["ratio"],
     },
+    "images": {
+        "part": lambda row: row["part"],
+        "MB": lambda row: f"{float(row['megabytes']):,.1f}",
+    },
+    "ci": {
+        "stage": lambda row: row["stage"],
+        "minutes": lambda row: f"{float(row['seconds']) / 60:.1f}",
+        "tests passed": lambda row: row["tests_passed"],
+    },
     "ops-cpu": {
         "op": lambda row: row["case"],
         "over eager": lambda row: f"{float(row['eager']):.2f}×",

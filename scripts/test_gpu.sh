@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Runs what needs an NVIDIA GPU, and writes its measurements to benchmarks/results. Whatever fails, the rest still runs.
+#   test_gpu.sh PYTHON [ARCHIVE]    PYTHON imports neuscale and neuscale_ops; ARCHIVE holds CIFAR-10, else it is fetched
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+python=${1:?a Python that imports neuscale and neuscale_ops}
+source=${2:+--source $2}
+failed=()
+try() {
+  local began=$SECONDS
+  "$@" || failed+=("$*")
+  echo "-- $((SECONDS - began)) s: $*"
+}
+"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
+  echo "test_gpu.sh: $python's torch finds no NVIDIA GPU here." >&2
+  exit 1
+}
+name=$("$python" -c 'import re, time, torch
+print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()) + time.strftime("-%Y-%m-%d"))')
+try "$python" -m pytest -m gpu tests/training/test_on_gpu.py cuda_ops/tests
+try "$python" benchmarks/ops.py --device cuda --output "benchmarks/results/$name.json"
+try "$python" benchmarks/step.py --device cuda
+# shellcheck disable=SC2086 # no word where there is no archive
+try "$python" -m neuscale data prepare cifar10 $source
+try "$python" benchmarks/checkpoint.py --device cuda
+for command in "${failed[@]}"; do echo "FAILED: $command"; done
+((${#failed[@]} == 0))
