@@ -10,28 +10,22 @@ Errors are `neuscale.UserError`, with the command line's messages. Nothing here 
 Started by torchrun or `accelerate launch`, `train` and `evaluate` share their work like the commands.
 """
 
-from contextlib import nullcontext
-from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from neuscale.cluster.cores import available_cores
 from neuscale.config import Config, compose_config, config_from_yaml, config_to_yaml
-from neuscale.config.schema import DataConfig
 from neuscale.data.catalog import CATALOG
-from neuscale.data.choose import choose_loader, create_loader
-from neuscale.data.loader import Share, model_size
+from neuscale.data.loader import model_size
 from neuscale.data.packed import SPLITS
 from neuscale.data.prepare import prepare
 from neuscale.data.prepared import Dataset, is_prepared, open_prepared, prepared_names
 from neuscale.errors import UsageError
 from neuscale.evaluation.evaluate import Evaluation
-from neuscale.evaluation.evaluate import evaluate as evaluate_model
+from neuscale.evaluation.module import evaluate_module, normalized_as
 from neuscale.evaluation.restore import restore
 from neuscale.evaluation.run import evaluate_run
 from neuscale.models.registry import check_arch
@@ -203,25 +197,12 @@ def evaluate(
             return evaluate_run(model._folder, "best", split, None, shown).evaluation
         config = model.config
         trained_on = open_data(config, shown)
-        data = _as_trained(data, trained_on)
+        data = normalized_as(data, trained_on)
         image_size = model_size(trained_on.meta, config.data.image_size)
         model = model.model(device=resolve_device("auto"))
     elif data is None:
         raise UsageError("evaluate(model) needs data.", 'For example: evaluate(model, load_data("cifar10")).')
-    place = next((p.device for p in model.parameters()), torch.device("cpu"))
-    section = DataConfig(name=data.meta.name, image_size=image_size)
-    share = Share(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Share()
-    loader = create_loader(choose_loader(section, data, place), section, data, split, place, share)
-    _check_logits(model, data, loader.size, place)
-    return evaluate_model(
-        model,
-        loader.evaluation(batch_size),
-        data.meta.num_classes,
-        place,
-        nullcontext,
-        shown,
-        total=len(loader) // share.processes,
-    )
+    return evaluate_module(model, data, split, batch_size, image_size, shown)
 
 
 def _config(given: tuple[str | Config, ...]) -> Config:
@@ -252,31 +233,3 @@ def _progress(wanted: bool | Progress) -> Progress:
 
         return create_progress()
     return wanted
-
-
-def _as_trained(data: Dataset, trained_on: Dataset) -> Dataset:
-    """`data`, normalised like what the model was trained on. Raises UsageError where the classes differ."""
-    if (data.meta.classes, data.meta.channels) != (trained_on.meta.classes, trained_on.meta.channels):
-        raise UsageError(
-            f"{data.meta.name} has other classes or channels than {trained_on.meta.name},"
-            " which the run was trained on.",
-            "Evaluate it on data with the same classes, in the same order.",
-        )
-    view = copy(data)
-    view.meta = replace(data.meta, mean=trained_on.meta.mean, std=trained_on.meta.std)
-    return view
-
-
-def _check_logits(model: nn.Module, data: Dataset, size: int, place: torch.device) -> None:
-    """Raises UsageError for a module that does not classify into the classes of `data`."""
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        shape = tuple(model(torch.zeros(1, data.meta.channels, size, size, device=place)).shape)
-    model.train(was_training)
-    if shape != (1, data.meta.num_classes):
-        raise UsageError(
-            f"the model makes {'×'.join(map(str, shape))} numbers of an image,"
-            f" and {data.meta.name} has {data.meta.num_classes} classes.",
-            "Give it a head for that many classes: create_model(…, data=data).",
-        )
