@@ -69,6 +69,7 @@ sif: ## Build the Apptainer image SIF from apptainer.def, or with FROM=docker fr
 .PHONY: test-image
 test-image: ## Build the images, run the tests in one, and try both as a user does
 	@$(MAKE) image ARGS='--target test' IMAGE=$(IMAGE)-test
+	@docker image rm $(IMAGE)-test >/dev/null
 	@$(MAKE) test-containers
 
 .PHONY: test-same-image
