@@ -13,7 +13,7 @@ from table import cpu_name, write_table
 
 from neuscale.cluster.cores import available_cores
 
-STAGE = re.compile(r"^== (\w+): (\d+) s$", re.MULTILINE)
+STAGE = re.compile(r"^== ([\w-]+)$(.*?)^== \1: (\d+) s$", re.MULTILINE | re.DOTALL)
 # The last line of pytest: what passed and what did not.
 SUMMARY = re.compile(r"(\d+) passed.* in [\d.]+s")
 
@@ -21,14 +21,11 @@ SUMMARY = re.compile(r"(\d+) passed.* in [\d.]+s")
 def main(log: Path) -> None:
     """Writes a row for each stage that came to its end."""
     machine = f"{cpu_name()}, {available_cores()} cores"
-    rows, place = [], 0
-    text = log.read_text()
-    for found in STAGE.finditer(text):
-        passed = sum(int(count) for count in SUMMARY.findall(text[place : found.start()]))
-        place = found.end()
-        rows.append(
-            {"machine": machine, "stage": found[1], "seconds": found[2], "tests_passed": str(passed or "")}
-        )
+    rows = []
+    for name, said, seconds in STAGE.findall(log.read_text()):
+        passed = sum(int(count) for count in SUMMARY.findall(said))
+        row = {"machine": machine, "stage": name, "seconds": seconds}
+        rows.append(row | {"tests_passed": str(passed or "")})
     if not rows:
         raise SystemExit(f"{log}: no stage of .ci/run came to its end there.")
     write_table("ci", rows)
