@@ -79,38 +79,25 @@ void backward_half(const Float16* grad, const Float16* x, const float* bias, Flo
     }
 }
 
+constexpr ForwardRows<Float16> forward_erf_float16 = forward_half<forward_erf_widened>;
+constexpr ForwardRows<Float16> forward_tanh_float16 = forward_half<forward_tanh_widened>;
+constexpr BackwardRows<Float16> backward_erf_float16 = backward_half<backward_erf_widened>;
+constexpr BackwardRows<Float16> backward_tanh_float16 = backward_half<backward_tanh_widened>;
+
 }  // namespace
 
-template <>
-ForwardRows<float> forward_rows<float>(Approximate approximate) {
-  return approximate == Approximate::kTanh ? forward_tanh_float : forward_erf_float;
-}
+#define NEUSCALE_CHOICE(NAME, T)                                                     \
+  template <>                                                                        \
+  ForwardRows<T> forward_rows<T>(Approximate approximate) {                          \
+    return approximate == Approximate::kTanh ? forward_tanh_##NAME : forward_erf_##NAME;   \
+  }                                                                                  \
+  template <>                                                                        \
+  BackwardRows<T> backward_rows<T>(Approximate approximate) {                        \
+    return approximate == Approximate::kTanh ? backward_tanh_##NAME : backward_erf_##NAME; \
+  }
 
-template <>
-BackwardRows<float> backward_rows<float>(Approximate approximate) {
-  return approximate == Approximate::kTanh ? backward_tanh_float : backward_erf_float;
-}
-
-template <>
-ForwardRows<BFloat16> forward_rows<BFloat16>(Approximate approximate) {
-  return approximate == Approximate::kTanh ? forward_tanh_bfloat16 : forward_erf_bfloat16;
-}
-
-template <>
-BackwardRows<BFloat16> backward_rows<BFloat16>(Approximate approximate) {
-  return approximate == Approximate::kTanh ? backward_tanh_bfloat16 : backward_erf_bfloat16;
-}
-
-template <>
-ForwardRows<Float16> forward_rows<Float16>(Approximate approximate) {
-  return approximate == Approximate::kTanh ? forward_half<forward_tanh_widened>
-                                           : forward_half<forward_erf_widened>;
-}
-
-template <>
-BackwardRows<Float16> backward_rows<Float16>(Approximate approximate) {
-  return approximate == Approximate::kTanh ? backward_half<backward_tanh_widened>
-                                           : backward_half<backward_erf_widened>;
-}
+NEUSCALE_CHOICE(float, float)
+NEUSCALE_CHOICE(bfloat16, BFloat16)
+NEUSCALE_CHOICE(float16, Float16)
 
 }  // namespace neuscale
