@@ -63,12 +63,10 @@ def test_one_difference_is_one_line(
     comparison: ModuleType, changes: dict[str, tuple[str, object]], said: str
 ) -> None:
     here, there = comparison.entries(image()), comparison.entries(image(**changes))
-    assert comparison.differences(here, there) == ([said], [])
-    comparison.EXPECTED[said.partition(" ")[0]] = "that is why"
-    assert comparison.differences(here, there) == ([], [f"{said}: that is why"])
+    assert comparison.differences(here, there) == [said]
 
 
 def test_times_do_not_count(comparison: ModuleType) -> None:
     here, there = comparison.entries(image()), comparison.entries(image(a=("mtime", 77)))
-    assert comparison.differences(here, there) == ([], [])
+    assert comparison.differences(here, there) == []
     assert {entry.kind for entry in here.values()} == {"folders", "files", "links"}

@@ -1,4 +1,4 @@
-"""A list of image files that is not what it was."""
+"""A list of image files that is damaged, or made again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from neuscale.data.listed import ListedDataset
 from neuscale.data.listed_writer import list_images
+from neuscale.data.packed import PackedDataset
 from neuscale.errors import DataError
 
 
@@ -22,3 +23,18 @@ def test_a_damaged_list_is_named_and_made_anew(build_image_tree: Callable[..., P
     tree.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"(?s)not there any more"):
         ListedDataset.open(data.folder)
+
+
+def test_listing_the_same_images_again_is_no_work_and_other_images_are_not_replaced(
+    both: tuple[PackedDataset, ListedDataset], build_image_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    _, listed = both
+    root = listed.folder.parent.parent
+    before = (listed.folder / "meta.json").stat().st_mtime_ns
+    again = list_images("image_folder", root=root, source=listed.files_folder, size=12, save_as="noise")
+    assert again.meta.fingerprint == listed.meta.fingerprint
+    assert (listed.folder / "meta.json").stat().st_mtime_ns == before
+    other = build_image_tree(tmp_path / "other")
+    with pytest.raises(DataError, match=r"(?s)lists .* already.*--force"):
+        list_images("image_folder", root=root, source=other, save_as="noise")
+    assert both[0].meta.mean == listed.meta.mean, "packed or listed, they are normalised alike"

@@ -1,0 +1,23 @@
+"""What tests of the loaders share: the same images, packed and as files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from neuscale.data.listed import ListedDataset
+from neuscale.data.listed_writer import list_images
+from neuscale.data.packed import PackedDataset
+from neuscale.data.prepare import prepare
+
+
+@pytest.fixture(scope="module")
+def both(
+    build_image_tree: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[PackedDataset, ListedDataset]:
+    """The same images, of different sizes as files, packed at 12 pixels and listed at 12 pixels."""
+    folder = tmp_path_factory.mktemp("images")
+    tree = build_image_tree(folder / "tree", train=20, val=7, size=(40, 30))
+    packed = prepare("image_folder", root=folder / "data", source=tree, size=12, save_as="noise")
+    listed = list_images("image_folder", root=folder / "data", source=tree, size=12, save_as="noise")
+    return packed, listed
