@@ -118,7 +118,7 @@ $(OPS): $(STAMP) $(shell find cuda_ops -type f -not -path '*/build/*' -not -path
 ops: $(OPS) ## Build and install the native ops (CUDA=ON: fail without nvcc; CUDA=OFF: CPU only)
 
 .PHONY: test-gpu
-test-gpu: $(OPS) ## Run what needs an NVIDIA GPU, and write its measurements to benchmarks/results
+test-gpu: $(OPS) ## Run what needs an NVIDIA GPU, and write its measurements to benchmarks/results (ARGS=ARCHIVE of CIFAR-10)
 	@bash scripts/test_gpu.sh $(BIN)/python $(ARGS)
 
 .PHONY: test

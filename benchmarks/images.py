@@ -15,7 +15,7 @@ from table import write_table
 
 # Each part with the paths that hold it; what is under an earlier one is not counted again.
 PARTS = {
-    "CUDA's libraries, locked packages": ["{packages}/nvidia", "{packages}/triton", "{packages}/cusparselt"],
+    "CUDA's libraries and Triton": ["{packages}/nvidia", "{packages}/triton"],
     "torch and torchvision": ["{packages}/torch", "{packages}/torchvision", "{packages}/torchvision.libs"],
     "the native ops": ["{packages}/neuscale_ops"],
     "other packages and the program": ["/opt/neuscale"],

@@ -2,8 +2,8 @@
 
     python scripts/compare_images.py IMAGE OTHER
 
-Times of files are left out: they are those of the build. A file may differ only where EXPECTED
-says why; exit code 1 where another does.
+Times of files are left out: they are those of the build, and the only thing that two builds of one
+commit may have differently. Exit code 1 where anything else differs.
 """
 
 import hashlib
@@ -14,11 +14,8 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import IO, Any, NamedTuple
 
-# Patterns of paths that two builds of one commit may have differently, and why.
-EXPECTED: dict[str, str] = {}
 _CHUNK = 1 << 20
 
 
@@ -41,15 +38,12 @@ def main(arguments: list[str]) -> int:
     problems = [f"configuration: {name}" for name in settings[0] if settings[0][name] != settings[1][name]]
     with _exported(one) as first, _exported(other) as second:
         here, there = entries(first), entries(second)
-    unexpected, expected = differences(here, there)
-    problems += unexpected
+    problems += differences(here, there)
     kinds = Counter(entry.kind for entry in here.values())
     print(f"{one}: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()))
-    print(f"{other}: the same but for {len(expected) + len(problems)} of them")
-    for line in expected:
-        print(f"  expected: {line}")
+    print(f"{other}: the same but for {len(problems)} of them")
     for line in problems:
-        print(f"  NOT EXPECTED: {line}")
+        print(f"  {line}")
     return 1 if problems else 0
 
 
@@ -72,18 +66,12 @@ def entries(archive: IO[bytes]) -> dict[str, Entry]:
     return found
 
 
-def differences(here: dict[str, Entry], there: dict[str, Entry]) -> tuple[list[str], list[str]]:
-    """What differs without and with a reason in EXPECTED, a line each."""
-    unexpected, expected = [], []
-    for path in sorted(here.keys() | there.keys()):
-        if (what := _difference(here.get(path), there.get(path))) is None:
-            continue
-        reason = next((EXPECTED[pattern] for pattern in EXPECTED if fnmatchcase(path, pattern)), None)
-        if reason is None:
-            unexpected.append(f"{path} ({what})")
-        else:
-            expected.append(f"{path} ({what}): {reason}")
-    return unexpected, expected
+def differences(here: dict[str, Entry], there: dict[str, Entry]) -> list[str]:
+    """What differs, a line for each path."""
+    found = {
+        path: _difference(here.get(path), there.get(path)) for path in sorted(here.keys() | there.keys())
+    }
+    return [f"{path} ({what})" for path, what in found.items() if what is not None]
 
 
 def _difference(here: Entry | None, there: Entry | None) -> str | None:

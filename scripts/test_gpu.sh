@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=${1:?a Python that imports neuscale and neuscale_ops}
-source=${2:+--source $2}
+source=(${2:+--source "$2"})
 failed=()
 try() {
   local began=$SECONDS
@@ -20,8 +20,7 @@ print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()) + time.st
 try "$python" -m pytest -m gpu tests/training/test_on_gpu.py cuda_ops/tests
 try "$python" benchmarks/ops.py --device cuda --output "benchmarks/results/$name.json"
 try "$python" benchmarks/step.py --device cuda
-# shellcheck disable=SC2086 # no word where there is no archive
-try "$python" -m neuscale data prepare cifar10 $source
+try "$python" -m neuscale data prepare cifar10 "${source[@]}"
 try "$python" benchmarks/checkpoint.py --device cuda
 for command in "${failed[@]}"; do echo "FAILED: $command"; done
 ((${#failed[@]} == 0))
