@@ -17,6 +17,13 @@ case $from in
     apptainer build --force "${options[@]}" "$partial" "docker-archive:$scratch/image.tar"
     ;;
   definition)
+    # Both stages and the compressed image are there at once (measured).
+    needed=18 build=${APPTAINER_TMPDIR:-${TMPDIR:-/tmp}}
+    free=$(df --output=avail --block-size=G "$build" | tail -1 | tr -dc 0-9)
+    if ((free < needed)); then
+      echo "warning: $build has $free GB free, and building $sif takes about $needed GB there:" \
+        "make room, or name a larger folder in APPTAINER_TMPDIR" >&2
+    fi
     for name in REGISTRY BASE_IMAGE DEVEL_IMAGE; do
       if [[ -n ${!name:-} ]]; then options+=(--build-arg "$name=${!name}"); fi
     done
