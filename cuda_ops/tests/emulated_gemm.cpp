@@ -35,7 +35,7 @@ void run(int64_t rows, int64_t columns, int64_t inner) {
       double u = load(bias[c]);
       for (int64_t i = 0; i < inner; ++i) u += double(load(a[r * inner + i])) * load(weight[c * inner + i]);
       expect(load(pre[r * columns + c]), u, "pre");
-      expect(load(out[r * columns + c]), gelu<Approximate::kTanh, Precision::kFine>(u), "gelu");
+      expect(load(out[r * columns + c]), gelu<Approximate::kTanh, Precision::kFloat32>(u), "gelu");
     }
   gemm.epilogue = Epilogue::kGeluBackward;
   gemm.b = next.data();
@@ -46,7 +46,7 @@ void run(int64_t rows, int64_t columns, int64_t inner) {
     for (int64_t r = 0; r < rows; ++r) {
       double d = 0;
       for (int64_t i = 0; i < inner; ++i) d += double(load(a[r * inner + i])) * load(next[i * columns + c]);
-      d *= gelu_derivative<Approximate::kTanh, Precision::kFine>(load(pre[r * columns + c]));
+      d *= gelu_derivative<Approximate::kTanh, Precision::kFloat32>(load(pre[r * columns + c]));
       expect(load(out[r * columns + c]), d, "derivative");
       total += d;
     }

@@ -37,11 +37,12 @@ FLOAT32_ULPS = {"none": 6, "tanh": 128}
 
 
 def assert_close(
-    found: Tensor, wanted: Tensor, approximate: str = "none", scale: float = 0.0, rounding: float = 0.51
+    found: Tensor, wanted: Tensor, approximate: str = "none", scale: float = 0.0, rounding: float = 0.52
 ) -> None:
     """|found - wanted| <= a rounding of the type + the float32 arithmetic, and NaN where NaN is wanted.
 
-    `scale` adds that many float32 units of an absolute size 1, for results with cancellation.
+    `rounding` is 0.5 and what the shorter polynomials of the half types add to it, in units of
+    the type. `scale` adds that many float32 units of an absolute size 1, for results with cancellation.
     """
     finfo = torch.finfo(found.dtype)
     value = found.double()
@@ -54,6 +55,12 @@ def assert_close(
     finite_wanted = torch.where(size > finfo.max, torch.sign(wanted) * math.inf, wanted)
     good = (value.isnan() & wanted.isnan()) | (value == finite_wanted) | ((value - wanted).abs() <= allowed)
     assert good.all(), _worst(value, wanted, good)
+
+
+def derivative_bounds(dtype: torch.dtype, largest_grad: float = 1.0) -> dict[str, float]:
+    """`scale` and `rounding` for gradients, whose error near the derivative's zero is absolute."""
+    scale = {torch.float32: 8, torch.float16: 160, torch.bfloat16: 1280}[dtype]
+    return {"scale": scale * largest_grad, "rounding": 0.55}
 
 
 def _worst(found: Tensor, wanted: Tensor, good: Tensor) -> str:

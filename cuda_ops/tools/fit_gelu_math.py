@@ -1,4 +1,4 @@
-"""Fits the polynomials of `csrc/gelu_math.h` and prints them as they stand there.
+"""Fits the polynomials of `csrc/gelu_math.h` and `csrc/float_math.h`, and prints them as they stand there.
 
     .venv/bin/python cuda_ops/tools/fit_gelu_math.py
 
@@ -9,11 +9,17 @@ The form, a rational change of variable in front of a Chebyshev series, is that 
 "Chebyshev expansions for the error and related functions", Math. Comp. 32 (1978); the
 coefficients are fitted here, by weighted least squares driven towards equal extremes
 (Lawson 1961).
+
+For results of 11 bits or fewer there are shorter ways, without a division: log2 Q(a) is so near
+a parabola that a polynomial in a gives it (-1 at 0, for Q is a half there); and so does one the
+derivative's tail, Q(a) - a phi(a), over exp(-a² / 2).
 """
 
 from collections.abc import Callable
+from math import log, pi, sqrt
 
 import torch
+from numpy.polynomial import Polynomial
 from torch import Tensor
 
 LARGEST = 14.5  # the tail is below float32's smallest subnormal from here on
@@ -21,19 +27,28 @@ NODES = 4000
 
 
 def minimax(
-    function: Callable[[Tensor], Tensor], low: float, high: float, degree: int
+    function: Callable[[Tensor], Tensor],
+    low: float,
+    high: float,
+    degree: int,
+    size: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, float]:
-    """Coefficients in t = (x - middle) / half, lowest first, and the largest relative error."""
+    """Coefficients in t = (x - middle) / half, lowest first, and the largest error over size(x).
+
+    Without a size the error is relative.
+    """
     t = torch.cos(torch.pi * (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES)
-    values = function((low + high) / 2 + (high - low) / 2 * t)
+    x = (low + high) / 2 + (high - low) / 2 * t
+    values = function(x)
+    sizes = size(x) if size else values.abs()
     powers = t[:, None] ** torch.arange(degree + 1, dtype=torch.float64)
     weights = torch.ones(NODES, dtype=torch.float64)
     for _ in range(100):
-        rows = weights.sqrt() / values.abs()
+        rows = weights.sqrt() / sizes
         found = torch.linalg.lstsq(powers * rows[:, None], (values * rows)[:, None], driver="gelsd").solution[
             :, 0
         ]
-        error = (powers @ found / values - 1).abs()
+        error = (powers @ found - values).abs() / sizes
         weights = weights * (error / error.mean() + 1e-12)
         weights = weights / weights.mean()
     return found, float(error.max())
@@ -62,17 +77,59 @@ def exponential(degree: int) -> tuple[Tensor, float]:
     return found / half ** torch.arange(degree + 1, dtype=torch.float64), error * half**2 / 2
 
 
+def power_of_two(degree: int) -> tuple[Tensor, float]:
+    """q of 2^r = 1 + r q(r) for |r| <= 1/2 and a little; the error is that of 2^r."""
+    half = 0.5015
+    found, error = minimax(
+        lambda r: torch.expm1(r * log(2)) / r, -half, half, degree, lambda r: torch.exp2(r) / r.abs()
+    )
+    return found / half ** torch.arange(degree + 1, dtype=torch.float64), error
+
+
+def log2_tail(largest: float, degree: int) -> tuple[Tensor, float]:
+    """(1 + log2 Q(a)) / a in powers of a for 0 <= a <= largest, and the relative error of Q."""
+    found, error = minimax(
+        lambda a: torch.special.erfcx(a / sqrt(2)).log2() / a - a / 2 / log(2),
+        0,
+        largest,
+        degree,
+        lambda a: 1 / a,
+    )
+    return in_powers(found, largest), error * log(2)
+
+
+def derivative_factor(largest: float, degree: int) -> tuple[Tensor, float]:
+    """(Q(a) - a phi(a)) / exp(-a² / 2) in powers of a for 0 <= a <= largest; absolute near its zero."""
+
+    def factor(a: Tensor) -> Tensor:
+        return torch.special.erfcx(a / sqrt(2)) / 2 - a / sqrt(2 * pi)
+
+    found, error = minimax(factor, 0, largest, degree, lambda a: factor(a).abs().clamp(min=0.3))
+    return in_powers(found, largest), error
+
+
+def in_powers(coefficients: Tensor, largest: float) -> Tensor:
+    """The polynomial in t = 2 a / largest - 1 as one in a."""
+    shifted = Polynomial(coefficients.numpy())(Polynomial([-1, 2 / largest]))
+    return torch.tensor(shifted.coef)
+
+
+def show(title: str, coefficients: Tensor, error: float) -> None:
+    print(f"{title}: error {error:.1e}")
+    print("  " + ", ".join(f"{float(c):.10g}f" for c in coefficients))
+
+
 def main() -> None:
-    for name, k, degree in (("fine", 3.75, 8), ("coarse", 3.25, 5)):
-        found, scale, offset, error = tail_factor(k, degree)
-        print(
-            f"tail, {name}: k = {k}, scale = {scale:.10g}, offset = {offset:.10g}, relative error {error:.1e}"
-        )
-        print("  " + ", ".join(f"{float(c):.10g}f" for c in found))
-    for name, degree in (("fine", 4), ("coarse", 2)):
-        found, error = exponential(degree)
-        print(f"exp, {name}: relative error {error:.1e}")
-        print("  " + ", ".join(f"{float(c):.10g}f" for c in found))
+    k = 3.75
+    found, scale, offset, error = tail_factor(k, 8)
+    show(f"float32's tail: k = {k}, scale = {scale:.10g}, offset = {offset:.10g}", found, error)
+    show("exp", *exponential(4))
+    show("power of two", *power_of_two(3))
+    show("power of two, bfloat16", *power_of_two(2))
+    for name, tail, derivative in (("float16", 8.0, 8.0), ("bfloat16", 13.0, 13.27)):
+        show(f"{name}: log2 of the tail up to {tail}", *log2_tail(tail, 7))
+        factor = derivative_factor(derivative, 10)
+        show(f"{name}: factor of the derivative's tail up to {derivative}", *factor)
 
 
 if __name__ == "__main__":

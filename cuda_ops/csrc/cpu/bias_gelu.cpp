@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <limits>
 #include <tuple>
 #include <vector>
 
@@ -31,32 +32,20 @@ auto with_type(ScalarType type, const char* argument, F&& f) {
   }
 }
 
-// The bias as float32, zeros where there is none.
-class BiasRow {
- public:
-  BiasRow(const std::optional<Tensor>& bias, int64_t columns) {
-    if (bias.has_value() && bias->scalar_type() == ScalarType::Float) {
-      kept_ = dense(*bias);
-      row_ = static_cast<const float*>(kept_->const_data_ptr());
-      return;
+// The bias as float32, zeros where there is none; every NaN in it is the one that store() keeps.
+std::vector<float> bias_row(const std::optional<Tensor>& bias, int64_t columns) {
+  std::vector<float> row(columns, 0.0f);
+  if (!bias.has_value()) return row;
+  const Tensor kept = dense(*bias);
+  with_type(bias->scalar_type(), "bias", [&](auto type) {
+    auto* from = static_cast<const decltype(type)*>(kept.const_data_ptr());
+    for (int64_t c = 0; c < columns; ++c) {
+      const float value = load(from[c]);
+      row[c] = value == value ? value : std::numeric_limits<float>::quiet_NaN();
     }
-    copy_.assign(columns, 0.0f);
-    row_ = copy_.data();
-    if (!bias.has_value()) return;
-    kept_ = dense(*bias);
-    with_type(bias->scalar_type(), "bias", [&](auto type) {
-      auto* from = static_cast<const decltype(type)*>(kept_->const_data_ptr());
-      for (int64_t c = 0; c < columns; ++c) copy_[c] = load(from[c]);
-    });
-  }
-
-  const float* row() const { return row_; }
-
- private:
-  std::optional<Tensor> kept_;
-  std::vector<float> copy_;
-  const float* row_;
-};
+  });
+  return row;
+}
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -66,7 +55,7 @@ Tensor bias_gelu(const Tensor x_given, const Tensor bias, int64_t approximate) {
   const Tensor x = dense(x_given);
   Tensor y = torch::stable::empty_like(x);
   if (m.rows == 0) return y;
-  const BiasRow row(bias, m.columns);
+  const std::vector<float> row = bias_row(bias, m.columns);
   with_type(x.scalar_type(), "x", [&](auto type) {
     using T = decltype(type);
     auto* from = static_cast<const T*>(x.const_data_ptr());
@@ -79,7 +68,7 @@ Tensor bias_gelu(const Tensor x_given, const Tensor bias, int64_t approximate) {
       torch::stable::parallel_for(
           0, m.rows, std::max<int64_t>(1, kGrain / width), [&](int64_t begin, int64_t end) {
             const int64_t at = begin * m.columns;
-            kernel(from + at, row.row(), to + at, end - begin, m.columns, m.columns);
+            kernel(from + at, row.data(), to + at, end - begin, m.columns, m.columns);
           });
       return;
     }
@@ -87,7 +76,7 @@ Tensor bias_gelu(const Tensor x_given, const Tensor bias, int64_t approximate) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t column = i % segments * width;
         const int64_t at = i / segments * m.columns + column;
-        kernel(from + at, row.row() + column, to + at, 1, std::min(width, m.columns - column),
+        kernel(from + at, row.data() + column, to + at, 1, std::min(width, m.columns - column),
                m.columns);
       }
     });
@@ -108,7 +97,7 @@ std::tuple<Tensor, Tensor> bias_gelu_backward(const Tensor grad_given, const Ten
   const ScalarType bias_type = bias.has_value() ? bias->scalar_type() : x.scalar_type();
   Tensor dbias = torch::stable::new_empty(x, {m.columns}, bias_type);
   if (m.columns == 0) return {dx, dbias};
-  const BiasRow row(bias, m.columns);
+  const std::vector<float> row = bias_row(bias, m.columns);
   const int64_t chunks = std::clamp<int64_t>(m.rows / kChunkRows, 1, kMostChunks);
   const int64_t width = std::min(m.columns, kWidest);
   const int64_t segments = ceil_divide(m.columns, width);
@@ -129,7 +118,7 @@ std::tuple<Tensor, Tensor> bias_gelu_backward(const Tensor grad_given, const Ten
             const int64_t first = m.rows * chunk / chunks;
             const int64_t last = m.rows * (chunk + 1) / chunks;
             const int64_t at = first * m.columns + column;
-            kernel(from_grad + at, from_x + at, row.row() + column, to + at,
+            kernel(from_grad + at, from_x + at, row.data() + column, to + at,
                    sums.data() + chunk * m.columns + column, last - first,
                    std::min(width, m.columns - column), m.columns);
           }

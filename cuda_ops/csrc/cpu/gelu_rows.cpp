@@ -47,9 +47,9 @@ namespace {
   NEUSCALE_BACKWARD(backward_erf_##NAME, T, kNone, PRECISION) \
   NEUSCALE_BACKWARD(backward_tanh_##NAME, T, kTanh, PRECISION)
 
-NEUSCALE_ROWS(float, float, kFine)
-NEUSCALE_ROWS(bfloat16, BFloat16, kCoarse)
-NEUSCALE_ROWS(widened, float, kCoarse)
+NEUSCALE_ROWS(float, float, kFloat32)
+NEUSCALE_ROWS(bfloat16, BFloat16, kBFloat16)
+NEUSCALE_ROWS(widened, float, kFloat16)
 
 // float16, block by block in float32.
 template <ForwardRows<float> kRows>

@@ -15,6 +15,11 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+template <>
+inline constexpr Precision kPrecision<Float16> = Precision::kFloat16;
+template <>
+inline constexpr Precision kPrecision<BFloat16> = Precision::kBFloat16;
+
 // By masks: compilers turn some conditional expressions on integers into jumps, and a loop with
 // a jump does not vectorise.
 NEUSCALE_INLINE uint32_t choose(bool condition, uint32_t yes, uint32_t no) {
@@ -39,11 +44,11 @@ NEUSCALE_INLINE float load(Float16 value) {
 
 NEUSCALE_INLINE void store(float* to, float value) { *to = value; }
 
-// To nearest, ties to even; NaN stays NaN.
+// To nearest, ties to even. NaN stays NaN unless its lower half is all ones, which is what neither
+// arithmetic nor a bfloat16 gives: who reads float32 from elsewhere sees to that (bias_row).
 NEUSCALE_INLINE void store(BFloat16* to, float value) {
-  const uint32_t bits = static_cast<uint32_t>(as_bits(value));
-  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  to->bits = static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
+  const uint32_t up = static_cast<uint32_t>(as_bits(value)) + 0x8000u;
+  to->bits = static_cast<uint16_t>((up >> 16) & ((up & 0xFFFFu) == 0u ? ~1u : ~0u));
 }
 
 NEUSCALE_INLINE void store(Float16* to, float value) {

@@ -1,7 +1,7 @@
 // The CUDA kernels of bias_gelu, free of torch and of launches, so that tests can also compile
 // them as C++ against an emulation of the CUDA names used here.
 //
-// load() and store() turn T and B into float and back; the includer declares them.
+// load() and store() turn T and B into float and back; the includer declares them, and kPrecision<T>.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,6 @@ __global__ void __launch_bounds__(TX* TY)
     bias_gelu_forward(const T* __restrict__ x, const B* __restrict__ bias, T* __restrict__ y,
                       int64_t rows, int columns) {
   constexpr int kRows = 2;
-  constexpr Precision P = sizeof(T) == 4 ? Precision::kFine : Precision::kCoarse;
   const int column = (blockIdx.x * TX + threadIdx.x) * N;
   if (column >= columns) return;
   float b[N];
@@ -57,7 +56,7 @@ __global__ void __launch_bounds__(TX* TY)
       if (r + k * step >= rows) break;
 #pragma unroll
       for (int i = 0; i < N; ++i)
-        store(&pack[k].values[i], gelu<A, P>(load(pack[k].values[i]) + b[i]));
+        store(&pack[k].values[i], gelu<A, kPrecision<T>>(load(pack[k].values[i]) + b[i]));
       write_pack<T, N>(y + (r + k * step) * columns + column, pack[k]);
     }
   }
@@ -71,7 +70,6 @@ __global__ void __launch_bounds__(TX* TY)
     bias_gelu_backward(const T* __restrict__ grad, const T* __restrict__ x,
                        const B* __restrict__ bias, T* __restrict__ dx, float* __restrict__ sums,
                        int64_t rows, int columns) {
-  constexpr Precision P = sizeof(T) == 4 ? Precision::kFine : Precision::kCoarse;
   // Value i of thread x lies at i * TX + x: a warp's accesses hit 32 different banks.
   __shared__ float shared[TY][TX * N];
   const int column = (blockIdx.x * TX + threadIdx.x) * N;
@@ -88,7 +86,8 @@ __global__ void __launch_bounds__(TX* TY)
       Pack<T, N> pack = read_pack<T, N>(x + at);
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        const float d = load(upstream.values[i]) * gelu_derivative<A, P>(load(pack.values[i]) + b[i]);
+        const float u = load(pack.values[i]) + b[i];
+        const float d = load(upstream.values[i]) * gelu_derivative<A, kPrecision<T>>(u);
         sum[i] += d;
         store(&pack.values[i], d);
       }

@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/macros.h>
 
 #include "../arguments.h"
+#include "../gelu_math.h"
 
 namespace neuscale {
 
@@ -19,6 +20,11 @@ __device__ __forceinline__ float load(__nv_bfloat16 value) { return __bfloat162f
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }
 __device__ __forceinline__ void store(__half* to, float value) { *to = __float2half_rn(value); }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16_rn(value); }
+
+template <>
+inline constexpr Precision kPrecision<__half> = Precision::kFloat16;
+template <>
+inline constexpr Precision kPrecision<__nv_bfloat16> = Precision::kBFloat16;
 
 inline cudaStream_t current_stream(const Tensor& tensor) {
   void* stream = nullptr;
