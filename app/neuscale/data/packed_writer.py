@@ -93,7 +93,7 @@ class ChannelStatistics:
         self._pixels += batch * height * width
         # A sum for each plane, in 32 bits where its squares fit: a third of the time of one over three axes.
         planes = images.reshape(batch * channels, height * width)
-        wide = np.uint32 if height * width * 255**2 < 2**32 else np.uint64
+        wide = np.dtype(np.uint32 if height * width * 255**2 < 2**32 else np.uint64)
         squared = np.multiply(planes, planes, dtype=np.uint16)
         sums, squares = (
             values.sum(axis=1, dtype=wide).reshape(batch, channels).sum(axis=0, dtype=np.uint64)
