@@ -185,6 +185,8 @@ def test_fashion_mnist_comes_from_the_distribution(
     lists: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The newcomer's first command: no account, no web site, no root, and in a container no package lists."""
+    if lists == "the system's" and not any(Path("/var/lib/apt/lists").glob("*Release*")):
+        pytest.skip("this system has no package lists (apt-get update)")
     empty = tmp_path / "empty" / "partial"
     empty.mkdir(parents=True)
     options = () if lists == "the system's" else ("-o", f"Dir::State::Lists={empty.parent}")
