@@ -6,6 +6,7 @@ from there on whole batches are augmented on the device, as for packed images.
 
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ class FileLoader(Loader):
             worker_init_fn=_leave_signals_to_the_parent,
         )
         try:
-            for item in loader:
+            for item in _without_interruptions(loader):
                 if isinstance(item, _Unreadable):
                     raise DataError(item.problem, item.fix)
                 yield Rows(item.to(self.device, non_blocking=True))
@@ -108,6 +109,20 @@ class FileLoader(Loader):
                 f" images need {each * self.workers / 1e6:,.0f} MB.",
                 f"Use fewer: data.workers={fits}; or give the container more: --shm-size 8g.",
             )
+
+
+def _without_interruptions(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Its batches. A worker that dies is an error here, where a batch is asked for, and nowhere else.
+
+    torch raises it from a handler of SIGCHLD, so in the midst of whatever runs at that moment; it
+    also looks after its workers while it waits for them, which is enough.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if main and loader.num_workers else None
+    batches = iter(loader)
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 class _Images(Dataset[Any]):
