@@ -54,6 +54,13 @@ NEUSCALE_INLINE float limited(float x, float limit) {
   return as_float(bits < most ? bits : most);
 }
 
+// c + c1 * x + c2 * x² + …, by Horner's rule.
+NEUSCALE_INLINE float polynomial(float, float c) { return c; }
+template <typename... Floats>
+NEUSCALE_INLINE float polynomial(float x, float c, Floats... higher) {
+  return polynomial(x, higher...) * x + c;
+}
+
 // 2^n * mantissa, where n is a whole number in [-127, 127] and `shifted` is n + kShift.
 constexpr float kShift = 12582912.0f + 127.0f;  // 1.5 * 2^23 rounds what is added to it, in the low bits
 NEUSCALE_INLINE float times_power(float mantissa, float shifted) {
@@ -74,11 +81,8 @@ NEUSCALE_INLINE float exp_minus(float x, float rest) {
   const float shifted = (x + rest) * -1.44269504f + kShift;
   const float n = shifted - kShift;
   const float r = (-x - n * 0.693359375f) - n * -2.12194440e-4f - rest;
-  float q = 0.001390134984f;
-  q = q * r + 0.008363300034f;
-  q = q * r + 0.04166685537f;
-  q = q * r + 0.1666657636f;
-  q = q * r + 0.4999999955f;
+  const float q =
+      polynomial(r, 0.4999999955f, 0.1666657636f, 0.04166685537f, 0.008363300034f, 0.001390134984f);
   return times_power(q * r * r + r + 1.0f, shifted);
 #endif
 }
@@ -93,17 +97,9 @@ NEUSCALE_INLINE float power_of_two(float x, float y, float whole) {
 #else
   const float shifted = x * y + (kShift + whole);
   const float r = x * y + ((kShift + whole) - shifted);
-  float q;
-  if (P == Precision::kBFloat16) {
-    q = 0.05500600314f;
-    q = q * r + 0.242222842f;
-    q = q * r + 0.6932845515f;
-  } else {
-    q = 0.009582623862f;
-    q = q * r + 0.05590879279f;
-    q = q * r + 0.2402411638f;
-    q = q * r + 0.6931239269f;
-  }
+  const float q = P == Precision::kBFloat16
+                      ? polynomial(r, 0.6932845515f, 0.242222842f, 0.05500600314f)
+                      : polynomial(r, 0.6931239269f, 0.2402411638f, 0.05590879279f, 0.009582623862f);
   return times_power(q * r + 1.0f, shifted);
 #endif
 }

@@ -34,73 +34,37 @@ NEUSCALE_INLINE float normal_tail(float a, float& exponential) {
   exponential = exp_minus_half_square(a);
   const float w = reciprocal(a + 3.75f);
   const float t = w * 9.439655172f - 1.517241379f;
-  float factor = 7.041825032e-05f;
-  factor = factor * t + 4.38363707e-05f;
-  factor = factor * t + -0.001101250625f;
-  factor = factor * t + -0.00208215255f;
-  factor = factor * t + 0.01335739689f;
-  factor = factor * t + 0.09082283159f;
-  factor = factor * t + 0.2876174458f;
-  factor = factor * t + 0.5988344465f;
-  factor = factor * t + 0.8874370551f;
+  const float factor =
+      polynomial(t, 0.8874370551f, 0.5988344465f, 0.2876174458f, 0.09082283159f, 0.01335739689f,
+                 -0.00208215255f, -0.001101250625f, 4.38363707e-05f, 7.041825032e-05f);
   return factor * w * exponential;
 }
 
 // The same tail for the half types, without a division: a power of two.
 template <Precision P>
 NEUSCALE_INLINE float normal_tail(float a) {
-  float s;
-  if (P == Precision::kFloat16) {
-    s = 7.070266803e-08f;
-    s = s * a + -3.538077436e-06f;
-    s = s * a + 7.800394888e-05f;
-    s = s * a + -0.001010913771f;
-    s = s * a + 0.008718268592f;
-    s = s * a + -0.05424000065f;
-    s = s * a + -0.4583077371f;
-    s = s * a + -1.151265791f;
-    return a < kLargestTail<P> ? power_of_two<P>(s, a, -1.0f) : 0.0f;
-  }
-  s = 2.947464741e-08f;
-  s = s * a + -1.848865862e-06f;
-  s = s * a + 4.999488969e-05f;
-  s = s * a + -0.0007702180292f;
-  s = s * a + 0.007580993712f;
-  s = s * a + -0.05136354428f;
-  s = s * a + -0.4617641088f;
-  s = s * a + -1.149852167f;
-  return power_of_two<P>(s, a, -1.0f);
+  const float s =
+      P == Precision::kFloat16
+          ? polynomial(a, -1.151265791f, -0.4583077371f, -0.05424000065f, 0.008718268592f,
+                       -0.001010913771f, 7.800394888e-05f, -3.538077436e-06f, 7.070266803e-08f)
+          : polynomial(a, -1.149852167f, -0.4617641088f, -0.05136354428f, 0.007580993712f,
+                       -0.0007702180292f, 4.999488969e-05f, -1.848865862e-06f, 2.947464741e-08f);
+  const float tail = power_of_two<P>(s, a, -1.0f);
+  // float16's limit is not one at which the power itself is 0.
+  return P == Precision::kFloat16 && !(a < kLargestTail<P>) ? 0.0f : tail;
 }
 
 // The tail of the derivative, tail(a) - a * density(a), for a in [0, kLargestDerivative].
 template <Precision P>
 NEUSCALE_INLINE float derivative_tail(float a) {
-  float factor;
-  if (P == Precision::kFloat16) {
-    factor = 5.393921163e-08f;
-    factor = factor * a + -2.294243349e-06f;
-    factor = factor * a + 4.253435489e-05f;
-    factor = factor * a + -0.0004537754223f;
-    factor = factor * a + 0.003109118465f;
-    factor = factor * a + -0.01455262692f;
-    factor = factor * a + 0.04882389416f;
-    factor = factor * a + -0.1233395765f;
-    factor = factor * a + 0.2463510856f;
-    factor = factor * a + -0.7973156039f;
-    factor = factor * a + 0.499983223f;
-  } else {
-    factor = 3.406702257e-09f;
-    factor = factor * a + -2.297034871e-07f;
-    factor = factor * a + 6.663390294e-06f;
-    factor = factor * a + -0.0001091453096f;
-    factor = factor * a + 0.001116333862f;
-    factor = factor * a + -0.007476360852f;
-    factor = factor * a + 0.03370821934f;
-    factor = factor * a + -0.1050552848f;
-    factor = factor * a + 0.2352144552f;
-    factor = factor * a + -0.79463581f;
-    factor = factor * a + 0.4998575542f;
-  }
+  const float factor =
+      P == Precision::kFloat16
+          ? polynomial(a, 0.499983223f, -0.7973156039f, 0.2463510856f, -0.1233395765f, 0.04882389416f,
+                       -0.01455262692f, 0.003109118465f, -0.0004537754223f, 4.253435489e-05f,
+                       -2.294243349e-06f, 5.393921163e-08f)
+          : polynomial(a, 0.4998575542f, -0.79463581f, 0.2352144552f, -0.1050552848f, 0.03370821934f,
+                       -0.007476360852f, 0.001116333862f, -0.0001091453096f, 6.663390294e-06f,
+                       -2.297034871e-07f, 3.406702257e-09f);
   return factor * power_of_two<P>(a * -0.72134752f, a, 0.0f);
 }
 

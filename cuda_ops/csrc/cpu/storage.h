@@ -44,8 +44,8 @@ NEUSCALE_INLINE float load(Float16 value) {
 
 NEUSCALE_INLINE void store(float* to, float value) { *to = value; }
 
-// To nearest, ties to even. NaN stays NaN unless its lower half is all ones, which is what neither
-// arithmetic nor a bfloat16 gives: who reads float32 from elsewhere sees to that (bias_row).
+// To nearest, ties to even. NaN stays NaN unless the carry runs through it, as in 0x7FFFFFFF: neither
+// arithmetic nor a bfloat16 gives such a one, and who reads float32 from elsewhere sees to it (bias_row).
 NEUSCALE_INLINE void store(BFloat16* to, float value) {
   const uint32_t up = static_cast<uint32_t>(as_bits(value)) + 0x8000u;
   to->bits = static_cast<uint16_t>((up >> 16) & ((up & 0xFFFFu) == 0u ? ~1u : ~0u));
