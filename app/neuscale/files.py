@@ -27,6 +27,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def make_folder(folder: Path, exist_ok: bool = True) -> None:
+    """Makes `folder` and those above it that are missing, their names durable."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=exist_ok)
+    for path in new:
+        sync_folder(path.parent)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to, whose file then takes its place; on an error it is removed."""

@@ -122,8 +122,9 @@ def _submit(job: "Job", script: str, site: "Site") -> None:
     from neuscale.cli.console import beside, err, escape
     from neuscale.cluster.jobs import record_submission
     from neuscale.cluster.slurm import submit
+    from neuscale.files import make_folder
 
-    job.logs.mkdir(parents=True, exist_ok=True)
+    make_folder(job.logs)
     number = submit(script, site.environment)
     record = record_submission(job, number, script)
     several = len(job.runs) > 1

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from neuscale.cluster.script import Job
 from neuscale.cluster.slurm import ask
 from neuscale.errors import UserError
-from neuscale.files import write_atomically
+from neuscale.files import make_folder, write_atomically
 from neuscale.paths import runs_root
 from neuscale.runs.manifest import now, read_manifest
 
@@ -66,7 +66,7 @@ def record_submission(job: Job, number: str, script: str) -> Record:
     log = job.logs / (f"{number}-%a.log" if len(job.runs) > 1 else f"{number}.log")
     names = [words[-1].partition("=")[2] for words in job.runs]
     record = Record(number, now(), names, job.command, job.nodes, job.gpus, job.processes, str(log))
-    job.logs.mkdir(parents=True, exist_ok=True)
+    make_folder(job.logs)
     write_atomically(job.logs / f"{number}.sbatch", script)
     write_atomically(job.logs / f"{number}.json", json.dumps(vars(record), indent=2) + "\n")
     return record

@@ -39,7 +39,8 @@ def fetch(entry: CatalogEntry, root: Path, progress: Progress) -> dict[str, Fetc
     if len(found) < len(entry.files):
         found = {**_from_installed_package(entry, progress), **found}
     parts = [_part(raw, file) for file in entry.files]
-    if len(found) == len(entry.files) and not any(part.exists() for part in parts):
+    leftovers = [path for path in (*parts, _partial(raw, entry)) if path.exists()]
+    if len(found) == len(entry.files) and not leftovers:
         return found
     with _exclusive(entry, raw, progress) as partial:
         found = {**found, **_from_raw(entry, raw, progress)}  # another process may have been first
@@ -140,6 +141,11 @@ def _part(raw: Path, file: SourceFile) -> Path:
     return raw / f".{file.name}.part"
 
 
+def _partial(raw: Path, entry: CatalogEntry) -> Path:
+    """Where a package is unpacked; of a run that was killed it is still there."""
+    return raw / f".{entry.name}.partial"
+
+
 def _into_raw(file: Path, path: Path) -> Path:
     try:
         sync_file(file)
@@ -153,7 +159,7 @@ def _into_raw(file: Path, path: Path) -> Path:
 @contextmanager
 def _exclusive(entry: CatalogEntry, raw: Path, progress: Progress) -> Iterator[Path]:
     """One process at a time fetches this data set; yields an empty folder beside the target."""
-    partial = raw / f".{entry.name}.partial"
+    partial = _partial(raw, entry)
     with exclusive(raw / f".{entry.name}.lock", f"fetching {entry.title}", progress):
         try:
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from neuscale.errors import UserError, disk_error
+from neuscale.files import make_folder
 from neuscale.progress import Progress
 
 
@@ -19,7 +20,7 @@ def exclusive(path: Path, doing: str, progress: Progress) -> Iterator[bool]:
     """
     waited = False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)

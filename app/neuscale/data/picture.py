@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from neuscale.data.prepared import Dataset
 from neuscale.errors import disk_error
-from neuscale.files import replacing
+from neuscale.files import make_folder, replacing
 
 LABEL_WIDTH = 150
 GAP = 2
@@ -46,7 +46,7 @@ def sample_grid(data: Dataset, split: str = "train", columns: int = 10, rows: in
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes a PNG. Raises UserError where it cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with replacing(path) as part:
             picture.save(part, format="PNG")
     except OSError as error:

@@ -24,20 +24,19 @@ def partial_folder(folder: Path) -> Path:
 
 def move_into_place(partial: Path, folder: Path) -> None:
     """Renames `partial` to `folder`; an older one of that name is there until the new one is."""
+    older = partial  # its name after an exchange
     if not folder.exists():
         partial.rename(folder)
-    elif _exchange(partial, folder):
-        shutil.rmtree(partial, ignore_errors=True)
-    else:  # a system that cannot: for a moment there is neither
-        replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
-        folder.rename(replaced)
+    elif not _exchange(partial, folder):  # a system that cannot: for a moment there is neither
+        older = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+        folder.rename(older)
         try:
             partial.rename(folder)
         except OSError:
-            replaced.rename(folder)
+            older.rename(folder)
             raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    sync_folder(folder.parent)
+    sync_folder(folder.parent)  # before the older one goes: a power cut could give it its name back
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def sweep_leftovers(folder: Path) -> None:
@@ -52,9 +51,12 @@ def sweep_leftovers(folder: Path) -> None:
         for replaced in sorted(folder.parent.glob(f".{folder.name}.replaced-*")):
             if not folder.exists():
                 replaced.rename(folder)
-        for kind in ("partial", "replaced"):
-            for leftover in folder.parent.glob(f".{folder.name}.{kind}-*"):
-                shutil.rmtree(leftover)
+        kinds = ("partial", "replaced")
+        leftovers = [path for kind in kinds for path in folder.parent.glob(f".{folder.name}.{kind}-*")]
+        if leftovers:
+            sync_folder(folder.parent)  # as in move_into_place
+        for leftover in leftovers:
+            shutil.rmtree(leftover)
 
 
 @contextmanager

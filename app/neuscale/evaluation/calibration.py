@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from neuscale.errors import disk_error
-from neuscale.files import replacing
+from neuscale.files import make_folder, replacing
 
 BINS = 15  # as Guo et al. 2017 and most since
 
@@ -102,7 +102,7 @@ def save_reliability_diagram(calibration: Calibration, title: str, path: Path) -
     below.set(xlabel="confidence", ylabel="images")
     canvas.draw()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with replacing(path) as part:
             figure.savefig(part, format="png")
     except OSError as error:

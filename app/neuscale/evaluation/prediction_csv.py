@@ -6,7 +6,7 @@ from pathlib import Path
 
 from neuscale.errors import disk_error
 from neuscale.evaluation.predict import Prediction
-from neuscale.files import replacing
+from neuscale.files import make_folder, replacing
 
 
 def write_csv(path: Path, predictions: Iterable[Prediction], top: int) -> int:
@@ -17,7 +17,7 @@ def write_csv(path: Path, predictions: Iterable[Prediction], top: int) -> int:
     count = 0
     header = [f"{column}_{rank}" for rank in range(1, top + 1) for column in ("class", "probability")]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["file", *header])

@@ -1,7 +1,10 @@
 """Which checkpoints a run has, by their names alone: nothing is read that takes time to import."""
 
 import json
+import shutil
 from pathlib import Path
+
+from neuscale.files import sync_folder
 
 META = "checkpoint.json"
 BEST = "best.json"
@@ -26,3 +29,11 @@ def best_checkpoint(folder: Path) -> Path | None:
 def checkpoint_step(path: Path) -> int:
     """The step that a checkpoint's folder is named after."""
     return int(path.name.removeprefix(PREFIX))
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Removes the checkpoint in `path`. Its name goes first: what a removal cut short leaves is none."""
+    doomed = path.with_name(f"{PARTIAL}{path.name}")
+    path.rename(doomed)
+    sync_folder(path.parent)
+    shutil.rmtree(doomed)

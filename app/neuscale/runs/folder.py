@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from neuscale.config import Config, config_from_yaml, config_to_yaml
 from neuscale.errors import UsageError, UserError, disk_error
-from neuscale.files import write_atomically
+from neuscale.files import make_folder, write_atomically
 from neuscale.paths import runs_root
 
 # Who only looks whether a run is being trained holds its lock for a moment.
@@ -116,7 +116,7 @@ def create_run(config: Config) -> RunFolder:
     for attempt in range(100):
         path = root / (base if attempt == 0 else f"{base}-{attempt + 1}")
         try:
-            path.mkdir(parents=True)
+            make_folder(path, exist_ok=False)
             break
         except FileExistsError:
             if config.run.name is not None and path.is_dir():

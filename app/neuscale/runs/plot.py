@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from neuscale.errors import disk_error
+from neuscale.files import make_folder, replacing
 from neuscale.runs.compare import Comparison
 
 
@@ -23,7 +24,8 @@ def save_curves(comparison: Comparison, path: Path) -> None:
         axes.grid(alpha=0.25)
     panels[-1].legend(frameon=False, fontsize=8)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png")
+        make_folder(path.parent)
+        with replacing(path) as part:
+            figure.savefig(part, format="png")
     except OSError as error:
         raise disk_error(error, path) from error

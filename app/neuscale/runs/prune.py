@@ -8,7 +8,13 @@ from typing import Any
 
 from neuscale.data.order import steps_per_epoch
 from neuscale.errors import UserError, disk_error
-from neuscale.runs.checkpoints import PARTIAL, best_checkpoint, checkpoint_paths, checkpoint_step
+from neuscale.runs.checkpoints import (
+    PARTIAL,
+    best_checkpoint,
+    checkpoint_paths,
+    checkpoint_step,
+    remove_checkpoint,
+)
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.listing import folder_size, metrics_of, state_of
 from neuscale.runs.manifest import load_manifest
@@ -81,13 +87,11 @@ def _milestones(manifest: dict[str, Any]) -> set[int]:
 def remove(found: Removal) -> None:
     """Removes it, unless somebody has begun to train there. Raises UserError."""
     with found.run.held():
-        # The name goes first: what is left of a removal cut short is no checkpoint.
-        doomed = found.path
         try:
-            if not found.whole and not doomed.name.startswith(PARTIAL):
-                doomed = found.path.with_name(f"{PARTIAL}{found.path.name}")
-                found.path.rename(doomed)
-            shutil.rmtree(doomed)
+            if found.whole or found.path.name.startswith(PARTIAL):
+                shutil.rmtree(found.path)
+            else:
+                remove_checkpoint(found.path)
         except OSError as error:
             raise disk_error(error, found.path) from error
 

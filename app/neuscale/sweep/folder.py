@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from neuscale.config import compose_config, preset_words
 from neuscale.errors import UsageError, UserError, disk_error
-from neuscale.files import write_atomically
+from neuscale.files import make_folder, write_atomically
 from neuscale.paths import runs_root
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import now, read_manifest
@@ -119,7 +119,7 @@ def store_sweep(sweep: Sweep, command: list[str]) -> None:
         "runs": [asdict(run) for run in sweep.runs],
     }
     try:
-        sweep.path.mkdir(parents=True, exist_ok=True)
+        make_folder(sweep.path)
         write_atomically(sweep.path / FILE, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise disk_error(error, sweep.path) from error

@@ -23,8 +23,16 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from neuscale.errors import CheckpointError, disk_error
-from neuscale.files import sync_folder, write_atomically
-from neuscale.runs.checkpoints import BEST, META, PARTIAL, PREFIX, best_checkpoint, checkpoint_paths
+from neuscale.files import make_folder, sync_folder, write_atomically
+from neuscale.runs.checkpoints import (
+    BEST,
+    META,
+    PARTIAL,
+    PREFIX,
+    best_checkpoint,
+    checkpoint_paths,
+    remove_checkpoint,
+)
 
 WEIGHTS, AVERAGE, TRAINING = "model.safetensors", "ema.safetensors", "training.pt"
 
@@ -107,7 +115,7 @@ class CheckpointFolder:
         final = self.folder / f"{PREFIX}{step:08d}"
         part = self.folder / f"{PARTIAL}{step:08d}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             for leftover in self.folder.glob(f"{PARTIAL}*"):
                 shutil.rmtree(leftover)
             part.mkdir()
@@ -154,10 +162,7 @@ class CheckpointFolder:
         best = self.best_path()
         for path in self.paths()[: -self.keep_last]:
             if path != best and path.name not in self._kept:
-                # The name goes first: what is left of a removal cut short is no checkpoint.
-                doomed = path.with_name(f"{PARTIAL}{path.name}")
-                path.rename(doomed)
-                shutil.rmtree(doomed)
+                remove_checkpoint(path)
 
 
 def _meta_sum(meta: dict[str, Any]) -> str:
