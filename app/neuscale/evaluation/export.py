@@ -23,7 +23,7 @@ from neuscale.evaluation.exported import FILES, RECORD, reloaded
 from neuscale.evaluation.model_card import model_card
 from neuscale.evaluation.restore import Restored, restore
 from neuscale.evaluation.run import evaluate_restored, evaluation_loader
-from neuscale.files import sync_file, sync_folder
+from neuscale.files import make_folder, sync_file, sync_folder
 from neuscale.progress import Progress
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import read_manifest
@@ -83,7 +83,7 @@ def export(
     partial = partial_folder(folder)
     try:
         with writing(folder):
-            partial.mkdir(parents=True)
+            make_folder(partial, exist_ok=False)
             record = _write(classifier, images, kind, partial, record)
             for path in partial.iterdir():
                 sync_file(path)
@@ -121,6 +121,12 @@ def _compared(classifier: Classifier, images: Tensor, kind: str, folder: Path) -
     expected = classifier(images)
     sizes = [1, 3, len(images) - 4] if len(images) > 4 else [1] * len(images)
     found = torch.cat([again(part) for part in torch.split(images, sizes)])
+    if found.shape != expected.shape:  # a difference of other shapes would be broadcast, or none at all
+        raise UserError(
+            f"the exported {FILES[kind]} gives {'×'.join(map(str, found.shape))} numbers instead of"
+            f" {'×'.join(map(str, expected.shape))}.",
+            "Nothing was written; export it in another format.",
+        )
     difference = float((found - expected).abs().max())
     largest = max(1.0, float(expected.abs().max()))
     if not difference <= TOLERANCE * largest:  # NaN as well

@@ -19,7 +19,7 @@ def model_card(kind: str, record: dict[str, Any]) -> str:
     size = f"{preprocessing.width}×{preprocessing.height}"
     resized = (
         f", resized to {preprocessing.image_size}×{preprocessing.image_size} (bilinear, antialiased)"
-        if preprocessing.image_size not in (preprocessing.width, preprocessing.height)
+        if (preprocessing.image_size,) * 2 != (preprocessing.width, preprocessing.height)
         else ""
     )
     where = "in the graph" if kind != "safetensors" else "by the loaded model"
