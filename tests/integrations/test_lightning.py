@@ -26,7 +26,8 @@ SCRIPT = Path(__file__).with_name("under_lightning.py")
 # Two epochs of five steps, with all that is drawn at random, and evaluations in uneven shares.
 RECIPE = [*TINY_RECIPE, "model.drop_path_rate=0.4", "augment.mixup_alpha=0.5", "train.label_smoothing=0.1"]
 RECIPE += ["train.epochs=2", "train.log_every_steps=1", "eval.batch_size=5", "optim.clip_grad_norm=1"]
-RECIPE += ["tracking.tensorboard=false"]
+# Muon's direction is computed in bfloat16, which makes much of a gradient's last bit: this is about the rest.
+RECIPE += ["optim=sgd", "optim.lr=0.05", "tracking.tensorboard=false"]
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,7 @@ def test_it_trains_as_we_do(folder: Path, ours: list[dict[str, Any]], devices: i
         assert seen == permutation(0, epoch, 60)[place * 12 : place * 12 + 12].tolist()
     assert {len(rank["lines"]) for rank in ranks} == {10 * parts}
     expected = [point["loss"] for point in ours if point["split"] == "train"]
-    # From other sums of the same gradients, training drifts apart in the end, ours on two processes as well.
-    assert losses(ranks)[:4] == pytest.approx(expected[:4], abs=1e-5)
-    assert losses(ranks) == pytest.approx(expected, abs=1e-4)
+    assert losses(ranks) == pytest.approx(expected, abs=1e-5)
     last = [point for point in ours if point["split"] == "val"][-1]
     for rank in ranks:
         for name in ("top1", "top5", "loss"):

@@ -16,21 +16,25 @@ T = TypeVar("T")
 class Window:
     """Sums of loss and correct predictions since the last point, on the device.
 
-    `sums`: float32 [2]; `bad`: the first step whose loss was not finite, -1 while there is none.
+    `sums`: float32 [2], over `steps` steps; `bad`: the first step whose loss was not finite, -1 while there
+    is none.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(2, device=device)
+        self.steps = 0
         self.bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     def add(self, step: int, sums: Tensor) -> None:
         """Counts the `batch_sums` of this process's images of a step in."""
         self.sums += sums
+        self.steps += 1
         self.bad = torch.where((self.bad < 0) & ~torch.isfinite(sums[0]), step, self.bad)
 
     def clear(self) -> None:
         """Begins the next window."""
         self.sums.zero_()
+        self.steps = 0
 
 
 def batch_sums(logits: Tensor, labels: Tensor, mean_loss: Tensor) -> Tensor:
@@ -69,9 +73,12 @@ class Clock:
                 batch = next(iterator)
             except StopIteration:
                 return
-            self.waited += time.perf_counter() - began
-            yield batch
-            self.seconds += time.perf_counter() - began
+            waited = time.perf_counter() - began
+            try:
+                yield batch
+            finally:  # also after the last step before a stop, whose next batch is not asked for
+                self.waited += waited
+                self.seconds += time.perf_counter() - began
 
 
 def memory_gigabytes(device: torch.device) -> float:

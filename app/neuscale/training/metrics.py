@@ -1,6 +1,7 @@
 """The curves of a run as JSON lines, in step with its checkpoints."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ class MetricsFile:
     def write(self, split: str, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
         self._file.flush()
+
+    def sync(self) -> None:
+        """Makes what was written durable: it is not written again once a checkpoint of its step is there."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

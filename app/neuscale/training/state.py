@@ -16,7 +16,8 @@ class TrainingState:
     """`step`: steps done. `seconds`: of training. `stale`: evaluations since the best one.
 
     `parts`: micro-batches per share. `window`: sums since the last point of the curves, over all
-    processes. `scaler`: the gradient scaler's state with fp16.
+    processes and `window_steps` steps (None: not in an older checkpoint). `scaler`: the gradient
+    scaler's state with fp16.
     """
 
     step: int = 0
@@ -25,6 +26,7 @@ class TrainingState:
     seconds: float = 0.0
     parts: int = 1
     window: Tensor | None = None
+    window_steps: int | None = None
     scaler: dict[str, Any] | None = None
 
     def content(
@@ -38,6 +40,7 @@ class TrainingState:
                 "optimizer": optimizer.state_dict(),
                 "scaler": self.scaler,
                 "window": self.window,
+                "window_steps": self.window_steps,
                 "best_top1": self.best_top1,
                 "stale": self.stale,
                 "train_seconds": self.seconds,
@@ -70,5 +73,6 @@ class TrainingState:
             seconds=saved["train_seconds"],
             parts=saved["parts"],
             window=saved["window"],
+            window_steps=saved.get("window_steps"),
             scaler=saved["scaler"],
         )

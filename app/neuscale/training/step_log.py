@@ -21,13 +21,13 @@ class StepLog:
         self.window = Window(accelerator.device)
         self.clock = Clock()
 
-    def values(self, step: int, steps: int, lr: float, check_finite: Callable[[], None]) -> dict[str, float]:
-        """The point after `step` steps, over the last `steps`; all processes call this.
+    def values(self, step: int, lr: float, check_finite: Callable[[], None]) -> dict[str, float]:
+        """The point after `step` steps, over those since the point before; all processes call this.
 
         `check_finite` is called where the loss is no number.
         """
         sums: Tensor = self.accelerator.reduce(self.window.sums.clone(), "sum")
-        loss, accuracy = (sums / (steps * self.batch_size)).tolist()
+        loss, accuracy = (sums / (self.window.steps * self.batch_size)).tolist()
         if not math.isfinite(loss):
             check_finite()
         self.window.clear()

@@ -24,8 +24,9 @@ AGREE_EVERY_STEPS = 10
 class StopRequest:
     """Within this context SIGTERM, SIGINT, SIGHUP and SIGUSR2 ask for a stop, and so does the `deadline`.
 
-    A second SIGINT or SIGTERM stops at once. `signal`: what asked for the stop. In a thread other than the
-    main one no signal can be handled, and only the deadline counts.
+    A second SIGINT or SIGTERM stops at once. `signal`: what asked for the stop. A signal that this process
+    was started to ignore stays ignored: SIGHUP under nohup, SIGINT in the background of a script. In a
+    thread other than the main one no signal can be handled, and only the deadline counts.
     """
 
     def __init__(self, device: torch.device, deadline: Deadline) -> None:
@@ -36,7 +37,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS if threading.current_thread() is threading.main_thread() else ():
-            if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
+            if signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._handle)
         accept_save_signal()
         return self

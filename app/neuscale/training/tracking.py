@@ -73,6 +73,11 @@ class Tracker:
             if place is not None:
                 place.evaluation(named, picture, per_class, step)
 
+    def sync(self) -> None:
+        """Makes the curves up to here durable, as a checkpoint does with the rest of the run."""
+        if self._file is not None:
+            self._file.sync()
+
     def images(self, images: Tensor, loader: Loader) -> None:
         """The first training images as the model sees them."""
         if self._board is not None and self._images_wanted:

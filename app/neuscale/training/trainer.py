@@ -7,6 +7,7 @@ repeat data on resume and step the schedule once per process.
 """
 
 import math
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -109,6 +110,8 @@ class Trainer:
         if self.accelerator.is_main_process:  # the sums are those of all processes; one carries them on
             assert self.state.window is not None
             self.log.window.sums.copy_(self.state.window)
+        steps = self.state.window_steps
+        self.log.window.steps = steps if steps is not None else self.step % self.config.train.log_every_steps
         if self.config.train.micro_batch == "auto":
             share = self.config.train.global_batch_size // self.accelerator.num_processes
             self.optimize.parts = self.state.parts if share % self.state.parts == 0 else 1
@@ -135,7 +138,7 @@ class Trainer:
                     while not self.is_over() and self.stopped_by is None:
                         self._epoch(tracker, stop, profiler, task)
                 if self._saved_step != self.step:
-                    self._save({}, is_best=False)
+                    self._save(tracker, {}, is_best=False)
                 self._saver.wait()
         finally:
             self._saver.close()
@@ -185,7 +188,7 @@ class Trainer:
                 self._log(tracker, task)
             every = config.checkpoint.every_steps
             if every and self.step % every == 0 and self.step % self.steps_per_epoch:
-                self._save({}, is_best=False)
+                self._save(tracker, {}, is_best=False)
             if self.step < self.total_steps and stop.agreed(self.step, self._saver.seconds):
                 self.stopped_by = stop.signal or "a signal to another process"
                 break
@@ -196,8 +199,7 @@ class Trainer:
         return lr_at(self.config.optim, step, self.steps_per_epoch, self.total_steps)
 
     def _log(self, tracker: Tracker, task: Task) -> None:
-        lr, every = self._lr(self.step - 1), self.config.train.log_every_steps
-        values = self.log.values(self.step, every, lr, self._check_finite)
+        values = self.log.values(self.step, self._lr(self.step - 1), self._check_finite)
         tracker.train(self.step, values)
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         epoch = (self.step - 1) // self.steps_per_epoch + 1
@@ -236,7 +238,7 @@ class Trainer:
                 self.progress.message(f"no better top-1 in {self.state.stale} evaluations: this is the end")
         every = self.config.checkpoint.every_steps
         if due or not every or self.step % every == 0 or (epoch + 1) in self.config.checkpoint.milestones:
-            self._save(metrics, is_best)
+            self._save(tracker, metrics, is_best)
 
     def _evaluate(self) -> Evaluation:
         """Evaluates the weights, or their average where there is one."""
@@ -259,21 +261,24 @@ class Trainer:
                 average.swap()
             training_mode(self.model, self._frozen)
 
-    def _save(self, metrics: dict[str, float], is_best: bool) -> None:
+    def _save(self, tracker: Tracker, metrics: dict[str, float], is_best: bool) -> None:
         self._check_finite()
         window: Tensor = self.accelerator.reduce(self.log.window.sums.clone(), "sum")
         self._saved_step = self.step
         if not self.accelerator.is_main_process:
             return
-        self.state.window, self.state.seconds = window, self.log.clock.seconds
+        self.state.window, self.state.window_steps = window, self.log.window.steps
+        self.state.seconds = self.log.clock.seconds
         self.state.parts = self.optimize.parts
         scaler = self.accelerator.scaler
         self.state.scaler = scaler.state_dict() if scaler is not None else None
         content = self.state.content(self.raw_model, self.optimizer, self.optimize.average)
         step, epoch = self.step, self.step // self.steps_per_epoch
-        self._saver.save(
-            lambda copy: self._checkpoints.save(
+
+        def write(copy: Any) -> None:
+            tracker.sync()
+            self._checkpoints.save(
                 step, epoch, copy["weights"], copy["training"], metrics, is_best, copy["average"]
-            ),
-            content,
-        )
+            )
+
+        self._saver.save(write, content)

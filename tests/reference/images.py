@@ -1,0 +1,187 @@
+"""Augmentation of one image after another, in the words of the papers: slow, and easy to check by eye."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import RandAugment, TrivialAugmentWide
+
+from reference.draws import integers, uniform
+
+Pixels = NDArray[np.uint8]
+
+# In torchvision's order of names, geometric ones first.
+OPERATIONS = ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"]
+OPERATIONS += ["Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Identity"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to training images; the fields mean what the configuration's fields of that name mean."""
+
+    crop_padding: int = 0
+    horizontal_flip: float = 0.0
+    policy: str = "none"
+    policy_layers: int = 2
+    policy_magnitude: int = 9
+    erasing: float = 0.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """All draws of an epoch of `count` positions; `size`: height and width."""
+
+    augment: Augment
+    seed: int
+    epoch: int
+    count: int
+    batch: int
+    size: tuple[int, int]
+
+    def _uniform(self, purpose: str) -> NDArray[np.float64]:
+        return uniform(self.seed, self.epoch, purpose, self.count)
+
+    def _integers(self, purpose: str, below: int) -> list[int]:
+        return integers(self.seed, self.epoch, purpose, self.count, below)
+
+    @cached_property
+    def _crops(self) -> list[tuple[int, int]]:
+        room = 2 * self.augment.crop_padding + 1
+        return list(zip(self._integers("crop top", room), self._integers("crop left", room), strict=True))
+
+    @cached_property
+    def _flips(self) -> list[bool]:
+        return [bool(u < self.augment.horizontal_flip) for u in self._uniform("flip")]
+
+    def crop_flip(self, image: Pixels, position: int) -> Pixels:
+        """Zeros around the image [C, H, W], a window of its size, and a mirror image half of the time."""
+        padding, (height, width) = self.augment.crop_padding, self.size
+        padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+        top, left = self._crops[position]
+        window = padded[:, top : top + height, left : left + width]
+        return window[:, :, ::-1] if self._flips[position] else window
+
+    @cached_property
+    def _layers(self) -> list[tuple[list[int], list[int], list[bool]]]:
+        """Operation, strength and sign of each position, for each layer of the policy."""
+        trivial = self.augment.policy == "trivialaugment"
+        count = 0 if self.augment.policy == "none" else 1 if trivial else self.augment.policy_layers
+        return [
+            (
+                self._integers(f"policy operation {layer}", len(OPERATIONS)),
+                self._integers(f"policy strength {layer}", 31)
+                if trivial
+                else [self.augment.policy_magnitude] * self.count,
+                [bool(u < 0.5) for u in self._uniform(f"policy sign {layer}")],
+            )
+            for layer in range(count)
+        ]
+
+    def policy(self, image: Pixels, position: int) -> Pixels:
+        """The operations drawn for a position, as torchvision computes each of them."""
+        peer = TrivialAugmentWide() if self.augment.policy == "trivialaugment" else RandAugment()
+        result = torch.from_numpy(np.ascontiguousarray(image))
+        for operations, strengths, negative in self._layers:
+            name = OPERATIONS[operations[position]]
+            table, signed = peer._AUGMENTATION_SPACE[name]
+            magnitudes = table(31, *self.size)
+            magnitude = float(magnitudes[strengths[position]]) if magnitudes is not None else 0.0
+            if signed and negative[position]:
+                magnitude = -magnitude
+            result = peer._apply_image_or_video_transform(
+                result, name, magnitude, interpolation=InterpolationMode.NEAREST, fill=peer._fill
+            )
+        return result.numpy()
+
+    def erase(self, image: Tensor, position: int) -> Tensor:
+        """A rectangle of 2 to 33 % of the area becomes 0, height over width 0.3 to 3.3 (Zhong et al.)."""
+        draw = {
+            name: self._uniform(f"erase{name}")[position] for name in ("", " area", " ratio", " top", " left")
+        }
+        if draw[""] >= self.augment.erasing:
+            return image
+        height, width = self.size
+        area = (0.02 + (0.33 - 0.02) * draw[" area"]) * height * width
+        ratio = math.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * draw[" ratio"])
+        rows = min(height, max(1, round(math.sqrt(area * ratio))))
+        columns = min(width, max(1, round(math.sqrt(area / ratio))))
+        top = int(draw[" top"] * 2**30) % (height - rows + 1)
+        left = int(draw[" left"] * 2**30) % (width - columns + 1)
+        image = image.clone()
+        image[:, top : top + rows, left : left + columns] = 0
+        return image
+
+    @property
+    def mixes(self) -> bool:
+        return self.augment.mixup_alpha > 0 or self.augment.cutmix_alpha > 0
+
+    def partner(self, position: int) -> int:
+        """All images of a batch have their partners the same distance away, around the batch."""
+        batch, place = divmod(position, self.batch)
+        distances = integers(
+            self.seed, self.epoch, "mix distance", math.ceil(self.count / self.batch), self.batch - 1
+        )
+        return batch * self.batch + (place + 1 + distances[batch]) % self.batch
+
+    def mix(self, image: Tensor, partner: Tensor, position: int) -> tuple[Tensor, float]:
+        """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019); the image and how much of it is its own."""
+        share = self._uniform("mix share")[position]
+        mixup, cutmix = self.augment.mixup_alpha, self.augment.cutmix_alpha
+        cuts = cutmix > 0 and (mixup == 0 or self._uniform("mix kind")[position] < 0.5)
+        share = beta_quantile(cutmix if cuts else mixup, share)
+        if not cuts:
+            return share * image + (1 - share) * partner, share
+        edges = []
+        for name, side in zip(("row", "column"), self.size, strict=True):
+            centre = self._integers(f"mix {name}", side)[position]
+            half = int(math.sqrt(1 - share) * side / 2)
+            edges.append(slice(max(0, centre - half), min(side, centre + half)))
+        rows, columns = edges
+        image = image.clone()
+        image[:, rows, columns] = partner[:, rows, columns]
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        return image, 1 - area / (self.size[0] * self.size[1])
+
+
+def beta_quantile(alpha: float, u: float) -> float:
+    """Where the distribution function of Beta(alpha, alpha) is `u`; for the alphas that have a formula."""
+    if alpha == 1.0:
+        return float(u)
+    assert alpha == 0.5
+    return math.sin(math.pi * u / 2) ** 2  # the arcsine distribution
+
+
+def normalize(image: Pixels, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes [C, H, W] to float32: channel by channel (x / 255 - mean) / std."""
+    channels = [
+        (channel.astype(np.float64) / 255 - m) / s for channel, m, s in zip(image, mean, std, strict=True)
+    ]
+    return torch.from_numpy(np.stack(channels)).float()
+
+
+def augmented(
+    images: Sequence[Pixels],
+    order: list[int],
+    epoch: Epoch,
+    position: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[Tensor, float, int]:
+    """The model's input at a position of the order, its own share of it, and the partner's position."""
+
+    def alone(at: int) -> Tensor:
+        image = epoch.crop_flip(images[order[at]], at)
+        return epoch.erase(normalize(epoch.policy(image, at), mean, std), at)
+
+    if not epoch.mixes:
+        return alone(position), 1.0, position
+    partner = epoch.partner(position)
+    return *epoch.mix(alone(position), alone(partner), position), partner

@@ -1,0 +1,170 @@
+"""A stop between two steps: which signals ask for one, what a second one does, and that all ranks agree."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from cluster.stand_in import send, signals_survived
+from neuscale.training import stop as stopping
+from neuscale.training.limit import Deadline
+from neuscale.training.stop import StopRequest
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def had(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The signals that nobody handled."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with signals_survived() as unhandled:
+        yield unhandled
+
+
+def request() -> StopRequest:
+    return StopRequest(CPU, Deadline(None))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+def test_a_signal_asks_for_a_stop_after_this_step(had: list[int], number: signal.Signals) -> None:
+    with request() as stop:
+        assert not stop.agreed(1)
+        send(number)
+        assert stop.signal == number.name
+        assert stop.agreed(1)
+        assert stop.agreed(2)
+    assert had == []
+    if number != signal.SIGUSR2:  # which then waits: nobody is there to save
+        send(number)
+        assert had == [number], "afterwards it does what it did before"
+
+
+class Ended(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
+    """The signals by which this process would have ended itself, each with how it was handled then."""
+    ended: list[tuple[int, Any]] = []
+
+    def kill(_pid: int, number: int) -> None:
+        ended.append((number, signal.getsignal(number)))
+        raise Ended
+
+    monkeypatch.setattr(stopping.os, "kill", kill)
+    return ended
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(ends: list[tuple[int, Any]], number: int) -> None:
+    with pytest.raises(Ended), request():
+        send(signal.SIGTERM)
+        send(number)
+    assert ends == [(number, signal.SIG_DFL)]
+
+
+def test_a_signal_to_save_is_no_first_and_no_second_one(ends: list[tuple[int, Any]]) -> None:
+    """A scheduler sends SIGUSR2, and SIGTERM after it, to a run that is saving."""
+    with request() as stop:
+        send(signal.SIGUSR2)
+        send(signal.SIGTERM)
+        send(signal.SIGUSR2)
+        assert ends == []
+        assert stop.agreed(1)
+        with pytest.raises(Ended):
+            stop.signal = "SIGTERM"
+            send(signal.SIGINT)
+
+
+def test_a_launchers_processes_take_two_of_a_kind_for_one(
+    ends: list[tuple[int, Any]], had: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with request() as stop:
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        assert stop.agreed(1)
+    send(signal.SIGINT)
+    assert (ends, had) == ([], []), "nor does a third one end a process that has saved"
+
+
+def test_a_signal_that_is_ignored_stays_so(had: list[int]) -> None:
+    """A script's background jobs have SIGINT ignored, those under nohup SIGHUP; SIGTERM stops them."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with request() as stop:
+        send(signal.SIGINT)
+        send(signal.SIGHUP)
+        assert stop.signal is None
+        send(signal.SIGTERM)
+        assert stop.signal == "SIGTERM"
+    assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_signal_to_save_waits_before_training_and_after_it(had: list[int]) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    send(signal.SIGUSR2)
+    with request() as stop:
+        assert stop.signal == "SIGUSR2"
+    send(signal.SIGUSR2)
+    assert had == []
+    assert signal.SIGUSR2 in signal.sigpending()
+
+
+def test_in_another_thread_only_the_deadline_counts() -> None:
+    found: list[bool] = []
+
+    def train() -> None:
+        with StopRequest(CPU, Deadline("1s")) as stop:
+            found.append(stop.agreed(1, save_seconds=1e6))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert found == [True]
+
+
+def test_the_deadline_is_named_and_leaves_time_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    class Soon:
+        def passed(self, save_seconds: float) -> bool:
+            asked.append(save_seconds)
+            return save_seconds > 2
+
+    deadline: Any = Soon()
+    with StopRequest(CPU, deadline) as stop:
+        assert not stop.agreed(1, save_seconds=1.5)
+        assert stop.agreed(2, save_seconds=2.5)
+        assert stop.signal == "run.time_limit"
+    assert asked == [1.5, 2.5]
+
+
+@pytest.mark.parametrize("others", [0.0, 1.0])
+def test_processes_agree_every_ten_steps_and_one_is_enough(
+    monkeypatch: pytest.MonkeyPatch, others: float
+) -> None:
+    """Each process must ask the others at the same steps, whichever signals it has had."""
+    asked: list[float] = []
+
+    def reduce(flag: torch.Tensor, op: Any) -> None:
+        asked.append(float(flag))
+        found = {dist.ReduceOp.MAX: max, dist.ReduceOp.MIN: min}[op](float(flag), others)
+        flag.fill_(found)
+
+    monkeypatch.setattr(stopping.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(stopping.dist, "all_reduce", reduce)
+    with request() as stop:
+        for step in range(1, 10):
+            assert not stop.agreed(step)
+        assert asked == []
+        assert stop.agreed(10) == bool(others)
+        send(signal.SIGTERM)
+        assert not stop.agreed(19)
+        assert stop.agreed(20)
+    assert asked == [0.0, 1.0]

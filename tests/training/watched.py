@@ -1,0 +1,96 @@
+"""A training that is watched: what it computed, and how long everything took by a clock that we turn."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from neuscale.training import meters, step, trainer
+from neuscale.training.tracking import Tracker
+
+BATCH = 12
+WAIT, COMPUTE, EVALUATION = 0.25, 1.0, 1000.0  # seconds; those of a step times (its number + 1)
+
+
+@dataclass
+class Watched:
+    """Of each step, by its number: logits and labels of its micro-batches, and its learning rate.
+
+    Step i (from 0) waits for data for (i + 1) / 4 seconds and computes for i + 1 seconds.
+    """
+
+    logits: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
+    images: list[Tensor] = field(default_factory=list)
+    seconds: float = 50.0
+    pending: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def means(self, steps: range) -> tuple[float, float]:
+        """Mean loss and accuracy over all images of these steps, image by image."""
+        losses, right = [], []
+        for number in steps:
+            for logits, labels in self.logits[number]:
+                for image, label in zip(logits.double(), labels.tolist(), strict=True):
+                    losses.append(float(image.exp().sum().log() - image[label]))
+                    right.append(int(image.argmax()) == label)
+        assert len(losses) == BATCH * len(steps)
+        return sum(losses) / len(losses), sum(right) / len(right)
+
+
+def watch(patch: pytest.MonkeyPatch) -> Watched:
+    """Watches the trainings of this process from here on."""
+    watched = Watched()
+    real_loss, real_step = step.batch_loss, step.OptimizerStep.__call__
+    real_loader, real_evaluate, real_images = trainer.create_loader, trainer.evaluate, Tracker.images
+
+    def loss(logits: Tensor, batch: Any, smoothing: float) -> Tensor:
+        watched.pending.append((logits.detach().clone(), batch.labels.clone()))
+        return real_loss(logits, batch, smoothing)
+
+    def call(self: Any, number: int, *words: Any) -> Tensor:
+        watched.pending = []
+        watched.rates[number] = self.optimizer.param_groups[0]["lr"]
+        sums: Tensor = real_step(self, number, *words)
+        watched.logits[number] = watched.pending
+        watched.seconds += COMPUTE * (number + 1)
+        return sums
+
+    def loader(*words: Any) -> Any:
+        made = real_loader(*words)
+        batches = made.training
+
+        def training(
+            augment: Any, seed: int, epoch: int, first: int, steps: int, *rest: Any
+        ) -> Iterator[Any]:
+            for i, batch in enumerate(batches(augment, seed, epoch, first, steps, *rest)):
+                watched.seconds += WAIT * (5 * epoch + first + i + 1)  # five steps an epoch
+                yield batch
+
+        made.training = training
+        return made
+
+    def evaluate(*words: Any, **options: Any) -> Any:
+        watched.seconds += EVALUATION
+        return real_evaluate(*words, **options)
+
+    def images(self: Tracker, shown: Tensor, of: Any) -> None:
+        watched.images.append(shown.clone())
+        real_images(self, shown, of)
+
+    patch.setattr(step, "batch_loss", loss)
+    patch.setattr(step.OptimizerStep, "__call__", call)
+    patch.setattr(trainer, "create_loader", loader)
+    patch.setattr(trainer, "evaluate", evaluate)
+    patch.setattr(Tracker, "images", images)
+    patch.setattr(meters, "time", SimpleNamespace(perf_counter=lambda: watched.seconds))
+    torch.set_num_threads(1)
+    return watched
+
+
+def seconds_of(steps: range) -> float:
+    """What these steps took."""
+    return sum((WAIT + COMPUTE) * (number + 1) for number in steps)
