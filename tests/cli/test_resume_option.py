@@ -82,6 +82,14 @@ def test_without_a_name_the_newest_unfinished_run(
     assert said.json["run"] not in {str(done.parent / name) for name in ("old", "newest", "done")}
 
 
+def test_a_run_may_go_on_on_another_device_than_it_began_on(neuscale: Callable[..., Any], done: Path) -> None:
+    """It was trained with run.device=cpu: where there is a GPU now, that is taken."""
+    stop(done)
+    for words, device in (([], "auto"), (["run.device=cpu"], "cpu")):
+        shown = neuscale("train", "done", "--resume", *words, "--print-config").out
+        assert f"device: {device}" in shown.splitlines()[-1]
+
+
 def test_another_experiment_does_not_go_on_with_it(neuscale: Callable[..., Any], done: Path) -> None:
     stop(done)
     shown = neuscale("train", "--resume", "experiment=cifar10_swin_t", "--print-config").out

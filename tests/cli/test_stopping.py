@@ -51,6 +51,36 @@ def test_a_signal_saves_and_the_printed_command_goes_on(
     end(neuscale, runs, said)
 
 
+IGNORING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.executable, "
+IGNORING += "[sys.executable, '-m', 'neuscale', *sys.argv[1:]])"
+
+
+def test_in_the_background_of_a_script_a_ctrl_c_is_ignored_and_sigterm_saves(
+    begin: Callable[..., Any], runs: Path
+) -> None:
+    """A script's `neuscale train … &` has SIGINT ignored: the terminal's Ctrl-C is for what is in front."""
+    process = begin(program=("-c", IGNORING))
+    metrics = runs / "endless" / "metrics.jsonl"
+    process.send(signal.SIGINT)
+    process.send(signal.SIGINT)
+    seen = len(metrics.read_text())
+    process.until(lambda: len(metrics.read_text()) > seen + 1000)
+    process.send(signal.SIGTERM)
+    said = process.end()
+    assert said.code == 75, said.err
+    assert "stopped by SIGTERM after step" in said.err
+
+
+def test_a_signal_to_save_waits_from_the_beginning(neuscale: Callable[..., Any]) -> None:
+    """A batch script may send it while Python imports, where it would end the run unsaved."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+    try:
+        assert neuscale("train", "--print-config").code == 0
+        assert signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_a_second_signal_ends_at_once(begin: Callable[..., Any], runs: Path) -> None:
     process = begin()
     process.send(signal.SIGINT)

@@ -43,13 +43,15 @@ def line_chart(series: Sequence[Series], percent: bool = False, from_zero: bool 
     for value in values:
         at = f"{y(value):.1f}"
         words = (
-            f"{100 * value:.4g}%" if percent else f"{value:,.4g}" if value < 1e4 else f"{value / 1e3:,.0f}k"
+            f"{100 * value:.4g}%" if percent else f"{value:,.4g}" if value < 1e4 else f"{value / 1e3:,.6g}k"
         )
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{at}" dy="4" text-anchor="end">{words}</text>')
     below = f'y="{HEIGHT - BOTTOM + 18}" text-anchor="middle"'
     parts += [
-        f'<text x="{x(step):.1f}" {below}>{step:,.0f}</text>' for step in _ticks(0, last) if step <= last
+        f'<text x="{x(step):.1f}" {below}>{step:,.0f}</text>'
+        for step in _ticks(0, last)
+        if step <= last and step.is_integer()
     ]
     for one, points in zip(series, finite, strict=True):
         shown = _thinned(points)

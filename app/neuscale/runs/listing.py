@@ -56,9 +56,13 @@ def run_rows(sort: str = "started") -> list[RunRow]:
     if sort not in SORTS:
         raise UsageError(f"--sort {sort}: expected one of {', '.join(SORTS)}.")
     rows = list(with_jobs(folder_rows()))
-    known = [row for row in rows if getattr(row, sort) is not None]
-    known.sort(key=lambda row: getattr(row, sort), reverse=SORTS[sort])
-    return known + [row for row in rows if getattr(row, sort) is None]
+    values = [(getattr(row, sort), row) for row in rows]
+    known = [
+        (value, row) for value, row in values if value is not None and value == value
+    ]  # NaN has no place
+    lacking = [row for value, row in values if value is None or value != value]
+    known.sort(key=lambda pair: pair[0], reverse=SORTS[sort])
+    return [row for _, row in known] + lacking
 
 
 def folder_rows() -> Iterable[RunRow]:

@@ -13,7 +13,7 @@ from neuscale import __version__
 from neuscale.errors import UserError, disk_error
 from neuscale.evaluation.evaluate import Evaluation
 from neuscale.evaluation.stored import stored_evaluation
-from neuscale.files import write_atomically
+from neuscale.files import make_folder, write_atomically
 from neuscale.progress import Progress
 from neuscale.quantities import duration
 from neuscale.runs.charts import Series, confusion_chart, line_chart
@@ -69,7 +69,7 @@ def write_report(run: RunFolder, path: Path, checkpoint: str | None, progress: P
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined)
     html = environment.from_string(TEMPLATE.read_text()).render(page)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomically(path, html)
     except OSError as error:
         raise disk_error(error, path) from error

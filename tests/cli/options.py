@@ -1,0 +1,101 @@
+"""What options are checked with: stand-ins for what a command calls, which keep their arguments by name."""
+
+import inspect
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+
+from neuscale.cli import run
+from neuscale.cli.app import app
+
+CALLED, NOT_CALLED = "called", "not called"
+
+
+class Option(NamedTuple):
+    """With `words` the argument `where` (FUNCTION.argument, or FUNCTION) is `value`, else `default`."""
+
+    words: list[str]
+    where: str
+    value: Any
+    default: Any
+
+
+class Named:
+    """Equal to an absolute path of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Path) and other.is_absolute() and other.name == self.name
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"…/{self.name}"
+
+
+def commands() -> dict[str, Any]:
+    """All commands, as click has them, by their words."""
+
+    def below(group: Any, path: list[str]) -> Iterator[tuple[str, Any]]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from below(command, [*path, name])
+            else:
+                yield " ".join([*path, name]), command
+
+    return dict(below(typer.main.get_command(app), []))
+
+
+def options_of(command: Any) -> list[Any]:
+    """A command's options, as click has them."""
+    return [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
+
+
+class Callees:
+    """Stand-ins for functions; `arguments`: those of the last call of each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.arguments: dict[str, dict[str, Any]] = {}
+
+    def stand_in(self, where: str, answer: Any = None) -> None:
+        """`where`: module.function; `answer`: what it returns, or a function of its arguments by name."""
+        module, _, name = where.rpartition(".")
+        signature = inspect.signature(getattr(import_module(module), name))
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            self.arguments[name] = dict(bound.arguments)
+            return answer(**bound.arguments) if callable(answer) else answer
+
+        self._monkeypatch.setattr(import_module(module), name, function)
+
+    def found(self, where: str) -> Any:
+        """The value of an Option's `where`."""
+        function, *path = where.split(".")
+        if function not in self.arguments or not path:
+            return CALLED if function in self.arguments else NOT_CALLED
+        value = self.arguments[function][path[0]]
+        for name in path[1:]:
+            value = getattr(value, name)
+        return value
+
+    def check(self, base: list[str], options: list[Option]) -> None:
+        """Run the command without any of the options, and with the words of each."""
+        without = Option([], "", None, None)
+        for _, group in groupby([without, *options], key=lambda option: option.words):
+            self.arguments.clear()
+            chosen = list(group)
+            command = [*base, *chosen[0].words]
+            assert run(command) == 0, command
+            for option in chosen if chosen[0].words else options:
+                expected = option.value if chosen[0].words else option.default
+                assert self.found(option.where) == expected, f"neuscale {' '.join(command)}: {option.where}"

@@ -1,0 +1,252 @@
+"""Every option of the commands that read runs and data reaches what it names."""
+
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuscale.runs.compare import Comparison
+from neuscale.runs.equality import Verdict
+
+from .options import CALLED, NOT_CALLED, Callees, Option, commands, options_of
+
+PATH = Path("some/path")
+
+BASE = {
+    "eval": ["eval", "some"],
+    "predict": ["predict", "some", "image.png"],
+    "export": ["export", "some", "--to", "torch"],
+    "data list": ["data", "list"],
+    "data prepare": ["data", "prepare", "cifar10"],
+    "data verify": ["data", "verify", "pets"],
+    "data info": ["data", "info", "pets"],
+    "data stage": ["data", "stage", "pets"],
+    "runs list": ["runs", "list"],
+    "runs show": ["runs", "show", "some"],
+    "runs compare": ["runs", "compare", "one", "other"],
+    "runs replay": ["runs", "replay", "some"],
+    "runs report": ["runs", "report", "some"],
+    "runs prune": ["runs", "prune"],
+}
+AS_JSON = Option(["--json"], "print_json", CALLED, NOT_CALLED)
+OPTIONS: dict[str, list[Option]] = {
+    "eval": [
+        Option(["--checkpoint", "last"], "evaluate_run.checkpoint", "last", "best"),
+        Option(["--split", "train"], "evaluate_run.split", "train", "val"),
+        Option(["--split", "train"], "show_evaluation.split", "train", "val"),
+        Option(["--weights", "raw"], "evaluate_run.weights", "raw", "auto"),
+        Option(["--tta", "flip"], "evaluate_run.extras.flip", True, False),
+        Option(["--corruptions"], "evaluate_run.extras.corruptions", True, False),
+        Option(["--latency", "1,8,64"], "evaluate_run.extras.latency", (1, 8, 64), ()),
+        Option(["--reliability", str(PATH)], "save_reliability_diagram.path", PATH, NOT_CALLED),
+        Option(["--limit", "17"], "evaluate_run.extras.limit", 17, None),
+        Option(["--gpus", "0"], "evaluate_run.device", "cpu", None),
+        Option(["--gpus", "1"], "evaluate_run.device", "cuda", None),
+        Option(["--gpus", "3"], "launch.processes", 3, NOT_CALLED),
+        Option(["--gpus", "3"], "check_gpus.wanted", 3, NOT_CALLED),
+        Option(["--processes", "1"], "evaluate_run.device", "cpu", None),
+        Option(["--processes", "5"], "launch.processes", 5, NOT_CALLED),
+        Option(["--json"], "print_evaluation", CALLED, NOT_CALLED),
+        Option(["--json"], "show_evaluation", NOT_CALLED, CALLED),
+    ],
+    "predict": [
+        Option(["--checkpoint", "last"], "restore.checkpoint", "last", "best"),
+        Option(["--weights", "ema"], "restore.weights", "ema", "auto"),
+        Option(["--top", "2"], "predict.top", 2, 3),
+        Option(["--top", "2", "--csv", str(PATH)], "write_csv.top", 2, NOT_CALLED),
+        Option(["--top", "9", "--csv", str(PATH)], "write_csv.top", 4, NOT_CALLED),
+        Option(["--device", "cpu"], "restore.device", "cpu", None),
+        Option(["--device", "cpu"], "check_device.device", "cpu", NOT_CALLED),
+        Option(["--csv", str(PATH)], "write_csv.path", PATH, NOT_CALLED),
+        Option(["--csv", str(PATH)], "_show.csv_file", PATH, None),
+        Option(["--picture", str(PATH)], "save_picture.path", PATH, NOT_CALLED),
+        Option(["--json"], "_print_json.picture", None, NOT_CALLED),
+        Option(["--json"], "_show", NOT_CALLED, CALLED),
+        Option(
+            ["other.png"],
+            "find_images.paths",
+            [Path("image.png"), Path("other.png")],
+            [Path("image.png")],
+        ),
+    ],
+    "export": [
+        Option(["--to", "onnx"], "export.kind", "onnx", "torch"),
+        Option(["--output", str(PATH)], "export.output", PATH, None),
+        Option(["--checkpoint", "last"], "export.checkpoint", "last", "best"),
+        Option(["--weights", "raw"], "export.weights", "raw", "auto"),
+        Option(["--force"], "export.force", True, False),
+        AS_JSON,
+    ],
+    "data list": [AS_JSON],
+    "data prepare": [
+        Option(["--source", str(PATH)], "prepare.source", PATH, None),
+        Option(["--size", "48"], "prepare.size", 48, None),
+        Option(["--save-as", "mine"], "prepare.save_as", "mine", None),
+        Option(["--force"], "prepare.force", True, False),
+        Option(["--skip-bad"], "prepare.skip_bad", True, False),
+        Option(["--layout", "packed"], "prepare.name", "cifar10", "cifar10"),
+        Option(["--layout", "files"], "prepare", NOT_CALLED, CALLED),
+        Option(["--layout", "files"], "list_images.name", "cifar10", NOT_CALLED),
+        Option(["--layout", "files", "--source", str(PATH)], "list_images.source", PATH, NOT_CALLED),
+        Option(["--layout", "files", "--size", "48"], "list_images.size", 48, NOT_CALLED),
+        Option(["--layout", "files", "--save-as", "mine"], "list_images.save_as", "mine", NOT_CALLED),
+        Option(["--layout", "files", "--force"], "list_images.force", True, NOT_CALLED),
+        Option(["--layout", "files", "--skip-bad"], "list_images.skip_bad", True, NOT_CALLED),
+        Option(["--layout", "folder"], "prepare", NOT_CALLED, CALLED),
+        Option(["--layout", "folder"], "write_image_tree.name", "cifar10", NOT_CALLED),
+        Option(["--layout", "folder", "--source", str(PATH)], "write_image_tree.source", PATH, NOT_CALLED),
+        Option(["--layout", "folder", "--save-as", "x"], "write_image_tree.save_as", "x", NOT_CALLED),
+        Option(["--layout", "folder", "--force"], "write_image_tree.force", True, NOT_CALLED),
+        AS_JSON,
+    ],
+    "data verify": [AS_JSON, Option(["--json"], "open_prepared.name", "pets", "pets")],
+    "data info": [
+        Option(["--picture", str(PATH)], "save_picture.path", PATH, NOT_CALLED),
+        Option(["--json"], "_show_info", NOT_CALLED, CALLED),
+        AS_JSON,
+    ],
+    "data stage": [Option(["--to", str(PATH)], "stage.to", PATH, None), AS_JSON],
+    "runs list": [Option(["--sort", "speed"], "run_rows.sort", "speed", "started"), AS_JSON],
+    "runs show": [AS_JSON],
+    "runs compare": [
+        Option(["--png", str(PATH)], "save_curves.path", PATH, NOT_CALLED),
+        Option(["--json"], "_show_comparison", NOT_CALLED, CALLED),
+        AS_JSON,
+    ],
+    "runs replay": [
+        Option(["--force"], "replay.force", True, False),
+        Option(["optim.lr=3"], "replay.words", ["optim.lr=3"], []),
+        AS_JSON,
+    ],
+    "runs report": [
+        Option(["--output", "page.html"], "write_report.path", Path("page.html"), Path("some/report.html")),
+        Option(["--checkpoint", "last"], "write_report.checkpoint", "last", None),
+    ],
+    "runs prune": [
+        Option(["--failed"], "removals.failed", True, False),
+        Option(["--yes"], "remove.found.path", PATH, NOT_CALLED),
+        Option(["mine"], "removals.runs", ["some"], ["every", "run"]),
+        Option(["mine"], "find_run.name", "mine", NOT_CALLED),
+        AS_JSON,
+    ],
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_option_is_tried(command: str) -> None:
+    tried = {word for option in OPTIONS[command] for word in option.words if word.startswith("--")}
+    assert tried >= {option.opts[0] for option in options_of(commands()[command])}
+
+
+@pytest.fixture
+def callees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callees:
+    """Stand-ins for all that these commands ask; the run 'some' is a folder of the present one."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    Path("some").mkdir()
+    for name in ("page.html", "some/report.html", "model.pt2"):
+        Path(name).touch()
+    found = Callees(monkeypatch)
+    for where, answer in stand_ins().items():
+        found.stand_in(where, answer)
+    return found
+
+
+def stand_ins() -> dict[str, Any]:
+    run = types.SimpleNamespace(
+        name="some", path=Path("some"), argument="some", manifest_file=Path("no"), checkpoints=Path("no")
+    )
+    meta = types.SimpleNamespace(
+        name="pets",
+        title="Pets",
+        classes=["a", "b", "c", "d"],
+        num_classes=4,
+        counts={"train": 9, "val": 2},
+        channels=3,
+        height=8,
+        width=6,
+        mean=[],
+        std=[],
+        fingerprint="f",
+        source={},
+        licence="",
+    )
+    data = types.SimpleNamespace(
+        meta=meta, folder=Path("some"), verify=lambda _progress: [], class_counts=lambda _split: [1, 2, 3, 4]
+    )
+    evaluation = types.SimpleNamespace(calibration=None)
+    evaluated = types.SimpleNamespace(is_main=True, evaluation=evaluation)
+    seen = types.SimpleNamespace(file=Path("image.png"), top=[("a", 1.0)])
+    record = {
+        "model": "m",
+        "checkpoint": "c",
+        "weights": "raw",
+        "metrics": {"top1": 0.5},
+        "check": {"max_abs_difference": 0.0, "images": 3},
+    }
+    exported = types.SimpleNamespace(folder=Path("some"), file=Path("model.pt2"), record=record)
+    removal = types.SimpleNamespace(path=PATH, reason="spare", size=7)
+    replayed = types.SimpleNamespace(run=run, verdict=Verdict(True, "equal"), forced=[], changed=[])
+    manifest: dict[str, Any] = {"resumed": []}
+    return {
+        "neuscale.runs.folder.find_run": lambda name: run if name != "mine" else "some",
+        "neuscale.runs.folder.all_runs": ["every", "run"],
+        "neuscale.cluster.launch.launch": 0,
+        "neuscale.cluster.launch.check_gpus": None,
+        "neuscale.cli.evaluation_report.print_evaluation": None,
+        "neuscale.cli.evaluation_report.show_evaluation": None,
+        "neuscale.evaluation.calibration.save_reliability_diagram": None,
+        "neuscale.evaluation.run.evaluate_run": evaluated,
+        "neuscale.cli.console.print_json": None,
+        "neuscale.data.picture.sample_grid": None,
+        "neuscale.data.picture.save_picture": None,
+        "neuscale.evaluation.predict.find_images": lambda paths: paths,
+        "neuscale.evaluation.predict.predict": [seen],
+        "neuscale.evaluation.prediction_csv.write_csv": lambda predictions, **_: len(list(predictions)),
+        "neuscale.evaluation.prediction_grid.prediction_grid": None,
+        "neuscale.evaluation.restore.restore": types.SimpleNamespace(data=data),
+        "neuscale.training.device.check_device": None,
+        "neuscale.training.resume.check_same_data": None,
+        "neuscale.cli.predict._print_json": None,
+        "neuscale.cli.predict._show": None,
+        "neuscale.evaluation.export.export": exported,
+        "neuscale.data.prepare.prepare": data,
+        "neuscale.data.listed_writer.list_images": data,
+        "neuscale.data.image_tree.write_image_tree": Path("tree"),
+        "neuscale.data.prepared.open_prepared": data,
+        "neuscale.cli.data_info._show_info": None,
+        "neuscale.data.stage.stage": data,
+        "neuscale.runs.listing.run_rows": [],
+        "neuscale.runs.listing.run_row": types.SimpleNamespace(state="finished"),
+        "neuscale.runs.manifest.load_manifest": manifest,
+        "neuscale.runs.checkpoints.checkpoint_paths": [],
+        "neuscale.runs.checkpoints.best_checkpoint": None,
+        "neuscale.cli.runs_show._show": None,
+        "neuscale.cli.runs_show._show_comparison": None,
+        "neuscale.runs.compare.compare_runs": Comparison([], {}, {}, {}),
+        "neuscale.runs.equality.compare_results": None,
+        "neuscale.runs.plot.save_curves": None,
+        "neuscale.runs.replay.replay": replayed,
+        "neuscale.runs.report.write_report": [],
+        "neuscale.runs.prune.removals": [removal],
+        "neuscale.runs.prune.remove": None,
+    }
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_option_reaches_what_it_names(command: str, callees: Callees) -> None:
+    callees.check(BASE[command], OPTIONS[command])
+
+
+def test_the_processes_of_an_evaluation_are_given_every_option(callees: Callees) -> None:
+    """One that is lost would evaluate something else, and say nothing."""
+    words = ["--checkpoint", "last", "--split", "train", "--weights", "raw", "--tta", "flip", "--corruptions"]
+    words += ["--reliability", "page.png", "--limit", "17", "--processes", "3", "--json"]
+    plain = ["--checkpoint", "best", "--split", "val", "--weights", "auto", "--tta", "none"]
+    told = [Option(words, "launch.words", ["eval", "some", *words], ["eval", "some", *plain, "--gpus", "2"])]
+    callees.check(["eval", "some", "--gpus", "2"], [])
+    assert callees.found("launch.words") == told[0].default
+    callees.check(["eval", "some"], [told[0]._replace(default=NOT_CALLED)])

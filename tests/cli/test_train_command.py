@@ -1,0 +1,158 @@
+"""What `train` checks before it starts processes, what it tells them, and what it says of a run."""
+
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from neuscale.cli import run
+from neuscale.cluster.nodes import Nodes
+from neuscale.config import compose_config
+from neuscale.data.order import check_shares
+from neuscale.errors import EXIT_RESUME
+from neuscale.training.outcome import Outcome
+
+from .options import NOT_CALLED, Callees
+
+
+@pytest.fixture
+def callees(monkeypatch: pytest.MonkeyPatch, runs: Path) -> Callees:
+    """Stand-ins for the training itself, its processes and its data."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    found = Callees(monkeypatch)
+    found.stand_in("neuscale.cluster.launch.check_gpus")
+    found.stand_in("neuscale.cluster.launch.launch", 0)
+    found.stand_in("neuscale.cluster.nodes.srun_nodes", Nodes())
+    found.stand_in("neuscale.data.order.check_shares", check_shares)
+    found.stand_in("neuscale.training.micro_batch.accumulation_steps", 1)
+    found.stand_in("neuscale.models.registry.check_arch")
+    found.stand_in("neuscale.training.train.open_data")
+    outcome = types.SimpleNamespace(stopped_by=None)
+    found.stand_in("neuscale.training.train.train", types.SimpleNamespace(is_main=False, outcome=outcome))
+    return found
+
+
+def test_what_processes_would_fail_at_is_found_before_they_start(
+    callees: Callees, capfd: pytest.CaptureFixture[str]
+) -> None:
+    callees.stand_in("neuscale.cluster.nodes.srun_nodes", Nodes(count=3))
+    assert run(["train", "train.global_batch_size=36", "train.micro_batch=5", "--gpus", "4"]) == 0
+    assert callees.found("check_shares.processes") == 12, "on all nodes together"
+    asked = callees.arguments["accumulation_steps"]
+    assert (asked["micro_batch"], asked["global_batch_size"], asked["processes"]) == ("5", 36, 12)
+    assert callees.found("check_arch.config.name") == "swin"
+    assert callees.found("open_data.config.data.name") == "fashion_mnist"
+    callees.arguments.clear()
+    for words, says in (
+        (["train.global_batch_size=32"], "train.global_batch_size=32 does not divide into 12 processes."),
+        (["train.global_batch_size=36", "run.time_limit=soon"], "run.time_limit=soon: expected a time"),
+    ):
+        assert run(["train", *words, "--gpus", "4"]) == 2
+        assert says in " ".join(capfd.readouterr().err.split())
+    assert callees.found("launch") == callees.found("open_data") == NOT_CALLED
+
+
+def test_processes_go_on_with_the_run_and_the_fields_that_are_changed(
+    callees: Callees, tmp_path: Path
+) -> None:
+    """A preset stands in the run's own configuration, and cannot be changed in it."""
+    begun: Any = types.SimpleNamespace(path=tmp_path / "begun")
+    callees.stand_in("neuscale.cli.train_words.configure", lambda **_: (compose_config([]), begun))
+    words = ["experiment=quickstart", "optim.lr=3", "--resume", "--processes", "2", "--json"]
+    assert run(["train", "begun", *words]) == 0
+    changed = ["optim.lr=3", "run.device=cpu", "--json"]
+    assert callees.found("launch.words") == ["train", str(tmp_path / "begun"), "--resume", *changed]
+
+
+@pytest.mark.parametrize(("given", "threads"), [("3", []), (None, [7])])
+def test_one_process_computes_on_all_cores_unless_somebody_says_otherwise(
+    given: str | None, threads: list[int], callees: Callees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    callees.stand_in("neuscale.cluster.cores.available_cores", 7)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    assert run(["train"]) == 0
+    assert set_to == threads
+
+
+@pytest.fixture
+def trained(callees: Callees, runs: Path) -> Callable[..., str]:
+    """A function that runs `train` of which this came: 4 of 6 epochs, classes as many as are given."""
+
+    def command(classes: int, stopped_by: str | None, *words: str) -> int:
+        last = types.SimpleNamespace(
+            top1=0.4321, top5=0.8765, loss=1.23456, samples=12345, confusion=torch.zeros(classes, classes)
+        )
+        outcome = Outcome(
+            steps=1234,
+            epochs=4,
+            seconds=754.0,
+            images_per_second=6543.2,
+            last=last,  # type: ignore[arg-type]
+            best_top1=0.5678,
+            stopped_by=stopped_by,
+        )
+        folder = types.SimpleNamespace(
+            name="told", argument="told", path=runs / "told", manifest_file=runs / "told" / "manifest.json"
+        )
+        result = types.SimpleNamespace(is_main=True, outcome=outcome, run=folder)
+        callees.stand_in("neuscale.training.train.train", result)
+        return run(["train", *words])
+
+    return command  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_the_numbers_of_a_run_stand_beside_their_names(
+    classes: int, trained: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert trained(classes, None) == 0
+    said = capfd.readouterr()
+    rows = dict(
+        [cell.strip() for cell in line.strip("│┃| ").split("│")]
+        for line in said.out.splitlines()
+        if "│" in line[1:-1]
+    )
+    expected = {
+        "top-1": "43.21%",
+        "top-5": "87.65%",
+        "loss": "1.2346",
+        "best top-1": "56.78%",
+        "images evaluated": "12,345",
+        "training time": "12 min 34 s",
+        "throughput": "6,543 img/s",
+    }
+    if classes == 5:  # where it would say nothing
+        del expected["top-5"]
+    assert rows == expected
+    assert "neuscale eval told" in said.err
+    assert "neuscale runs report told" in said.err
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "option"),
+    [("cpu", "2", "--processes 2"), ("cuda", "4", "--gpus 4"), ("cpu", "1", ""), ("cuda", "1", "")],
+)
+def test_a_stopped_run_says_how_to_go_on_with_as_many_processes(
+    device: str,
+    size: str,
+    option: str,
+    trained: Callable[..., int],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On each node: the launcher multiplies by itself."""
+    monkeypatch.setenv("WORLD_SIZE", str(2 * int(size)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
+    assert trained(3, "SIGTERM", f"run.device={device}") == EXIT_RESUME
+    said = capfd.readouterr()
+    assert "stopped by SIGTERM after step 1,234; everything is saved." in said.err
+    (line,) = [line for line in said.err.splitlines() if line.startswith("Go on with: ")]
+    assert line == f"Go on with: neuscale train --resume told {option}".rstrip()
+    assert "top-1" not in said.out
