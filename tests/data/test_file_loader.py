@@ -101,6 +101,23 @@ def test_too_little_shared_memory_is_said_before_a_worker_dies_of_it(
         next(FileLoader(both[1], "train", None, CPU, Share(), 64).evaluation(60))
 
 
+@pytest.mark.parametrize(("spare", "workers"), [(0, 8), (-1, 7)])
+def test_shared_memory_is_counted_in_batches_of_bytes_that_are_on_their_way(
+    both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch, spare: int, workers: int
+) -> None:
+    """Each process has two batches made ahead and one in hand: 15 images of 3·12·12 bytes each."""
+    each = 3 * 15 * 3 * 12 * 12
+    real = os.statvfs("/dev/shm")
+    free = os.statvfs_result([1, 1, *[8 * each + spare] * 3, *real[5:10]])
+    monkeypatch.setattr(os, "statvfs", lambda _: free)
+    loader = FileLoader(both[1], "train", None, CPU, Share(), 8)
+    if not spare:
+        loader._check_shared_memory(15)
+        return
+    with pytest.raises(UserError, match=rf"data\.workers={workers};"):
+        loader._check_shared_memory(15)
+
+
 def test_random_resized_crops_show_the_window_that_was_drawn(tmp_path: Path) -> None:
     """Of images whose colour is their place, the crop's colours tell where it was cut."""
     height, width = 90, 120

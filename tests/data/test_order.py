@@ -105,3 +105,11 @@ def test_a_batch_that_does_not_divide_is_refused_with_one_that_does() -> None:
         check_shares(100, 3)
     suggested = int(caught.value.fix.rpartition("=")[2].rstrip("."))
     check_shares(suggested, 3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "nearest"), [(100, 3, 99), (101, 3, 102), (1, 4, 4), (250, 8, 248), (255, 8, 256)]
+)
+def test_the_batch_that_is_suggested_is_the_nearest(batch: int, processes: int, nearest: int) -> None:
+    with pytest.raises(UsageError, match=rf"(?s)={batch} does not divide into {processes} .*={nearest}\.$"):
+        check_shares(batch, processes)

@@ -89,3 +89,48 @@ def test_grayscale_and_flat_images_pass_through_every_operation() -> None:
         result = apply_policy(images.to(torch.uint8), layer)
         assert result.shape == images.shape
         assert result.dtype == torch.uint8
+
+
+def test_an_image_of_one_grey_is_only_changed_by_what_changes_grey() -> None:
+    """Nothing to stretch, to sharpen or to turn: a flat image must not get darker by rounding."""
+    flat = torch.full((BINS, 3, 8, 8), 100, dtype=torch.uint8)
+    bins = torch.arange(BINS)
+    for operation in (policy.COLOR, policy.CONTRAST, policy.SHARPNESS, policy.AUTOCONTRAST, policy.EQUALIZE):
+        chosen = torch.full((BINS,), operation)
+        for negative in (False, True):
+            strength = strengths("randaugment", chosen, bins, torch.full((BINS,), negative), (8, 8))
+            changed = apply_policy(flat, Policy(chosen, strength)).int()
+            allowed = 0 if operation in (policy.AUTOCONTRAST, policy.EQUALIZE) else 1
+            assert (changed - 100).abs().max() <= allowed, NAMES[operation]
+
+
+def test_posterize_solarize_and_brightness_by_hand() -> None:
+    image = torch.tensor([0, 7, 100, 128, 200, 255], dtype=torch.uint8).expand(1, 3, 1, 6)
+    for operation, strength, expected in (
+        (policy.POSTERIZE, 4.0, [0, 0, 96, 128, 192, 240]),
+        (policy.POSTERIZE, 8.0, [0, 7, 100, 128, 200, 255]),
+        (policy.SOLARIZE, 128.0, [0, 7, 100, 127, 55, 0]),
+        (policy.BRIGHTNESS, -0.5, [0, 3, 50, 64, 100, 127]),
+        (policy.BRIGHTNESS, 0.5, [0, 10, 150, 192, 255, 255]),
+    ):
+        layer = Policy(torch.tensor([operation]), torch.tensor([strength]))
+        assert apply_policy(image, layer)[0, 1, 0].tolist() == expected, NAMES[operation]
+
+
+def test_sharpness_is_by_the_blur_of_the_eight_neighbours_and_spares_the_border() -> None:
+    """A dot of 130 on 0: the blur is 5/13 of it in the middle and 1/13 beside it."""
+    image = torch.zeros(1, 1, 5, 5, dtype=torch.uint8)
+    image[0, 0, 2, 2] = 130
+    layer = Policy(torch.tensor([policy.SHARPNESS]), torch.tensor([-1.0]))
+    blurred = torch.zeros(5, 5, dtype=torch.uint8)
+    blurred[1:4, 1:4] = 10
+    blurred[2, 2] = 50
+    assert torch.equal(apply_policy(image, layer)[0, 0], blurred)
+    corner = torch.zeros(1, 1, 5, 5, dtype=torch.uint8)
+    corner[0, 0, 0, 0] = 130
+    assert apply_policy(corner, layer)[0, 0, 0, 0] == 130
+    for shape in ((3, 3), (2, 9), (9, 2)):
+        plain = torch.randint(0, 256, (1, 1, *shape), generator=torch.Generator().manual_seed(0))
+        small = plain.to(torch.uint8)
+        changed = not torch.equal(apply_policy(small, layer), small)
+        assert changed == (min(shape) > 2), "an image that is all border stays as it is"

@@ -173,7 +173,7 @@ def test_in_a_batch_job_a_full_node_means_a_warning_and_the_shared_copy(
     assert str(packed.folder) in listening.warnings[0]
 
 
-@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "PBS_JOBID"])
+@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID"])
 def test_auto_stages_in_a_batch_job_only(
     packed: PackedDataset, tmp_path: Path, variable: str, monkeypatch: pytest.MonkeyPatch,
     listening: ListeningProgress,

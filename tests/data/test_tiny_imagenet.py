@@ -80,6 +80,13 @@ def test_missing_parts_are_named(tree: Path) -> None:
         open_tiny_imagenet(tree)
 
 
+@pytest.mark.parametrize("content", ["", "n03\nn01\nn02\nn01\n"])
+def test_classes_that_are_none_or_named_twice_are_refused(content: str, tree: Path) -> None:
+    (tree / "wnids.txt").write_text(content)
+    with pytest.raises(DataError, match=r"wnids\.txt: it is empty or names a class twice"):
+        open_tiny_imagenet(tree)
+
+
 def test_a_text_that_is_none_is_named(tree: Path) -> None:
     (tree / "words.txt").write_bytes(b"n01\t\xff\xfe\n")
     with pytest.raises(DataError, match=r"words\.txt: not a text"):

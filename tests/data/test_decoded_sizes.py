@@ -1,0 +1,102 @@
+"""Images that are made smaller as they are decoded look as if all of their pixels had been filtered."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
+
+from neuscale.config.schema import AugmentConfig
+from neuscale.data.file_loader import FileLoader
+from neuscale.data.listed_writer import list_images
+from neuscale.data.loader import Share
+from neuscale.data.resized_crop import draw_windows, window_pixels
+from neuscale.data.sources.decode import decode_image
+
+CPU = torch.device("cpu")
+HEIGHT, WIDTH = 480, 640
+
+
+def landscape(seed: int = 0) -> Image.Image:
+    """640×480 smooth pixels with structure at every size down to ten pixels."""
+    random = np.random.default_rng(seed)
+    total = np.zeros((HEIGHT, WIDTH, 3))
+    for cells in (2, 6, 16, 48):
+        noise = random.integers(0, 256, (cells * 3, cells * 4, 3), dtype=np.uint8)
+        total += np.asarray(Image.fromarray(noise).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) / 4
+    return Image.fromarray(total.astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def middle_of(image: Image.Image, size: int) -> NDArray[np.float64]:
+    """The middle square, scaled by Pillow from all of its pixels."""
+    box = ((WIDTH - HEIGHT) / 2, 0, (WIDTH + HEIGHT) / 2, HEIGHT)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.float64)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("size", [16, 30, 59, 61, 119, 400])
+def test_the_middle_is_filtered_down_from_a_png_and_from_a_jpeg(kind: str, size: int) -> None:
+    """A JPEG is decoded at an eighth of its size at most, and never at less than twice what is wanted."""
+    data = encoded(landscape(), kind)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = middle_of(image.convert("RGB"), size)
+    difference = np.abs(decode_image(data, size) - expected)
+    assert difference.max() <= (0 if kind == "PNG" else 8)
+    assert difference.mean() < 1
+
+
+def test_a_size_may_be_a_width_and_a_height() -> None:
+    pixels = decode_image(encoded(landscape(), "PNG"), (64, 32))
+    assert pixels.shape == (32, 64, 3)
+    box = (0, HEIGHT / 2 - WIDTH / 4, WIDTH, HEIGHT / 2 + WIDTH / 4)
+    expected = np.asarray(landscape().resize((64, 32), Image.Resampling.BICUBIC, box=box))
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_random_resized_crops_are_those_of_torchvision_for_the_drawn_windows(
+    kind: str, tmp_path: Path
+) -> None:
+    """A JPEG's window is found again in the image that is decoded at a half, a quarter or an eighth."""
+    count, size = 9, 24
+    suffix = kind.lower()
+    images = [landscape(seed) for seed in range(count)]
+    for split, chosen in (("train", images), ("val", images[:1])):
+        (tmp_path / "tree" / split / "one").mkdir(parents=True)
+        for number, image in enumerate(chosen):
+            path = tmp_path / "tree" / split / "one" / f"{number:02}.{suffix}"
+            path.write_bytes(encoded(image, kind))
+    data = list_images("image_folder", root=tmp_path / "data", source=tmp_path / "tree", size=size)
+    loader = FileLoader(data, "train", None, CPU, Share(), 0)
+    [batch] = next(loader.training(AugmentConfig(resized_crop=0.05), 1, 0, 0, 1, count))
+    mean, std = (np.array(values)[:, None, None] for values in (data.meta.mean, data.meta.std))
+    scales = set()
+    windows = draw_windows(0.05, 1, 0, count)
+    for shown, sample, window in zip(batch.images.numpy(), batch.samples.tolist(), windows, strict=True):
+        top, left, height, width = window_pixels(window, HEIGHT, WIDTH)
+        scales.add(min(height, width) // size)
+        with Image.open(data.files_folder / data.files("train")[sample].name) as image:
+            cut = transforms.resized_crop(
+                image.convert("RGB"),
+                top,
+                left,
+                height,
+                width,
+                [size, size],
+                transforms.InterpolationMode.BICUBIC,
+            )
+        difference = np.abs((shown * std + mean) * 255 - np.asarray(cut).transpose(2, 0, 1))
+        # Half a pixel of an eighth is 4 pixels, of a window of 200 or more; another window would be 20 off.
+        assert difference.max() < (0.51 if kind == "PNG" else 60)
+        assert difference.mean() < (0.1 if kind == "PNG" else 6)
+    assert len(scales) > 4
