@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -30,6 +31,10 @@ TINY_RECIPE = [
 
 # A worker of pytest-xdist has a terminal's width in its environment; what commands print goes to none.
 os.environ.pop("COLUMNS", None)
+
+# A script ignores SIGINT in what it starts in the background, and processes that tests start inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TreeBuilder = Callable[..., Path]
 ArchiveBuilder = Callable[[Path, Path], Path]

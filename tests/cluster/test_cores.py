@@ -28,6 +28,8 @@ def eight(monkeypatch: pytest.MonkeyPatch) -> None:
         ("150000 100000", 2),
         ("20000 100000", 1),
         ("1600000 100000", 8),
+        ("100000 50000", 2),
+        ("210000 100000", 3),
     ],
 )
 def test_quota_of_a_cgroup(tmp_path: Path, quota: str, cores: int) -> None:
@@ -36,11 +38,22 @@ def test_quota_of_a_cgroup(tmp_path: Path, quota: str, cores: int) -> None:
 
 
 @pytest.mark.usefixtures("eight")
-@pytest.mark.parametrize(("quota", "cores"), [("-1", 8), ("300000", 3)])
-def test_quota_of_an_old_cgroup(tmp_path: Path, quota: str, cores: int) -> None:
+@pytest.mark.parametrize(
+    ("quota", "period", "cores"), [("-1", 100000, 8), ("300000", 100000, 3), ("90000", 20000, 5)]
+)
+def test_quota_of_an_old_cgroup(tmp_path: Path, quota: str, period: int, cores: int) -> None:
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text(f"{period}\n")
+    assert available_cores(tmp_path) == cores
+
+
+@pytest.mark.usefixtures("eight")
+@pytest.mark.parametrize(("value", "cores"), [("16", 8), ("0", 8), ("4(x2)", 8), ("", 8), ("7", 7)])
+def test_an_allocation_larger_than_the_machine_or_that_is_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, cores: int
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", value)
     assert available_cores(tmp_path) == cores
 
 

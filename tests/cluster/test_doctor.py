@@ -87,6 +87,60 @@ def test_a_driver_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None
     assert "--nv" in problem
 
 
+@pytest.mark.parametrize(("free", "count"), [((2 << 30) - 1, 2), (2 << 30, 0)])
+def test_two_gigabytes_of_disk_are_enough(monkeypatch: pytest.MonkeyPatch, free: int, count: int) -> None:
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda _path: SimpleNamespace(total=100 << 30, free=free)
+    )
+    assert len(doctor.examine()["problems"]) == count
+
+
+def test_each_fact_is_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    cards = [
+        SimpleNamespace(name="Big", total_memory=80 << 30, major=9, minor=0),
+        SimpleNamespace(name="Small", total_memory=16 << 30, major=7, minor=5),
+    ]
+    monkeypatch.setattr("torch.cuda.get_device_properties", cards.__getitem__)
+    monkeypatch.setattr(doctor, "driver_version", lambda: "550.1")
+    monkeypatch.setattr(doctor, "available_cores", lambda: 6)
+    monkeypatch.setattr(doctor, "host_memory", lambda: 3 << 29)
+    monkeypatch.setattr(doctor, "prepared_names", lambda: ["pets"])
+    monkeypatch.setattr(doctor, "load_native_ops", lambda: (None, "not built"))
+    found = doctor.examine()
+    assert found["devices"] == [
+        "Big, 80 GiB, sm_90 (CUDA 13.0, driver 550.1)",
+        "Small, 16 GiB, sm_75 (CUDA 13.0, driver 550.1)",
+    ]
+    assert (found["cores"], found["memory"]) == (6, "1.5 GiB")
+    assert found["native_ops"] == "none: not built"
+    assert found["data_sets"] == ["pets"]
+    assert found["data_folder"] == f"{tmp_path}/new/data (50 GiB free)"
+    assert found["runs_folder"] == f"{tmp_path}/new/runs (50 GiB free)"
+    assert found["shared_memory"] in ("100.0 GiB", None)
+    assert found["problems"] == []
+
+
+def test_an_apple_gpu_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert doctor.examine()["devices"] == ["Apple GPU (MPS)"]
+
+
+@pytest.mark.parametrize(("size", "count"), [((1 << 30) - 1, 1), (1 << 30, 0)])
+def test_a_gigabyte_of_shared_memory_is_enough(
+    monkeypatch: pytest.MonkeyPatch, size: int, count: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: SimpleNamespace(total=size, free=50 << 30))
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("this system has no /dev/shm")
+    assert len(doctor.examine()["problems"]) == count
+
+
 @pytest.mark.parametrize(("gpus", "count"), [(0, 0), (1, 0), (2, 1)])
 def test_little_shared_memory_matters_to_several_gpus(
     monkeypatch: pytest.MonkeyPatch, gpus: int, count: int

@@ -1,8 +1,12 @@
 """Where the launchers of several nodes meet: all have to come to the same answer from what Slurm says."""
 
+from pathlib import Path
+
 import pytest
 
-from neuscale.cluster.nodes import Nodes, first_host, job_port, srun_nodes
+from cluster.stand_in import calls, make_programs
+from neuscale.cluster.nodes import Nodes, first_host, in_step, job_port, srun_nodes
+from neuscale.cluster.scheduler import in_batch_job
 from neuscale.errors import UsageError
 
 STEP = {
@@ -65,3 +69,51 @@ def test_several_tasks_on_a_node_are_refused(step: pytest.MonkeyPatch) -> None:
     step.setenv("SLURM_STEP_NUM_TASKS", "8")
     with pytest.raises(UsageError, match=r"8 tasks on 2 nodes(.|\n)*--ntasks-per-node 1"):
         srun_nodes()
+
+
+def test_nodes_whose_numbers_slurm_does_not_say(step: pytest.MonkeyPatch) -> None:
+    step.delenv("SLURM_NODEID")
+    step.delenv("SLURMD_NODENAME")
+    step.setattr("socket.gethostname", lambda: "host")
+    assert srun_nodes() == Nodes(2, 0, "host", "atl1-1-03", 20_000 + 1234567 % 12_000)
+
+
+def test_the_address_by_which_slurm_reaches_the_first_node(step: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its name may mean nothing to the other nodes."""
+    script = 'printf "NodeName=$3 Arch=x86_64\\n   NodeHostName=other NodeAddr=10.1.2.3 Version=24\\n"'
+    programs = make_programs(tmp_path / "bin", step, scontrol=script)
+    step.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    assert srun_nodes().address == "10.1.2.3"
+    assert calls(programs, "scontrol") == ["show node atl1-1-03"]
+
+
+@pytest.mark.parametrize(("job", "port"), [(1, 20_001), (12_000, 20_000), (1234567, 30_567)])
+def test_the_port_of_a_job(job: int, port: int) -> None:
+    assert job_port(job) == port
+
+
+def test_only_srun_makes_a_step(step: pytest.MonkeyPatch) -> None:
+    step.delenv("SLURM_STEP_ID", raising=False)
+    assert not in_step()
+    step.setenv("SLURM_STEP_ID", "0")
+    assert in_step()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("SLURM_JOB_ID", "7", True),
+        ("PBS_JOBID", "7.server", True),
+        ("LSB_JOBID", "7", True),
+        ("SGE_TASK_ID", "1", True),
+        ("SLURM_JOB_ID", "", False),
+        ("JOB_ID", "7", False),
+    ],
+)
+def test_a_batch_job_is_known_by_its_schedulers_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, found: bool
+) -> None:
+    for other in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, value)
+    assert in_batch_job() == found

@@ -1,5 +1,6 @@
 """`neuscale submit` before a job exists: the script is right, and what is wrong is said now."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.stand_in import make_programs
 from neuscale.cli import run
 from neuscale.cluster.jobs import submitted_jobs
-from neuscale.cluster.script import TEMPLATE
+from neuscale.cluster.script import TEMPLATE, slurm_time
 
 CHECKOUT = Path(__file__).parents[2]
 SHELLCHECK = Path(sys.prefix, "bin", "shellcheck")
@@ -189,3 +191,73 @@ def test_records_that_cannot_be_read_are_passed_over(tmp_path: Path, monkeypatch
     (tmp_path / "jobs" / "1.json").write_text("{")
     (tmp_path / "jobs" / "2.json").write_text('{"job": "2", "of a later version": 1}')
     assert submitted_jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (60, "00:01:00"),
+        (5400, "01:30:00"),
+        (86399, "23:59:59"),
+        (86400, "1-00:00:00"),
+        (216061, "2-12:01:01"),
+    ],
+)
+def test_a_time_limit_as_slurm_reads_it(seconds: float, text: str) -> None:
+    assert slurm_time(seconds) == text
+
+
+def test_a_submitted_job_is_recorded_and_the_way_to_it_is_said(
+    submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "scratch" / "neuscale" / "runs"
+    monkeypatch.setenv("NEUSCALE_RUNS", str(runs))
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    make_programs(
+        tmp_path / "bin", monkeypatch, sinfo="echo 'cpu*|1-00:00:00|2|64'", sbatch="cat >script; echo 77"
+    )
+    words = ["experiment=quickstart", "optim.lr=1e-3,3e-4", "run.name=x", "--gpus=2", "--venv"]
+    code, script, said = submit(*words)
+    assert code == 0, said
+    assert (tmp_path / "script").read_text() == script == (runs / "jobs" / "77.sbatch").read_text()
+    record = json.loads((runs / "jobs" / "77.json").read_text())
+    assert (record["names"], record["gpus"]) == (["x-lr0.001", "x-lr0.0003"], 2)
+    assert record["log"] == f"{runs}/jobs/77-%a.log"
+    told = " ".join(said.split())
+    assert "job 77, 2 runs in" in told
+    assert "squeue --jobs=77" in told and "scancel 77" in told and "77-0.log" in told
+    assert "submit … run.name=x-lr0.001" in told
+
+
+def test_folders_that_the_site_file_names_go_before_the_scratch_folder(
+    submit: Submit, tmp_path: Path
+) -> None:
+    (tmp_path / "site.env").write_text("NEUSCALE_RUNS=/r\nNEUSCALE_DATA=/d\nSCRATCH=/s\n")
+    words = ["experiment=quickstart", "--site", "site.env", "--gpus=0", "--dry-run"]
+    _, script, said = submit(*words)
+    assert "#SBATCH --output=/r/jobs/%j.log" in script.splitlines()
+    assert "fashion_mnist is not prepared in /d," in " ".join(said.split())
+    (tmp_path / "site.env").write_text("SCRATCH=/s\n")
+    _, script, said = submit(*words)
+    assert "#SBATCH --output=/s/neuscale/runs/jobs/%j.log" in script.splitlines()
+    assert "fashion_mnist is not prepared in /s/neuscale/data," in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (
+            "train.sbatch",
+            "job-name=neuscale output=%x-%j.log nodes=1 ntasks-per-node=1 gpus-per-node=1 cpus-per-task=4"
+            " time=08:00:00 signal=B:USR2@300 requeue open-mode=append",
+        ),
+        (
+            "prepare.sbatch",
+            "job-name=neuscale-prepare output=%x-%j.log nodes=1 cpus-per-task=4 time=02:00:00",
+        ),
+    ],
+)
+def test_what_the_tracked_scripts_ask_for(name: str, options: str) -> None:
+    """The signal goes to the script (B:), five minutes before the end; the log is kept over restarts."""
+    lines = (CHECKOUT / "slurm" / name).read_text().splitlines()
+    assert [line[10:] for line in lines if line.startswith("#SBATCH --")] == options.split()
