@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Scrambler = Callable[[nn.Module], nn.Module]
 
@@ -28,3 +28,21 @@ def scramble() -> Scrambler:
         return model
 
     return add_noise
+
+
+@pytest.fixture
+def dropout_by_channel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Tensor]:
+    """Dropout without chance: in training, each channel is multiplied by a number of its own.
+
+    Returns what is done to a tensor, and has every `nn.Dropout` of a rate above zero do it. All tokens get
+    the same, so that it does not matter in which order they stand.
+    """
+
+    def scale(x: Tensor) -> Tensor:
+        return x * torch.linspace(0.5, 1.5, x.shape[-1], dtype=x.dtype)
+
+    def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return scale(x) if training and p > 0 else x
+
+    monkeypatch.setattr("torch.nn.functional.dropout", dropout)
+    return scale

@@ -16,7 +16,9 @@ from neuscale.models.windows import inverse
 def test_drop_path_drops_whole_samples_and_keeps_the_expectation(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     rate, samples = 0.2, 4000
-    out = DropPath(rate).train()(torch.ones(samples, 3, 2, dtype=dtype)).float()
+    out = DropPath(rate).train()(torch.ones(samples, 3, 2, dtype=dtype))
+    assert out.dtype == dtype
+    out = out.float()
     per_sample = out.flatten(1)
     assert (per_sample == per_sample[:, :1]).all(), "a sample was dropped in part"
     assert per_sample[:, 0].unique().tolist() == [0.0, 1.25]
@@ -28,6 +30,21 @@ def test_drop_path_does_nothing_in_evaluation_or_at_rate_zero() -> None:
     x = torch.randn(8, 3)
     assert DropPath(0.9).eval()(x) is x
     assert DropPath(0.0).train()(x) is x
+
+
+def test_drop_path_takes_the_factors_of_the_branch_that_it_is_told_of() -> None:
+    """As drawn for each sample elsewhere; they are not scaled once more, and leave evaluation alone."""
+    layer = DropPath(0.5).train()
+    layer.scale = torch.tensor([[0.0, 3.0], [7.0, 0.0]])
+    x = torch.arange(1.0, 13.0, dtype=torch.bfloat16).view(2, 3, 2)
+    assert torch.equal(layer(x), torch.stack([0 * x[0], 3 * x[1]]))
+    assert torch.equal(layer(x, branch=1), torch.stack([7 * x[0], 0 * x[1]]))
+    assert layer(x).dtype == torch.bfloat16
+    assert layer.eval()(x) is x
+
+
+def test_drop_path_draws_on_the_device_of_its_input() -> None:
+    assert DropPath(0.5).train()(torch.empty(2, 3, device="meta")).shape == (2, 3)
 
 
 @pytest.mark.parametrize("kind", ["swin", "vit"])

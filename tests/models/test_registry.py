@@ -32,6 +32,19 @@ def test_a_preset_has_the_published_number_of_parameters(
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
+def test_the_small_swin_of_the_quickstart_has_as_many_parameters_as_its_sizes_make() -> None:
+    def block(d: int, heads: int) -> int:
+        attention = 4 * d * d + 4 * d + (2 * 7 - 1) ** 2 * heads
+        mlp = 2 * (2 * d) * d + 2 * d + d
+        return attention + mlp + 2 * 2 * d
+
+    embedding = 4 * 4 * 1 * 48 + 48 + 2 * 48
+    merging = 2 * 4 * 48 + 4 * 48 * 2 * 48
+    expected = embedding + 2 * block(48, 3) + merging + 2 * block(96, 6) + 2 * 96 + 96 * 10 + 10
+    assert expected == 211_420
+    assert sum(p.numel() for p in build().parameters()) == expected
+
+
 def test_the_image_size_changes_no_swin_parameter() -> None:
     assert [p.shape for p in build(size=28).parameters()] == [p.shape for p in build(size=56).parameters()]
 
@@ -92,9 +105,9 @@ def test_every_data_shape_has_a_model(preset: str, size: int, channels: int, cla
 def test_every_option_of_the_configuration_reaches_the_model() -> None:
     """One that does not would be a setting that changes nothing."""
     swin = ["model.patch_size=2", "model.embed_dim=6", "model.depths=[1]", "model.num_heads=[2]"]
-    shown = repr(build(*swin, "model.mlp_ratio=3", "model.dropout=0.25", "model.drop_path_rate=0.5"))
+    shown = repr(build(*swin, "model.mlp_ratio=2.75", "model.dropout=0.25", "model.drop_path_rate=0.5"))
     assert "Conv2d(1, 6, kernel_size=(2, 2)" in shown
-    assert "out_features=18" in shown
+    assert "out_features=16" in shown
     assert "Dropout(p=0.25" in shown
     table = build(*swin, "model.window_size=3").state_dict()["features.1.0.attn.relative_position_bias_table"]
     assert table.shape == (25, 2)
@@ -106,10 +119,10 @@ def test_every_option_of_the_configuration_reaches_the_model() -> None:
         "model.num_heads=2",
     ]
     model = build(
-        *vit, "model.pool=mean", "model.mlp_ratio=3", "model.dropout=0.25", "model.drop_path_rate=0.5"
+        *vit, "model.pool=mean", "model.mlp_ratio=2.75", "model.dropout=0.25", "model.drop_path_rate=0.5"
     )
     assert "class_token" not in model.state_dict()
-    assert "out_features=18" in repr(model)
+    assert "out_features=16" in repr(model)
     assert "Dropout(p=0.25" in repr(model)
     for words in ([*swin, "model.depths=[2]"], vit):
         rates = [

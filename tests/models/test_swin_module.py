@@ -61,8 +61,9 @@ def test_bfloat16_autocast_is_near_float32_and_trains(model: SwinTransformer, im
 
 def test_an_image_of_another_size_is_refused(model: SwinTransformer) -> None:
     """Its tokens would be taken by position, and the logits silently wrong."""
-    with pytest.raises(ValueError, match="40-pixel images got"):
-        model(torch.randn(1, 3, 80, 80))
+    for height, width in ((80, 80), (40, 80), (80, 40), (36, 40)):
+        with pytest.raises(ValueError, match=rf"40-pixel images got \(1, 3, {height}, {width}\)"):
+            model(torch.randn(1, 3, height, width))
 
 
 def test_every_buffer_follows_the_model_to_another_device(model: SwinTransformer) -> None:

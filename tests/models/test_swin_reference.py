@@ -4,7 +4,10 @@ torchvision cannot be asked here: it pads where we fit. So the reference attends
 whole map at once, and who sees whom and at which bias is read off each pixel's coordinates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from neuscale.models.layers import DropPath
 from neuscale.models.swin import SwinStage, SwinTransformer
 from neuscale.models.windows import inverse, window_plan
 
@@ -56,18 +60,39 @@ def norm(x: Tensor, p: dict[str, Tensor], name: str) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"], 1e-5)
 
 
+@dataclass
+class Training:
+    """What differs in training: `drop` is dropout, `kept` [blocks, branches, B] the factor of each branch."""
+
+    drop: Callable[[Tensor], Tensor] = lambda x: x
+    kept: Iterator[Tensor] = field(default_factory=lambda: repeat(torch.ones(2, 1, dtype=torch.float64)))
+    gelu: str = "none"
+
+
 def dense_block(
-    x: Tensor, p: dict[str, Tensor], name: str, heads: int, nominal: int, shifted: bool
+    x: Tensor,
+    p: dict[str, Tensor],
+    name: str,
+    heads: int,
+    nominal: int,
+    shifted: bool,
+    training: Training | None = None,
 ) -> Tensor:
+    training = training or Training()
+    drop, kept = training.drop, next(training.kept)[:, :, None, None, None]
     attn = {k.removeprefix(f"{name}.attn."): v for k, v in p.items() if k.startswith(f"{name}.attn.")}
-    x = x + dense_attention(norm(x, p, f"{name}.norm1"), attn, heads, nominal, shifted)
+    x = x + kept[0] * drop(dense_attention(norm(x, p, f"{name}.norm1"), attn, heads, nominal, shifted))
     hidden = F.linear(norm(x, p, f"{name}.norm2"), p[f"{name}.mlp.0.weight"], p[f"{name}.mlp.0.bias"])
-    return x + F.linear(F.gelu(hidden), p[f"{name}.mlp.3.weight"], p[f"{name}.mlp.3.bias"])
+    hidden = drop(F.gelu(hidden, approximate=training.gelu))
+    return x + kept[1] * drop(F.linear(hidden, p[f"{name}.mlp.3.weight"], p[f"{name}.mlp.3.bias"]))
 
 
-def reference(model: SwinTransformer, images: Tensor, heads: list[int], nominal: int) -> Tensor:
+def reference(
+    model: SwinTransformer, images: Tensor, heads: list[int], nominal: int, training: Training | None = None
+) -> Tensor:
     """The logits, one named parameter after the other."""
     p = dict(model.named_parameters())
+    training = training or Training()
 
     patch = p["features.0.0.weight"].shape[-1]
     x = F.conv2d(images, p["features.0.0.weight"], p["features.0.0.bias"], stride=patch)
@@ -75,7 +100,7 @@ def reference(model: SwinTransformer, images: Tensor, heads: list[int], nominal:
     for stage, number in enumerate(heads):
         for block in range(len(model.features[2 * stage + 1])):
             name = f"features.{2 * stage + 1}.{block}"
-            x = dense_block(x, p, name, number, nominal, block % 2 == 1)
+            x = dense_block(x, p, name, number, nominal, block % 2 == 1, training)
         if stage < len(heads) - 1:
             name = f"features.{2 * stage + 2}"
             x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
@@ -130,3 +155,51 @@ def test_a_stage_on_a_map_whose_sides_get_different_windows(
     assert isinstance(stage, SwinStage)
     out = stage(x.flatten(1, 2))[:, inverse(stage.order)].view(2, plan.padded_h, plan.padded_w, 4)
     torch.testing.assert_close(out[:, :height, :width], expected, rtol=1e-9, atol=1e-9)
+
+
+def trained(scramble: Scrambler, **options: Any) -> SwinTransformer:
+    """Two stages of three and two blocks on a map of 6, odd at 3; the MLPs are 2.5 times as wide."""
+    sizes = {"patch_size": 2, "embed_dim": 4, "depths": [3, 2], "num_heads": [2, 4], "window_size": 3}
+    model = scramble(SwinTransformer(12, 3, **sizes, **{"mlp_ratio": 2.5, **options}))
+    assert isinstance(model, SwinTransformer)
+    return model.double().train()
+
+
+def four_images(channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(4, channels, 12, 12, dtype=torch.float64, generator=generator)
+
+
+def test_dropout_follows_the_attention_and_both_linears(
+    scramble: Scrambler, dropout_by_channel: Callable[[Tensor], Tensor]
+) -> None:
+    model = trained(scramble, dropout=0.3)
+    expected = reference(model, four_images(), [2, 4], 3, Training(drop=dropout_by_channel))
+    torch.testing.assert_close(model(four_images()), expected, rtol=0, atol=1e-10)
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.3}
+
+
+def test_drop_path_scales_each_branch_of_each_block_by_its_own_factor(scramble: Scrambler) -> None:
+    model = trained(scramble, drop_path_rate=0.4)
+    layers = [m for m in model.modules() if isinstance(m, DropPath)]
+    assert [layer.rate for layer in layers] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    kept = torch.rand(5, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    kept[1, 0, 2] = kept[4, 1, 0] = 0
+    kept[0] = 1  # at rate zero nothing is scaled
+    for layer, factors in zip(layers, kept, strict=True):
+        layer.scale = factors
+    expected = reference(model, four_images(), [2, 4], 3, Training(kept=iter(kept)))
+    torch.testing.assert_close(model(four_images()), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("gelu", ["none", "tanh"])
+def test_gelu_has_the_chosen_form_in_training_too(scramble: Scrambler, gelu: str) -> None:
+    model = trained(scramble, gelu_approximate=gelu)
+    expected = reference(model, four_images(), [2, 4], 3, Training(gelu=gelu))
+    torch.testing.assert_close(model(four_images()), expected, rtol=0, atol=1e-10)
+
+
+def test_a_grayscale_model_reads_its_one_channel(scramble: Scrambler) -> None:
+    model = trained(scramble, in_channels=1)
+    expected = reference(model, four_images(1), [2, 4], 3)
+    torch.testing.assert_close(model(four_images(1)), expected, rtol=0, atol=1e-10)

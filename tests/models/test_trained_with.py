@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from neuscale.config import compose_config, config_to_yaml
 from neuscale.errors import CheckpointError
 from neuscale.models.registry import create_model
+from neuscale.models.trained_with import check_heads
 from neuscale.models.weights import load_starting_weights
 
 VIT = ["experiment=tiny_imagenet_vit", "model.hidden_dim=12", "model.num_layers=1"]
@@ -50,3 +51,50 @@ def test_files_of_others_beside_the_weights_do_not_matter(
     path = written(tmp_path / "run", 3, origin)
     (tmp_path / "run" / origin).write_bytes(content)
     assert "head included" in start(path, 4)
+
+
+def check(path: Path, *words: str) -> None:
+    check_heads(path, compose_config(list(words)).model)
+
+
+def stored(folder: Path, *words: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(config_to_yaml(compose_config([*VIT[:1], *words])))
+
+
+SWIN = ["model=swin_nano", "model.embed_dim=48", "model.depths=[2,2]"]
+
+
+def test_the_heads_of_all_stages_count(tmp_path: Path) -> None:
+    stored(tmp_path, *SWIN, "model.num_heads=[3,6]")
+    path = tmp_path / "model.safetensors"
+    check(path, *SWIN, "model.num_heads=[3,6]")
+    with pytest.raises(CheckpointError) as caught:
+        check(path, *SWIN, "model.num_heads=[3,12]")
+    assert caught.value.problem == f"{path}: trained with model.num_heads=[3,6], and this model has [3,12]."
+    assert caught.value.fix == "Add model.num_heads=[3,6]."
+
+
+def test_another_kind_of_model_is_left_to_the_check_of_its_shapes(tmp_path: Path) -> None:
+    """A Swin's heads are no advice for a ViT."""
+    stored(tmp_path, *SWIN, "model.num_heads=[3,6]")
+    check(tmp_path / "model.safetensors", "model=vit_ti4", "model.num_heads=4")
+    check(tmp_path / "model.safetensors", "model=torchvision", "model.arch=resnet18")
+
+
+def test_the_nearest_configuration_counts_and_none_from_further_up(tmp_path: Path) -> None:
+    """A run inside another folder with a config.yaml; weights in a folder below four others."""
+    stored(tmp_path, "model=vit_ti4", "model.num_heads=6")
+    for deep in ("a/w.pth", "a/b/w.pth"):
+        with pytest.raises(CheckpointError, match=r"trained with model\.num_heads=6"):
+            check(tmp_path / deep, "model=vit_ti4", "model.num_heads=4")
+    check(tmp_path / "a/b/c/w.pth", "model=vit_ti4", "model.num_heads=4")
+    stored(tmp_path / "a", "model=vit_ti4", "model.num_heads=4")
+    check(tmp_path / "a/b/w.pth", "model=vit_ti4", "model.num_heads=4")
+
+
+def test_a_relative_path_is_looked_for_where_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(tmp_path, "model=vit_ti4", "model.num_heads=6")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"trained with model\.num_heads=6"):
+        check(Path("w.pth"), "model=vit_ti4", "model.num_heads=4")

@@ -1,0 +1,63 @@
+"""A stand-in for Lightning, so that what we hand to it is seen without it."""
+
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+
+class Module(nn.Module):
+    """LightningModule: remembers what is logged and saved."""
+
+    device: Any = None
+    trainer: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: list[tuple[str, Any, dict[str, Any]]] = []
+        self.saved: dict[str, Any] = {}
+
+    def log(self, name: str, value: Any, **options: Any) -> None:
+        self.logged.append((name, value, options))
+
+    def save_hyperparameters(self, saved: dict[str, Any]) -> None:
+        self.saved = saved
+
+
+class DataModule:
+    """LightningDataModule."""
+
+    trainer: Any = None
+
+
+STAND_INS: dict[str, dict[str, Any]] = {
+    "lightning": {},
+    "lightning.pytorch": {"Trainer": object, "LightningModule": Module, "LightningDataModule": DataModule},
+    "lightning.pytorch.callbacks": {"GradientAccumulationScheduler": type("Accumulates", (), {})},
+    "lightning.pytorch.strategies": {
+        "DDPStrategy": type("DDPStrategy", (), {"root_device": None}),
+        "SingleDeviceStrategy": type("SingleDeviceStrategy", (), {"root_device": None}),
+    },
+}
+OURS = ["lightning_batches", "lightning_checks", "lightning_recipe", "lightning_data", "lightning"]
+
+
+@pytest.fixture(scope="module")
+def under_stand_ins() -> Iterator[SimpleNamespace]:
+    """Our modules for Lightning, imported with stand-ins: `batches`, `checks`, `recipe`, `data`, `module`."""
+    names = [f"neuscale.integrations.{name}" for name in OURS]
+    before = {name: sys.modules.pop(name, None) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, content in STAND_INS.items():
+            module = ModuleType(name)
+            vars(module).update(content)
+            patch.setitem(sys.modules, name, module)
+        batches, checks, recipe, data, module = map(import_module, names)
+        yield SimpleNamespace(batches=batches, checks=checks, recipe=recipe, data=data, module=module)
+    for name in names:
+        del sys.modules[name]
+    sys.modules.update({name: module for name, module in before.items() if module is not None})

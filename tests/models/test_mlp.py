@@ -1,0 +1,101 @@
+"""The MLP against its formula in float64, by torch's layers and by the native ops."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuscale.models.fused import fuse
+from neuscale.models.layers import MLP, FusedOps, set_gelu
+
+ROWS, WIDTH, HIDDEN = 7, 6, 10
+
+
+def build(approximate: str, dropout: float = 0.0) -> MLP:
+    """With inputs of its GELU around ±2, where the two forms differ by up to 5e-4."""
+    mlp = MLP(WIDTH, HIDDEN, dropout)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in mlp.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    set_gelu(mlp, approximate)
+    return mlp
+
+
+def rows() -> Tensor:
+    return torch.randn(2, ROWS, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def formula(mlp: MLP, x: Tensor, approximate: str, drop: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
+    w1, b1, w2, b2 = (p.detach().double() for p in mlp.parameters())
+    u = x.double() @ w1.T + b1
+    if approximate == "tanh":  # Hendrycks and Gimpel 2016
+        hidden = 0.5 * u * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3)))
+    else:
+        hidden = u * 0.5 * torch.erfc(-u / 2**0.5)
+    return drop(drop(hidden) @ w2.T + b2)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("fused", [False, True], ids=["eager", "fused"])
+@pytest.mark.parametrize("training", [False, True])
+def test_it_computes_its_formula(
+    dropout_by_channel: Callable[[Tensor], Tensor], approximate: str, fused: bool, training: bool
+) -> None:
+    if fused:
+        pytest.importorskip("neuscale_ops", reason="the native ops are not built (make ops)")
+    for dropout in (0.0, 0.3):
+        mlp = build(approximate, dropout).train(training)
+        if fused:
+            fuse(mlp, torch.device("cpu"))
+        drop = dropout_by_channel if training and dropout else lambda x: x
+        expected = formula(mlp, rows(), approximate, drop)
+        torch.testing.assert_close(mlp(rows()).double(), expected, rtol=1e-5, atol=2e-5)
+
+
+class Recorder:
+    """Ops that compute as torch does, and remember what they were given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, str]] = []
+        self.fused = FusedOps(self.linear_gelu, self.gelu_mlp, "whichever")
+
+    def linear_gelu(self, x: Tensor, w: Tensor, b: Tensor, approximate: str, implementation: str) -> Tensor:
+        self.calls.append(("linear_gelu", approximate, implementation))
+        return F.gelu(F.linear(x, w, b), approximate=approximate)
+
+    def gelu_mlp(self, x: Tensor, w1: Tensor, b1: Tensor, *rest: Any) -> Tensor:
+        w2, b2, approximate, implementation = rest
+        self.calls.append(("gelu_mlp", approximate, implementation))
+        return F.linear(F.gelu(F.linear(x, w1, b1), approximate=approximate), w2, b2)
+
+
+@pytest.mark.parametrize(
+    ("approximate", "dropout", "training", "op"),
+    [
+        ("tanh", 0.0, True, "gelu_mlp"),
+        ("tanh", 0.0, False, "gelu_mlp"),
+        ("tanh", 0.3, False, "gelu_mlp"),
+        ("tanh", 0.3, True, "linear_gelu"),  # something is dropped between the two
+        ("none", 0.0, True, "linear_gelu"),
+        ("none", 0.3, False, "linear_gelu"),
+    ],
+)
+def test_one_op_does_it_all_where_nothing_is_dropped_in_between(
+    dropout_by_channel: Callable[[Tensor], Tensor], approximate: str, dropout: float, training: bool, op: str
+) -> None:
+    mlp = build(approximate, dropout).train(training)
+    eager = mlp(rows())
+    recorder = Recorder()
+    mlp.fused = recorder.fused
+    torch.testing.assert_close(mlp(rows()), eager)
+    assert recorder.calls == [(op, approximate, "whichever")]
+
+
+def test_the_form_of_gelu_is_set_in_every_mlp_and_nowhere_else() -> None:
+    model = nn.Sequential(MLP(2, 3), nn.Sequential(nn.GELU(), MLP(2, 3)))
+    set_gelu(model, "tanh")
+    assert [m.approximate for m in model.modules() if isinstance(m, nn.GELU)] == ["tanh", "none", "tanh"]
