@@ -57,6 +57,27 @@ def test_draws_are_a_function_of_the_seed_and_different_from_each_other() -> Non
     assert sorted(every) == [[f"run.seed={i}"] for i in range(5)]
 
 
+def test_from_an_interval_each_number_is_as_likely_and_from_a_list_each_value() -> None:
+    words = ["train.label_smoothing=interval(0.1,0.5)", "model=swin_t,swin_s,vit_s4"]
+    drawn = sampled_overrides(words, 600, seed=3)
+    numbers = [float(draw[0].partition("=")[2]) for draw in drawn]
+    assert 0.1 <= min(numbers) < 0.11 and 0.49 < max(numbers) <= 0.5
+    for low in (0.1, 0.2, 0.3, 0.4):
+        share = sum(low <= number < low + 0.1 for number in numbers) / 600
+        assert share == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / 600) ** 0.5)
+    for name in ("swin_t", "swin_s", "vit_s4"):
+        share = sum(draw[1] == f"model={name}" for draw in drawn) / 600
+        assert share == pytest.approx(1 / 3, abs=5 * (2 / 9 / 600) ** 0.5)
+
+
+def test_a_thousand_runs_are_the_most() -> None:
+    words = ["run.seed=range(0,40)", "train.epochs=range(1,26)"]
+    assert len(sweep_overrides(words)) == 1000
+    assert len(sampled_overrides(["run.seed=range(0,2000)"], 1000, 0)) == 1000
+    with pytest.raises(UsageError, match="more than 1,000"):
+        sampled_overrides(["run.seed=range(0,2000)"], 1001, 0)
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
