@@ -126,6 +126,10 @@ test: $(STAMP) $(OPS) ## Run the tests, with lint and types first
 	@$(MAKE) lint
 	@OMP_WAIT_POLICY=passive $(BIN)/pytest $(PYTEST_JOBS) $(ARGS)
 
+.PHONY: test-mutants
+test-mutants: $(STAMP) $(OPS) ## Plant known bugs one at a time, and count those that the tests catch (ARGS=--chosen: a dozen)
+	@$(BIN)/python scripts/test_mutants.py $(ARGS)
+
 # What touches torch, torchvision, Accelerate, numpy, Hydra and Typer; the rest is the same with any version of them.
 LOWEST := tests/config tests/models tests/training tests/runs tests/data/test_loader.py tests/data/test_loaders_agree.py \
 	tests/data/test_prepare.py tests/evaluation/test_evaluate.py tests/cli/test_train_and_eval.py \
