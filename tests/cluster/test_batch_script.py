@@ -182,11 +182,19 @@ def test_a_saved_job_goes_back_into_the_queue_and_each_exit_code_is_the_jobs(
     assert ("job 31007 is back in the queue" in done.stdout) == says
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signals",
+    [(signal.SIGUSR2, signal.SIGTERM), (signal.SIGTERM, signal.SIGUSR2)],
+    ids=["save", "end"],
+)
 def test_the_signal_to_save_goes_to_the_processes_and_the_script_waits_for_them(
-    environment: dict[str, str], programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    environment: dict[str, str],
+    programs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signals: tuple[int, int],
 ) -> None:
-    """Twice: a preemption's SIGTERM may follow."""
+    """Both of them; two of a kind that come together are one to bash."""
     step = f"trap ':' USR2 TERM; touch {tmp_path}/training"
     step += f"; while [[ ! -e {tmp_path}/saved ]]; do sleep 0.02; done; exit 75"
     make_programs(programs, monkeypatch, srun=step)
@@ -194,7 +202,7 @@ def test_the_signal_to_save_goes_to_the_processes_and_the_script_waits_for_them(
     script = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         until((tmp_path / "training").exists)
-        for count in (1, 2):
+        for count, number in enumerate(signals, 1):
             script.send_signal(number)
             until(lambda count=count: len(calls(programs, "scancel")) == count)
         assert script.poll() is None
