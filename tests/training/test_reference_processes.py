@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from neuscale.config import compose_config
+from neuscale.models.registry import create_model
 from reference.images import Augment, normalize
 from reference.models import vit
 from reference.optimizers import SGD
@@ -56,12 +58,14 @@ def test_three_processes_make_the_steps_of_one(photos: Photos, tmp_path: Path) -
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     folders = sorted((tmp_path / "three" / "checkpoints").glob("step-*"))
-    weights = [load_file(folder / "model.safetensors") for folder in folders]
-    assert len(weights) == RECIPE.total_steps
+    model = create_model(compose_config(WORDS).model, 16, 3, 3, RECIPE.seed)
+    weights = [{name: p.detach() for name, p in model.named_parameters()}]
+    weights += [load_file(folder / "model.safetensors") for folder in folders]
+    assert len(weights) == RECIPE.total_steps + 1
     lines = [json.loads(line) for line in (tmp_path / "three" / "metrics.jsonl").read_text().splitlines()]
     points = [line for line in lines if line["split"] == "train"]
     reference, updates = Reference(RECIPE, photos), Updates(RECIPE)
-    for step, (before, after) in enumerate(itertools.pairwise(weights), 1):
+    for step, (before, after) in enumerate(itertools.pairwise(weights)):
         gradients, loss, accuracy = reference.gradients(before, step)
         assert points[step]["loss"] == pytest.approx(loss, abs=5e-6)
         assert points[step]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
