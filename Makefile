@@ -121,10 +121,11 @@ ops: $(OPS) ## Build and install the native ops (CUDA=ON: fail without nvcc; CUD
 test-gpu: $(OPS) ## Run what needs an NVIDIA GPU, and write its measurements to benchmarks/results (ARGS=ARCHIVE of CIFAR-10)
 	@bash scripts/test_gpu.sh $(BIN)/python $(ARGS)
 
+# In the order of the files: by the number of their tests, those that start many processes would come last.
 .PHONY: test
 test: $(STAMP) $(OPS) ## Run the tests, with lint and types first
 	@$(MAKE) lint
-	@OMP_WAIT_POLICY=passive $(BIN)/pytest $(PYTEST_JOBS) $(ARGS)
+	@OMP_WAIT_POLICY=passive $(BIN)/pytest $(PYTEST_JOBS) --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-mutants
 test-mutants: $(STAMP) $(OPS) ## Plant known bugs one at a time, and count those that the tests catch (ARGS=--chosen: a dozen)
