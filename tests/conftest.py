@@ -35,6 +35,14 @@ os.environ.pop("COLUMNS", None)
 # A script ignores SIGINT in what it starts in the background, and processes that tests start inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+_BLOCKED = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> None:
+    """A training holds SIGUSR2 back in this process once it is over; what a test starts would inherit it."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, _BLOCKED)
+
 
 TreeBuilder = Callable[..., Path]
 ArchiveBuilder = Callable[[Path, Path], Path]
