@@ -239,6 +239,25 @@ def test_augmentations_come_in_order_and_the_partner_is_mixed_in_as_it_is_shown_
             assert batch.shares[i] == pytest.approx(share)
 
 
+@pytest.mark.parametrize("options", [{}, {"hue": 0.3, "brightness": 0.5}, {"policy": "trivialaugment"}])
+def test_jitter_or_a_policy_alone_is_applied_to_the_bytes(
+    options: dict[str, object], tree: Path, tinted: PackedDataset
+) -> None:
+    """With neither of them images take a shorter way, and with one they must not."""
+    augment = AugmentConfig(crop_padding=1, horizontal_flip=0.5, **options)  # type: ignore[arg-type]
+    loader = ResidentLoader(tinted, "train", HEIGHT, CPU, Share())
+    [batch] = next(loader.training(augment, 4, 3, 0, 1, 15))
+    drawn = draw_augmentation(augment, 4, 3, 15, 15, (HEIGHT, WIDTH), CPU)
+    images = torch.from_numpy(originals(tree, "train")[batch.samples.numpy()])
+    images = crop_flip(Rows(images), drawn.crops)
+    for layer in drawn.policy:
+        images = apply_policy(images, layer)
+    if drawn.jitter is not None:
+        images = apply_jitter(images, drawn.jitter)
+    expected = [scaled(image, HEIGHT) for image in normalized(tree, images.numpy())]
+    np.testing.assert_allclose(batch.images.numpy(), expected, atol=1e-4)
+
+
 def test_jitter_comes_in_the_order_brightness_contrast_saturation_hue() -> None:
     images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (5, 3, 6, 7), dtype=np.uint8))
     brightness, contrast, saturation, hue = (torch.linspace(-0.4, 0.6, 5).roll(i) for i in range(4))

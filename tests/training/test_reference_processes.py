@@ -27,7 +27,7 @@ RECIPE = Recipe(
     batch=12,
     steps_per_epoch=3,
     total_steps=5,
-    clip=0.5,
+    clip=None,
     smoothing=0.1,
     accumulation=2,
     processes=3,
@@ -38,7 +38,7 @@ RECIPE = Recipe(
 WORDS = ["model=vit_ti4", "model.hidden_dim=12", "model.num_heads=3", "model.num_layers=3"]
 WORDS += ["model.mlp_ratio=2", "model.dropout=0.1", "model.drop_path_rate=0.3"]
 WORDS += ["optim=sgd", "optim.lr=0.1", "optim.momentum=0", "optim.weight_decay=0.05", "optim.warmup_epochs=0"]
-WORDS += ["optim.clip_grad_norm=0.5", "train.label_smoothing=0.1", "train.micro_batch=2", "run.seed=3"]
+WORDS += ["optim.clip_grad_norm=null", "train.label_smoothing=0.1", "train.micro_batch=2", "run.seed=3"]
 WORDS += ["augment=crop_flip", "augment.crop_padding=2", "augment.erasing=0.5", "augment.mixup_alpha=0.5"]
 WORDS += ["data=image_folder", "data.name=photos", "train.global_batch_size=12", "train.max_steps=5"]
 WORDS += ["train.epochs=2", "train.ema_decay=0", "tracking.tensorboard=false", "run.name=three"]
