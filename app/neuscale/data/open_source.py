@@ -1,55 +1,65 @@
 """From a catalogue entry, or the user's own files, to an opened source and the record of where it is from."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from neuscale.data.catalog import CatalogEntry
-from neuscale.data.checksum import FileIdentity, file_identity, is_published
-from neuscale.data.fetch import fetch
+from neuscale.data.catalog import CATALOG, CatalogEntry
+from neuscale.data.download.checksum import FileIdentity, file_identity, is_published
+from neuscale.data.download.fetch import fetch
+from neuscale.data.source_record import place_of
 from neuscale.data.sources.cifar import CIFAR10, CIFAR100, CifarSource
-from neuscale.data.sources.folder import open_image_folder
 from neuscale.data.sources.idx import IdxSource
 from neuscale.data.sources.image_files import ImageFilesSource
+from neuscale.data.sources.image_folder import open_image_folder
+from neuscale.data.sources.label_table import open_label_table, table_checksum
+from neuscale.data.sources.options import SourceOptions
 from neuscale.data.sources.source import Source
 from neuscale.data.sources.tiny_imagenet import open_tiny_imagenet
 from neuscale.errors import DataError, UsageError
 from neuscale.progress import Progress
+from neuscale.units import now
+
+MOST_REASONS = 10
 
 _CIFAR_LAYOUTS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def open_source(
-    entry: CatalogEntry, path: Path | None, size: int | None, root: Path, progress: Progress
+    entry: CatalogEntry, path: Path | None, options: SourceOptions, root: Path, progress: Progress
 ) -> tuple[Source, dict[str, Any]]:
     """The source of `entry`, from `path` or else fetched, and what `meta.json` says about it.
 
     The record: `catalog` (the entry's name), `kind` ("published", "archive" or "folder"),
-    `given` (the user's file, or where the published ones were found), `held_out`, `size`,
-    `official` (all checksums are the published ones) and `files`.
+    `given` (the user's file, or where the published ones were found), `place` (its path), `held_out`,
+    `size` and the other options given, `official` (all checksums are the published ones), `files`, and
+    of a folder `listing`: the number, bytes and sha256 of its names, sizes and times.
     Raises DataError and UsageError as `prepare` says.
     """
     if path is None:
         fetched = fetch(entry, root, progress)
         paths = {name: file.path for name, file in fetched.items()}
-        opened = _open_published(entry, paths, size)
+        opened = _open_published(entry, paths, options)
         identities = [file.identity for file in fetched.values()]
         origins = sorted({file.origin for file in fetched.values()})
-        return opened, _provenance(entry, "published", ", ".join(origins), opened, size, True, identities)
+        record = {"files": [asdict(identity) for identity in identities]}
+        return opened, _provenance(entry, "published", ", ".join(origins), opened, options, True, record)
     if entry.name == "fashion_mnist":
         return _given_fashion_mnist(entry, path, progress)
     if entry.name in _CIFAR_LAYOUTS:
-        opened, identities, official = _given_cifar(entry, path, size, progress)
+        opened, identities, official = _given_cifar(entry, path, options, progress)
     else:
         # The list of a large archive takes as long as its checksum.
         with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
-            listed = pool.submit(_open_images, entry, path, size)
+            listed = pool.submit(_open_images, entry, path, options)
             identities = _identities(path, progress)
             opened = listed.result()
         official = _is_official(entry, path, identities)
     kind = "archive" if path.is_file() else "folder"
-    return opened, _provenance(entry, kind, path.absolute().name, opened, size, official, identities)
+    record = place_of(path, identities)
+    return opened, _provenance(entry, kind, path.absolute().name, opened, options, official, record)
 
 
 def _identities(path: Path, progress: Progress) -> list[FileIdentity]:
@@ -60,32 +70,34 @@ def _is_official(entry: CatalogEntry, path: Path, identities: list[FileIdentity]
     return any(is_published(identity, path, file) for identity in identities for file in entry.files)
 
 
-def _open_images(entry: CatalogEntry, path: Path, size: int | None) -> ImageFilesSource:
+def _open_images(entry: CatalogEntry, path: Path, options: SourceOptions) -> ImageFilesSource:
+    if options.labels is not None:
+        return open_label_table(path, options)
     if entry.name == "tiny_imagenet":
-        return open_tiny_imagenet(path, size)
-    return open_image_folder(path, size, entry.classes)
+        return open_tiny_imagenet(path, options)
+    return open_image_folder(path, options, entry.classes)
 
 
 def _given_cifar(
-    entry: CatalogEntry, path: Path, size: int | None, progress: Progress
+    entry: CatalogEntry, path: Path, options: SourceOptions, progress: Progress
 ) -> tuple[Source, list[FileIdentity], bool]:
     """The official archive, known by its checksum or its name, or a tree of image files."""
     identities = _identities(path, progress)
     official = _is_official(entry, path, identities)
     if not official and path.name != entry.files[0].name:
-        return _open_images(entry, path, size), identities, official
-    if size is not None:
-        raise UsageError("'--size' is for image files; this archive holds arrays.", "Leave it away.")
-    return _open_published(entry, {entry.files[0].name: path}, size), identities, official
+        return _open_images(entry, path, options), identities, official
+    if given := options.names:
+        raise UsageError(f"`{given[0]}` is for image files; this archive holds arrays.", "Remove it.")
+    return _open_published(entry, {entry.files[0].name: path}, options), identities, official
 
 
-def _open_published(entry: CatalogEntry, paths: dict[str, Path], size: int | None) -> Source:
+def _open_published(entry: CatalogEntry, paths: dict[str, Path], options: SourceOptions) -> Source:
     if entry.name == "fashion_mnist":
         return IdxSource(paths, entry.classes or ())
     (file,) = entry.files
     if entry.name in _CIFAR_LAYOUTS:
         return CifarSource(paths[file.name], entry.classes or (), file.md5, _CIFAR_LAYOUTS[entry.name])
-    return open_tiny_imagenet(paths[file.name], size)
+    return open_tiny_imagenet(paths[file.name], options)
 
 
 def _given_fashion_mnist(
@@ -109,7 +121,8 @@ def _given_fashion_mnist(
             )
         identities.append(identity)
     opened = IdxSource(paths, entry.classes or ())
-    return opened, _provenance(entry, "folder", folder.absolute().name, opened, None, True, identities)
+    record = place_of(folder, identities)
+    return opened, _provenance(entry, "folder", folder.absolute().name, opened, SourceOptions(), True, record)
 
 
 def _provenance(
@@ -117,16 +130,76 @@ def _provenance(
     kind: str,
     given: str,
     opened: Source,
-    size: int | None,
+    options: SourceOptions,
     official: bool,
-    identities: list[FileIdentity],
+    record: dict[str, Any],
 ) -> dict[str, Any]:
+    if isinstance(opened, ImageFilesSource) and opened.listing is not None:
+        record |= {"listing": opened.listing.record()}
     return {
         "catalog": entry.name,
         "kind": kind,
         "given": given,
         "held_out": opened.held_out,
-        "size": size,
+        "size": options.size,
         "official": official,
-        "files": [asdict(identity) for identity in identities],
+        "prepared": now(),
+        **options.record(),
+        **({"labels_sha256": table_checksum(options.labels)} if options.labels is not None else {}),
+        **record,
     }
+
+
+def check_arguments(entry: CatalogEntry, source: Path | None, options: SourceOptions) -> None:
+    """Raise UsageError or DataError for arguments of `prepare` that do not go together."""
+    if source is None and not entry.files:
+        raise UsageError(f"{entry.name} needs images.", "Set `source` to a folder, a .zip or a .tar of them.")
+    if source is not None and not source.exists():
+        raise DataError(
+            f"{source}: there is no such file or folder.", "Give the path of a folder or archive."
+        )
+    if options.encoding is not None and source is not None and source.is_dir():
+        raise UsageError("`encoding` is for the names in an archive, and this is a folder.", "Remove it.")
+    arrays = entry.name == "fashion_mnist" or (entry.name in ("cifar10", "cifar100") and source is None)
+    if arrays and (given := options.names):
+        raise UsageError(
+            f"`{given[0]}` is for image files; {entry.title} comes as arrays of "
+            f"{entry.native_size}×{entry.native_size} pixels.",
+            "Remove it.",
+        )
+    if entry.files and (options.splits or options.nested is not None or options.labels is not None):
+        raise UsageError(
+            f"{entry.title} has its own splits and classes.",
+            "Remove `val_share`, `folds`, `nested` and `labels`.",
+        )
+
+
+def packed_name(entry: CatalogEntry, source: Path | None, save_as: str | None) -> str:
+    """The name that a data set of `entry` gets. Raises UsageError for another entry's name."""
+    name = save_as or entry.name
+    if save_as is None and entry.name == "image_folder" and source is not None:
+        stem = re.sub(
+            r"\.(zip|tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz)$", "", source.absolute().name, flags=re.IGNORECASE
+        )
+        name = re.sub(r"[^a-z0-9_-]+", "_", stem.lower()).strip("_-")[:64] or "images"
+    if name in CATALOG and name != entry.name:
+        raise UsageError(f"'{name}' is the name of another data set.", "Set `save_as` to a name of your own.")
+    return name
+
+
+def report_warnings(opened: Source, progress: Progress) -> None:
+    """Warn of what was odd in the files, and of what decoding noticed."""
+    if isinstance(opened, ImageFilesSource):
+        observed = opened.decoding.observed
+        for warning in (*opened.warnings, *(observed.warnings(opened.decoding) if observed else ())):
+            progress.warning(warning)
+    if len(opened.classes) == 1:
+        progress.warning(f"there is one class, '{opened.classes[0]}': a classifier needs two")
+
+
+def report_left_out(reasons: list[str], progress: Progress) -> None:
+    """Warn of the images that were left out, the first few by name."""
+    for reason in reasons[:MOST_REASONS]:
+        progress.warning(f"left out: {reason}")
+    if len(reasons) > MOST_REASONS:
+        progress.warning(f"and {len(reasons) - MOST_REASONS} more left out: all are in meta.json")

@@ -106,7 +106,7 @@ def _unpickle_batch(member: IO[bytes], where: str, num_classes: int, layout: Cif
         batch = _BatchUnpickler(member, encoding="latin1").load()
         images, labels = batch["data"], np.asarray(batch[layout.labels], dtype=np.int64)
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-            raise ValueError("its images are no bytes")
+            raise ValueError("its images are not bytes")
         images = images.reshape(len(labels), *CifarSource.image_shape)
     except (pickle.UnpicklingError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(f"{where}: not a batch of {layout.name} ({error}).", layout.fix) from None

@@ -1,214 +1,211 @@
-"""Image files to RGB arrays, in a few threads: the decoders work without the interpreter's lock."""
+"""One image file to its pixels: upright, as 8-bit RGB, and of the size that was asked for."""
 
 import io
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import warnings
 from pathlib import Path
-from typing import Protocol
+from posixpath import splitext
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from neuscale.data.sources.jpeg import decode_jpeg_into, jpeg_size
-from neuscale.data.sources.source import Block
+from neuscale.data.sources.decoding import Decoding
 from neuscale.errors import DataError
-from neuscale.progress import Task
 
-# The formats that `torchvision.datasets.ImageFolder` reads; others are not even tried on an
-# unknown file (Pillow would hand some of them to other programs).
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
+try:
+    from PIL import AvifImagePlugin  # noqa: F401 - Pillow 11.3 and later
+except ImportError:
+    _AVIF: tuple[str, ...] = ()
+else:
+    _AVIF = ("AVIF",)
 
-MAX_PIXELS = 64_000_000  # a decompression bomb, or a picture that one does not train on
-
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
+# What is tried on a file, whatever its name; Pillow would hand some other formats to other programs.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", *_AVIF)
 
 
-def _workers() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm"),
+        *(".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"),
+    }
+)
+
+
+def is_image(name: str) -> bool:
+    """True for a name that ends as an image's."""
+    return splitext(name)[1].lower() in SUFFIXES
+
+
+MAX_PIXELS = 64_000_000  # to decode: a decompression bomb, or a picture that one does not train on
+
+
+# Pillow warns of large images, which are decoded small here or refused in words.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # such an image counts as upright
+
+
+class Refused(Exception):
+    """A file that may be intact is not used; the message says why."""
 
 
 def image_size(archive: Path, name: str, data: bytes) -> tuple[int, int]:
-    """Width and height that an image file's header gives; DataError where it is no image."""
+    """Width and height of an image file, upright, as its header gives them; DataError where it is none."""
     try:
         with open_image(data) as image:
-            return image.size
+            return upright_size(image, orientation(image))
     except MemoryError:
         raise
     except Exception as error:
         raise unusable(archive, name, error) from None
 
 
-def check_image(archive: Path, name: str, data: bytes) -> None:
-    """Decodes an image file; DataError where that is not possible."""
-    width, height = jpeg_size(data) or (0, 0)
-    if 0 < width * height <= MAX_PIXELS and decode_jpeg_into(data, np.empty((height, width, 3), np.uint8)):
-        return
-    try:
-        decode_image(data, None)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise unusable(archive, name, error) from None
+def decode_image(data: bytes, decoding: Decoding) -> NDArray[np.uint8]:
+    """An image file's pixels, upright, uint8 [H, W, 3].
 
-
-def decode_image(data: bytes, size: int | tuple[int, int] | None) -> NDArray[np.uint8]:
-    """An image file's pixels, uint8 [H, W, 3].
-
-    With `size` (a side, or width and height) the image is scaled to cover it (bicubic,
-    antialiased) and the middle is kept. Grayscale becomes RGB; transparency is dropped. Raises
-    nearly anything where the file is damaged.
+    Scaled bicubic and antialiased. Grayscale becomes RGB; transparency is dropped; of several frames
+    the first is taken. Raises nearly anything where the file is damaged.
     """
-    target = (size, size) if isinstance(size, int) else size
     with open_image(data) as image:
-        if target is not None:
+        turn = orientation(image)
+        if decoding.size is not None:
+            width, height = decoding.size if turn < _SIDEWAYS else decoding.size[::-1]
             # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target leaves the filter enough.
-            image.draft(None, (2 * target[0], 2 * target[1]))
-        rgb = to_rgb(image)
-    if target is not None:
-        rgb = ImageOps.fit(rgb, target, method=Image.Resampling.BICUBIC)
-    return np.asarray(rgb)
+            image.draft(None, (2 * width, 2 * height))
+        rgb = upright(to_rgb(image, decoding), turn)
+    return np.asarray(fitted(rgb, decoding))
 
 
-def bad_images(archive: Path, files: Iterable[tuple[_Named, bytes]], task: Task) -> Iterator[tuple[str, str]]:
-    """Name and reason of each image that cannot be decoded, in the order given."""
-
-    def reason(name: str, data: bytes) -> str | None:
-        try:
-            check_image(archive, name, data)
-        except DataError as error:
-            return error.problem
-        return None
-
-    workers = _workers()
-    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-        pending: deque[tuple[str, Future[str | None]]] = deque()
-
-        def settle() -> Iterator[tuple[str, str]]:
-            name, future = pending.popleft()
-            found = future.result()
-            task.advance()
-            if found is not None:
-                yield name, found
-
-        for sample, data in files:
-            pending.append((sample.name, pool.submit(reason, sample.name, data)))
-            if len(pending) > 64 * workers:
-                yield from settle()
-        while pending:
-            yield from settle()
-
-
-def decode_blocks(
-    archive: Path,
-    files: Iterable[tuple[int, int, str, bytes]],
-    shape: tuple[int, int, int],
-    size: int | None,
-) -> Iterator[Block]:
-    """Blocks of decoded images from (place, label, name, content), in the order given.
-
-    `shape` is [3, H, W] of every image; one that differs, or is damaged, is a DataError that
-    names it. A bounded number of files is in memory, whatever the number of images.
-    """
-    workers = _workers()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    pending: deque[Future[Block]] = deque()
-    try:
-        for batch in _batches(files, shape):
-            pending.append(pool.submit(_decode_batch, archive, batch, shape, size))
-            if len(pending) > workers + 1:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_Batch = list[tuple[int, int, str, bytes]]
-
-
-def _batches(files: Iterable[tuple[int, int, str, bytes]], shape: tuple[int, int, int]) -> Iterator[_Batch]:
-    """Up to 128 files, but no more than about 8 MB, packed or decoded."""
-    limit = 8 << 20
-    most = max(1, min(128, limit // (shape[0] * shape[1] * shape[2])))
-    batch: _Batch = []
-    held = 0
-    for file in files:
-        batch.append(file)
-        held += len(file[3])
-        if len(batch) == most or held > limit:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
-
-
-def _decode_batch(archive: Path, batch: _Batch, shape: tuple[int, int, int], size: int | None) -> Block:
-    channels, height, width = shape
-    images = np.empty((len(batch), height, width, channels), dtype=np.uint8)
-    for image, (_, _, name, data) in zip(images, batch, strict=True):
-        if size is None and decode_jpeg_into(data, image):
-            continue
-        try:
-            pixels = decode_image(data, size)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow raises nearly anything on damaged files
-            raise unusable(archive, name, error) from None
-        if pixels.shape[:2] != (height, width):
-            raise DataError(
-                f"{archive}: the images differ in size: {name} is {pixels.shape[1]}×{pixels.shape[0]}, "
-                f"others are {width}×{height}.",
-                "Give '--size N' to make them all N×N pixels.",
-            )
-        image[:] = pixels
-    places, labels = ([file[column] for file in batch] for column in (0, 1))
-    return Block(
-        np.array(places, dtype=np.int64),
-        np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
-        np.array(labels, dtype=np.int64),
-    )
-
-
-class _Refused(Exception):
-    """Why a file that may well be whole is not used."""
+def fitted(rgb: Image.Image, decoding: Decoding) -> Image.Image:
+    """The image at the size that was asked for."""
+    if decoding.size is None:
+        return rgb
+    if decoding.observed is not None and decoding.fit == "crop":
+        ratio = rgb.width / rgb.height * decoding.size[1] / decoding.size[0]
+        decoding.observed.fitted(min(ratio, 1 / ratio))
+    if decoding.fit == "squash":
+        return rgb.resize(decoding.size, Image.Resampling.BICUBIC)
+    fit = ImageOps.pad if decoding.fit == "pad" else ImageOps.fit
+    return fit(rgb, decoding.size, method=Image.Resampling.BICUBIC)
 
 
 def open_image(data: bytes) -> Image.Image:
     """An image file, its header read; raises nearly anything where it is none."""
     if not data:
-        raise _Refused("the file is empty")
+        raise Refused("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise _Refused("its number of pixels is out of all proportion") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise _Refused(f"{image.width}×{image.height} pixels are out of all proportion")
-    return image
+        raise Refused("its number of pixels is out of all proportion") from None
+    except UnidentifiedImageError:
+        raise Refused(_identified(data)) from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+# EXIF 2.32, tag 0x0112: how the stored image is turned to stand upright. From _SIDEWAYS on its sides change.
+_TURNS = MappingProxyType(
+    {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+)
+
+
+_SIDEWAYS = 5
+
+
+def orientation(image: Image.Image) -> int:
+    """1 (upright) to 8, as EXIF counts; 1 where the image does not say, or its EXIF block is damaged."""
+    if image.format == "TIFF":  # Pillow turns them itself, when they are loaded
+        return 1
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # its parser raises nearly anything
+        return 1
+    return found if found in _TURNS else 1
+
+
+def upright_size(image: Image.Image, turn: int) -> tuple[int, int]:
+    """Width and height of the image once it is turned."""
+    if image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= _SIDEWAYS:
+        image.load()  # which of the two its size is before depends on Pillow's version
+    width, height = image.size
+    return (width, height) if turn < _SIDEWAYS else (height, width)
+
+
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """The image, turned."""
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
+def to_rgb(image: Image.Image, decoding: Decoding) -> Image.Image:
     """The image as 8-bit RGB."""
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        raise _Refused(f"pixels of type '{image.mode}' have no fixed range: save it with 8 bits a channel")
+    if image.width * image.height > MAX_PIXELS:
+        raise Refused(f"{image.width}×{image.height} pixels are out of all proportion")
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise Refused(f"pixels of type '{image.mode}' have no fixed range: save it with 8 bits a channel")
     if image.mode.startswith("I"):  # 16-bit grayscale, which convert() would clip at 255
-        gray = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
+        return Image.fromarray(_eight_bits(np.asarray(image), decoding)).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(gray: NDArray[Any], decoding: Decoding) -> NDArray[np.uint8]:
+    if decoding.observed is not None:
+        decoding.observed.values(int(gray.max()))
+    values = gray.astype(np.int64).clip(decoding.low, decoding.high) - decoding.low
+    span = decoding.high - decoding.low + 1  # so that 16 bits become the upper 8 of them
+    return (values * 256 // span).astype(np.uint8)
 
 
 def unusable(archive: Path, name: str, error: Exception) -> DataError:
     """The error for an image file that cannot be decoded, with the reason in words."""
-    if isinstance(error, _Refused):
-        reason = str(error)
-    elif isinstance(error, UnidentifiedImageError):
-        reason = "not an image, or its beginning is damaged"
-    else:
-        reason = f"the image is damaged or cut short ({error or type(error).__name__})"
+    reason = (
+        str(error) if isinstance(error, Refused) else f"the image is damaged or cut short ({_said(error)})"
+    )
     return DataError(f"{archive}: {name}: {reason}.", "Replace or remove it and run the command again.")
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+# Formats that people have and that are not read: how their files begin, after the given number of bytes.
+_OTHERS = (
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypavif", "AVIF, for which Pillow is too old"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypmsf1", "HEIF"),
+    (4, b"ftyp", "video (MP4 or the like)"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"jP  \r\n", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x00\x00\x01\x00", "icon (ICO)"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"\x89HDF", "HDF5"),
+    (0, b"PK\x03\x04", "zip archive"),
+    (0, b"\x1f\x8b", "gzip file"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "XML"),
+    (0, b"<!DOCTYPE", "web page"),
+    (0, b"<html", "web page"),
+    (0, b"version https://git-lfs", "pointer of Git LFS, whose file was not fetched"),
+    (128, b"DICM", "DICOM"),
+)
+
+
+def _identified(data: bytes) -> str:
+    """Words for a file that is no image of a format that is read."""
+    for offset, beginning, name in _OTHERS:
+        article = "an" if name[0] in "aeiouAEIOUHX" and name not in ("HEIC", "HEIF", "HDF5") else "a"
+        if data[offset : offset + len(beginning)].lower() == beginning.lower():
+            return f"it is {article} {name}, which is not read: convert it to JPEG or PNG"
+    return "not an image, or its beginning is damaged"

@@ -4,6 +4,7 @@ The three look the same from outside: names with '/' to sizes, and contents on d
 that would leave the tree ('/x', '../x'), links and devices in archives are refused.
 """
 
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -13,19 +14,58 @@ from neuscale.errors import DataError
 # Far above any image that one would train on, far below what fills a memory.
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
 
-IGNORED_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+
+# What desktops, network disks, version control and file systems leave in every folder, in small letters.
+IGNORED_NAMES = frozenset(
+    {
+        "__macosx",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "icon\r",
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "@recycle",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+    }
+)
+
+
+# Of a name: what Linux takes. A folder's own depth, and that of its names, decide how much a listing takes.
+MAX_PATH_BYTES, MAX_PART_BYTES, MAX_LEVELS = 4096, 255, 100
+
+
+# Of memory, for the listing of an archive: some 5 million files.
+MAX_LISTING_BYTES = 2 << 30
+
+
+_SHOWN = 60  # characters of a name that is too long
+
+
+_BYTES_PER_NAME = 300  # two entries of dictionaries and two numbers, beside the name itself
+
 
 # What the user does about a damaged archive, and about one that was made in a way that is not read.
 GET_ANEW = "Get or make it anew (it is damaged, or was not copied to its end), then run the command again."
+
+
 REPACK = "Make the archive anew from plain files and run the command again."
 
 
 class FileTree(Protocol):
-    """Files by name. `files` maps each to its size in bytes; `folders` are all folders above and between."""
+    """Files by name. `files` maps each to its size in bytes; `folders` are all folders above and between.
+
+    `listing_bytes` is about what the two take in memory. `warnings`: sentences on how names were read.
+    """
 
     path: Path
     files: dict[str, int]
     folders: set[str]
+    listing_bytes: int
+    warnings: list[str]
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Name and content of each file in `names`, in the order that is fastest to read."""
@@ -40,19 +80,43 @@ def check_text(where: Path, name: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         shown = name.encode("ascii", "backslashreplace").decode()
-        raise DataError(f"{where}: {shown}: this name is not valid UTF-8.", "Rename it.") from None
+        raise DataError(
+            f"{where}: {shown}: this name is not valid UTF-8.",
+            "Rename it; of an archive, set `encoding` to that of its names.",
+        ) from None
+
+
+def check_name(where: Path, name: str) -> None:
+    """DataError where a file's name is longer or deeper than any that people make."""
+    check_text(where, name)
+    long = len(name) * 4 > MAX_PART_BYTES  # bytes of a character: at most four
+    if "\0" in name:
+        problem = "it has a NUL"
+    elif name.count("/") >= MAX_LEVELS:
+        problem = f"it is more than {MAX_LEVELS} folders deep"
+    elif long and len(name.encode()) > MAX_PATH_BYTES:
+        problem = f"it has more than {MAX_PATH_BYTES:,} bytes"
+    elif long and any(len(part.encode()) > MAX_PART_BYTES for part in name.split("/")):
+        problem = f"a part of it has more than {MAX_PART_BYTES} bytes"
+    else:
+        return
+    shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+    raise DataError(f"{where}: {shown}: no name of an image: {problem}.", "Rename it.")
 
 
 def is_ignored(part: str) -> bool:
-    """Whether a file or folder is the file browser's and not the user's."""
-    return part.startswith(".") or part in IGNORED_NAMES
+    """True for files and folders that desktops, network disks and version control create."""
+    return part.startswith(".") or part.lower() in IGNORED_NAMES
 
 
-def member_name(archive: Path, raw: str) -> str | None:
-    """A member's name without './', or None where it is to be ignored; DataError where it leaves the tree."""
-    check_text(archive, raw)
+def member_name(archive: Path, raw: str, backslash: bool = False) -> str | None:
+    """A member's name without './', or None where it is to be ignored; `backslash` separates as well.
+
+    Raises DataError where it leaves the tree, or is longer or deeper than any name of an image.
+    """
+    check_name(archive, raw)
     # Plain text and not PurePosixPath, which takes half a second for 100,000 names.
-    slashed = raw.replace("\\", "/")
+    slashed = raw.replace("\\", "/") if backslash else raw
     parts = [part for part in slashed.split("/") if part not in ("", ".")]
     if slashed.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
         raise DataError(f"{archive}: '{raw}' would lie outside of the archive.", REPACK)
@@ -62,17 +126,25 @@ def member_name(archive: Path, raw: str) -> str | None:
 
 
 def add_member(tree: FileTree, name: str, size: int, is_folder: bool) -> None:
-    """Add a file with the folders above it, or a folder; DataError where a file is there already."""
-    above = name.rpartition("/")[0]
-    while above and above not in tree.folders:
-        tree.folders.add(above)
-        above = above.rpartition("/")[0]
-    if is_folder:
-        tree.folders.add(name)
-        return
-    if name in tree.files:
-        raise DataError(f"{tree.path}: {name}: it is there twice.", REPACK)
-    tree.files[name] = size
+    """Add a file with the folders above it, or a folder.
+
+    Raises DataError where a file already exists, and where the listing fills the memory.
+    """
+    folder = name if is_folder else name.rpartition("/")[0]
+    while folder and folder not in tree.folders:
+        tree.folders.add(folder)
+        tree.listing_bytes += _BYTES_PER_NAME + sys.getsizeof(folder)
+        folder = folder.rpartition("/")[0]
+    if not is_folder:
+        if name in tree.files:
+            raise DataError(f"{tree.path}: {name}: it is there twice.", REPACK)
+        tree.files[name] = size
+        tree.listing_bytes += _BYTES_PER_NAME + sys.getsizeof(name)
+    if tree.listing_bytes > MAX_LISTING_BYTES:
+        raise DataError(
+            f"{tree.path}: its list of names takes more than {MAX_LISTING_BYTES / 2**30:g} GiB of memory.",
+            "Unpack it, and give the folder.",
+        )
 
 
 def check_size(archive: Path, name: str, size: int) -> None:

@@ -1,10 +1,14 @@
 """A tree of files in a folder on disk."""
 
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from posixpath import splitext
 
-from neuscale.data.sources.file_tree import check_size, check_text, is_ignored
-from neuscale.errors import DataError
+from neuscale.data.sources.decode import is_image
+from neuscale.data.sources.file_tree import check_name, check_size, is_ignored
+from neuscale.data.sources.listing import Entry, Listing
+from neuscale.errors import DataError, read_error
 
 
 class FolderTree:
@@ -14,12 +18,13 @@ class FolderTree:
         self.path = path
         self.files: dict[str, int] = {}
         self.folders: set[str] = set()
-        try:
-            self._list(path, "", frozenset())
-        except OSError as error:
-            raise DataError(
-                f"{error.filename}: cannot be read ({error.strerror}).", "Check its permissions and the disk."
-            ) from None
+        self.listing_bytes = 0
+        self.warnings: list[str] = []
+        self.listing = Listing()
+        for entry in walk_folder(path, self.folders):
+            self.files[entry.name] = entry.size
+            if is_data(entry.name):
+                self.listing.add(entry)
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """See FileTree."""
@@ -29,29 +34,51 @@ class FolderTree:
             try:
                 yield name, path.read_bytes()
             except OSError as error:
-                raise DataError(
-                    f"{path}: cannot be read ({error.strerror}).", "Check its permissions and the disk."
-                ) from None
+                raise read_error(error, path) from None
 
     def check_rest(self, used: Collection[str]) -> None:
         """Files on disk have nothing that could be checked without their content."""
 
-    def _list(self, folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-        status = folder.stat()
-        here = (status.st_dev, status.st_ino)
-        if here in above:  # a link to a folder that it lies in
-            return
-        for entry in sorted(folder.iterdir()):
-            if is_ignored(entry.name):
-                continue
-            check_text(self.path, prefix + entry.name)
-            if entry.is_dir():
-                self.folders.add(prefix + entry.name)
-                self._list(entry, f"{prefix}{entry.name}/", above | {here})
-            elif entry.is_file():
-                self.files[prefix + entry.name] = entry.stat().st_size
-            else:
-                raise DataError(
-                    f"{entry}: a broken link, or no file at all.",
-                    "Remove or restore it and run the command again.",
-                )
+
+def walk_folder(path: Path, folders: set[str] | None = None) -> Iterator[Entry]:
+    """The files below a folder, in the order of their names; its folders are added to `folders`.
+
+    Raises DataError for what cannot be listed: a broken link, a pipe, a name that is no text or too long.
+    """
+    try:
+        yield from _walk(path, path, "", frozenset(), folders if folders is not None else set())
+    except OSError as error:
+        raise read_error(error, error.filename or path) from None
+
+
+def _walk(
+    top: Path, folder: Path, prefix: str, above: frozenset[tuple[int, int]], folders: set[str]
+) -> Iterator[Entry]:
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:  # a link to a folder that it lies in
+        return
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if is_ignored(entry.name):
+            continue
+        name = prefix + entry.name
+        check_name(top, name)
+        if entry.is_dir():
+            folders.add(name)
+            yield from _walk(top, folder / entry.name, f"{name}/", above | {here}, folders)
+        elif entry.is_file():
+            status = entry.stat()
+            yield Entry(name, status.st_size, status.st_mtime_ns)
+        else:
+            what = "is a link to a file that is not there" if entry.is_symlink() else "is no file"
+            raise DataError(f"{entry.path}: {what}.", "Remove or restore it and run the command again.")
+
+
+def is_data(name: str) -> bool:
+    """True for a file that a data set may be made from: an image, a table, an array."""
+    return is_image(name) or splitext(name)[1].lower() in _TABLES
+
+
+_TABLES = frozenset([".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".npz", ".npy", ".cls", ".tar"])

@@ -1,6 +1,7 @@
 """Fashion-MNIST's files: gzipped IDX arrays (http://yann.lecun.com/exdb/mnist/, "file format")."""
 
 import gzip
+import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from neuscale.errors import DataError
 
 _UNSIGNED_BYTE = 0x08
 _BLOCK = 2048
+_MAX_ITEMS, _MAX_ITEM_BYTES = 100_000_000, 1 << 20
 _FIX = "Delete it and run 'neuscale data prepare fashion_mnist' again."
 
 # The held-out files are called t10k; `held_out` says "test", as everybody does.
@@ -92,6 +94,8 @@ def _read_header(stream: BinaryIO, path: Path, dimensions: int) -> tuple[int, ..
     if (zeros, kind, found) != (0, _UNSIGNED_BYTE, dimensions):
         raise DataError(f"{path}: not an IDX file of {dimensions} dimensions of bytes.", _FIX)
     sizes: tuple[int, ...] = struct.unpack(f">{dimensions}I", _read_exactly(stream, path, 4 * dimensions))
+    if sizes[0] > _MAX_ITEMS or math.prod(sizes[1:]) > _MAX_ITEM_BYTES:
+        raise DataError(f"{path}: its header gives a size of {sizes}, which is out of all proportion.", _FIX)
     return sizes
 
 

@@ -1,4 +1,4 @@
-"""What every reader of a published data set gives: its classes, its shape and blocks of images."""
+"""The interface of every reader of a data set: its classes, its shape and blocks of images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -32,11 +32,11 @@ class Source(Protocol):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """The number of images in "train" and in "val"."""
+        """The number of images in "train", in "val" and perhaps in "test"."""
 
     @property
     def held_out(self) -> str:
-        """What the source calls the split that is "val" here."""
+        """The source's name of the split that is "val" here."""
 
     def blocks(self, split: str) -> Iterator[Block]:
         """The images of a split, a bounded number at a time; DataError where they cannot be read."""

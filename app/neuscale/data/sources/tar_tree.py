@@ -1,28 +1,60 @@
-"""A tree of files in a tar archive, gzipped or not."""
+"""A tree of files in a tar archive, compressed or not."""
 
+import bz2
 import gzip
+import lzma
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, NoReturn, cast
 
 from neuscale.data.sources.file_tree import GET_ANEW, REPACK, add_member, check_size, member_name
 from neuscale.errors import DataError
 
+# A name, a link's target, or fields in the pax format; and how many of them a member has at most.
+_EXTENSIONS = {
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+}
+
+
+_MAX_EXTENSION, _MAX_CHAIN = 1 << 20, 16
+
+
+# How compressed files begin, and what reads them.
+COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+
 
 class TarTree:
-    """A tar archive, gzipped or not. A gzipped one is read whole once, which compares its checksum.
+    """A tar archive, compressed by gzip, bzip2 or xz, or not at all.
+
+    A compressed one is read whole once, which compares its checksum. `encoding`: of its names, where
+    those are not UTF-8.
 
     `tarfile` takes a damaged or missing header for the end of the archive; here it is an error.
     """
 
-    _ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError)
+    # A chain of extended headers is read by recursion.
+    _ERRORS = (
+        *(tarfile.TarError, zlib.error, lzma.LZMAError),
+        *(EOFError, OSError, ValueError, OverflowError, RecursionError),
+    )
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encoding: str | None = None) -> None:
         self.path = path
+        self.encoding = encoding or "utf-8"
+        self.warnings: list[str] = []
         self.files: dict[str, int] = {}
         self.folders: set[str] = set()
+        self.listing_bytes = 0
         self._offsets: dict[str, int] = {}
         try:
             with self._opened() as stream:
@@ -50,23 +82,31 @@ class TarTree:
 
     def _opened(self) -> IO[bytes]:
         stream = self.path.open("rb")
-        if stream.read(2) != b"\x1f\x8b":
-            stream.seek(0)
-            return stream
-        stream.close()
-        return cast(IO[bytes], gzip.open(self.path, "rb"))
+        head = stream.read(8)
+        for beginning, opened in COMPRESSIONS.items():
+            if head.startswith(beginning):
+                stream.close()
+                return cast(IO[bytes], opened(self.path, "rb"))
+        stream.seek(0)
+        return stream
 
     def _list(self, stream: IO[bytes]) -> None:
         headers = _LastRead(stream)
-        with tarfile.open(fileobj=cast(IO[bytes], headers), mode="r:") as tar:
+        with tarfile.open(
+            fileobj=cast(IO[bytes], headers), mode="r:", tarinfo=_limited_header(), encoding=self.encoding
+        ) as tar:
             while (info := tar.next()) is not None:
                 # It would keep every header, a kilobyte each.
                 tar.members.clear()  # type: ignore[attr-defined]
                 name = member_name(self.path, info.name)
                 if name is None:
                     continue
+                if info.islnk():
+                    self._add_hard_link(name, info.linkname)
+                    continue
                 if not (info.isreg() or info.isdir()) or info.issparse():
-                    raise DataError(f"{self.path}: {name}: a link or device, not a plain file.", REPACK)
+                    kind = "a symbolic link" if info.issym() else "a device or the like"
+                    raise DataError(f"{self.path}: {name}: {kind}, not a plain file.", REPACK)
                 add_member(self, name, info.size, info.isdir())
                 if info.isreg():
                     self._offsets[name] = info.offset_data
@@ -74,6 +114,46 @@ class TarTree:
             raise tarfile.ReadError("a header is damaged" if headers.last else "its end is missing")
         while stream.read(1 << 20):
             pass
+
+    def _add_hard_link(self, name: str, target: str) -> None:
+        """Another name of a file that came before it."""
+        there = member_name(self.path, target)
+        if there not in self._offsets:
+            raise DataError(
+                f"{self.path}: {name}: a hard link to '{target}', which is not before it.", REPACK
+            )
+        add_member(self, name, self.files[there], is_folder=False)
+        self._offsets[name] = self._offsets[there]
+
+
+def _limited_header() -> type[tarfile.TarInfo]:
+    """The headers of one archive. What extends them (long names, pax fields) is limited.
+
+    `tarfile` reads an extension whole, whatever size it gives, keeps the global ones, and follows a
+    list of holes through as many blocks as it has.
+    """
+    extensions = 0
+    global_bytes = 0
+
+    class Header(tarfile.TarInfo):
+        # Not in `frombuf`, the public hook, which later versions of Python pass by.
+        def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+            nonlocal extensions, global_bytes
+            is_extension = self.type in _EXTENSIONS
+            extensions = extensions + 1 if is_extension else 0
+            if self.type == tarfile.XGLTYPE:
+                global_bytes += self.size
+            if is_extension and (max(self.size, global_bytes) > _MAX_EXTENSION or extensions > _MAX_CHAIN):
+                raise tarfile.ReadError(f"a header is extended by more than {_MAX_EXTENSION:,} bytes")
+            if self.type == tarfile.GNUTYPE_SPARSE:
+                raise tarfile.ReadError(f"{self.name} has holes")
+            processed: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+            return processed
+
+        def _proc_gnusparse_10(self, *_: object) -> NoReturn:
+            raise tarfile.ReadError(f"{self.name} has holes")
+
+    return Header
 
 
 class _LastRead:

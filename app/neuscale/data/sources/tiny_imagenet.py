@@ -9,24 +9,23 @@
 
 from collections import Counter
 from pathlib import Path
-from posixpath import splitext
 
-from neuscale.data.sources.archive import open_tree
-from neuscale.data.sources.decode import SUFFIXES
+from neuscale.data.sources.decode import is_image
 from neuscale.data.sources.file_tree import FileTree
-from neuscale.data.sources.image_files import ImageFilesSource, Sample
+from neuscale.data.sources.image_files import ImageFilesSource, Sample, open_tree
+from neuscale.data.sources.options import USUAL, SourceOptions
 from neuscale.errors import DataError
 
 _FIX = "Get the official archive anew and run the command again."
 
 
-def open_tiny_imagenet(path: Path, size: int | None = None) -> ImageFilesSource:
+def open_tiny_imagenet(path: Path, options: SourceOptions = USUAL) -> ImageFilesSource:
     """The images of a zip or folder in the official layout, or of a part of it.
 
     Classes are in the order of their sorted WordNet ids and bear the first name of words.txt.
     Raises DataError with file and line where annotations and images do not fit together.
     """
-    tree = open_tree(path)
+    tree = open_tree(path, options.encoding)
     top = _top(tree)
     wnids = sorted(_lines(tree, f"{top}wnids.txt").values())
     if len(set(wnids)) != len(wnids) or not wnids:
@@ -37,7 +36,9 @@ def open_tiny_imagenet(path: Path, size: int | None = None) -> ImageFilesSource:
         "val": _validation_samples(tree, f"{top}val/", labels),
     }
     names = _class_names(tree, f"{top}words.txt", wnids)
-    return ImageFilesSource(tree, names, samples, "val", size, folder_names=wnids)
+    return ImageFilesSource(
+        tree, names, samples, "val", options.decoding, folder_names=wnids, warnings=tree.warnings
+    )
 
 
 def _top(tree: FileTree) -> str:
@@ -84,7 +85,7 @@ def _training_samples(tree: FileTree, train: str, labels: dict[str, int]) -> lis
     if unknown := sorted(name for name in folders if "/" not in name and name not in labels):
         raise DataError(f"{tree.path}: {train}{unknown[0]}: this class is not in wnids.txt.", _FIX)
     for name in sorted(tree.files):
-        if name.startswith(train) and _is_image(name):
+        if name.startswith(train) and is_image(name):
             wnid, slash, _ = name.removeprefix(train).partition("/")
             if not slash:
                 raise DataError(f"{tree.path}: {name}: this image lies in no class folder.", _FIX)
@@ -112,12 +113,8 @@ def _validation_samples(tree: FileTree, val: str, labels: dict[str, int]) -> lis
             raise DataError(f"{where}: the image '{fields[0]}' is annotated twice.", _FIX)
         samples[name] = Sample(name, labels[wnid])
     for name in sorted(tree.files):
-        if name.startswith(val) and _is_image(name) and name not in samples:
+        if name.startswith(val) and is_image(name) and name not in samples:
             raise DataError(f"{tree.path}: {name}: this image has no line in {annotations}.", _FIX)
     if not samples:
         raise DataError(f"{tree.path}: {annotations}: it is empty.", _FIX)
     return sorted(samples.values(), key=lambda sample: (sample.label, sample.name))
-
-
-def _is_image(name: str) -> bool:
-    return splitext(name)[1].lower() in SUFFIXES

@@ -1,0 +1,51 @@
+"""Random erasing (Zhong et al. 2020) on whole batches: a rectangle of an image becomes the mean colour."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuscale.data.sampling import integer_draws, uniform_draws
+
+# The paper's ranges: share of the image's area, and height over width.
+AREA = (0.02, 0.33)
+
+
+RATIO = (0.3, 3.3)
+
+
+@dataclass(frozen=True)
+class Erasing:
+    """`box`: [count, 4], int64: top, bottom, left, right; empty where nothing is erased."""
+
+    box: Tensor
+
+    def at(self, positions: slice | Tensor) -> "Erasing":
+        return Erasing(self.box[positions])
+
+
+def draw_erasing(
+    probability: float, seed: int, epoch: int, count: int, size: tuple[int, int], device: torch.device
+) -> Erasing:
+    """The rectangles of an epoch; `size`: height and width. One that would not fit is cut to size."""
+    height, width = size
+    area = AREA[0] + (AREA[1] - AREA[0]) * uniform_draws(seed, epoch, "erase area", count)
+    low, high = np.log(RATIO)
+    ratio = np.exp(low + (high - low) * uniform_draws(seed, epoch, "erase ratio", count))
+    rows = np.clip(np.round(np.sqrt(area * height * width * ratio)), 1, height).astype(np.int64)
+    columns = np.clip(np.round(np.sqrt(area * height * width / ratio)), 1, width).astype(np.int64)
+    top = integer_draws(seed, epoch, "erase top", count, 1 << 30) % (height - rows + 1)
+    left = integer_draws(seed, epoch, "erase left", count, 1 << 30) % (width - columns + 1)
+    box = np.stack([top, top + rows, left, left + columns], axis=1)
+    box[uniform_draws(seed, epoch, "erase", count) >= probability] = 0
+    return Erasing(torch.from_numpy(box).to(device))
+
+
+def apply_erasing(images: Tensor, erasing: Erasing) -> Tensor:
+    """Normalised float [B, C, H, W] → the same with each box at 0, which is the mean."""
+    rows = torch.arange(images.shape[2], device=images.device)[:, None]
+    columns = torch.arange(images.shape[3], device=images.device)
+    top, bottom, left, right = (edge[:, None, None, None] for edge in erasing.box.unbind(1))
+    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    return images.masked_fill(inside, 0.0)

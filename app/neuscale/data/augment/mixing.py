@@ -1,0 +1,120 @@
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), each image with its own partner and weight.
+
+An image's partner stands in the same global batch, wherever that batch is computed, so
+that the number of processes has no say in who is mixed with whom.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuscale.data.sampling import integer_draws, uniform_draws
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Mixing of the images of an epoch, by position; tensors of shape [count].
+
+    `partner`: the other image's position, int64; `weight`: how much of the image itself
+    stays, float32 in 0 … 1 (1: it is left alone); `box`: [count, 4], int64, the rows and
+    columns (top, bottom, left, right) that CutMix takes from the partner; empty for Mixup.
+    """
+
+    partner: Tensor
+    weight: Tensor
+    box: Tensor
+
+    def at(self, positions: slice | Tensor) -> "Mix":
+        return Mix(self.partner[positions], self.weight[positions], self.box[positions])
+
+
+def draw_mix(
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    seed: int,
+    epoch: int,
+    count: int,
+    global_batch_size: int,
+    size: tuple[int, int],
+    device: torch.device,
+) -> Mix:
+    """The mixes of an epoch; `size`: height and width. With both alphas, a coin decides for each image."""
+    uniform = uniform_draws(seed, epoch, "mix share", count)
+    if mixup_alpha and cutmix_alpha:
+        cut = uniform_draws(seed, epoch, "mix kind", count) < 0.5
+    else:
+        cut = np.full(count, cutmix_alpha > 0)
+    weight = np.where(cut, beta_quantile(cutmix_alpha, uniform), beta_quantile(mixup_alpha, uniform))
+    box = _boxes(weight, seed, epoch, size)
+    box[~cut] = 0
+    area = (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2])
+    weight = np.where(cut, 1.0 - area / (size[0] * size[1]), weight)
+    return Mix(
+        torch.from_numpy(mix_partners(seed, epoch, count, global_batch_size)).to(device),
+        torch.from_numpy(weight.astype(np.float32)).to(device),
+        torch.from_numpy(box).to(device),
+    )
+
+
+def mix_partners(seed: int, epoch: int, count: int, global_batch_size: int) -> NDArray[np.int64]:
+    """The position of each image's partner, in the same global batch. Shape [count]."""
+    batch, place = np.divmod(np.arange(count), global_batch_size)
+    # In each batch all partners are the same distance away, and nobody is its own.
+    batches = -(-count // global_batch_size)
+    distance = 1 + integer_draws(seed, epoch, "mix distance", batches, max(1, global_batch_size - 1))
+    partner = batch * global_batch_size + (place + distance[batch]) % global_batch_size
+    return np.minimum(partner, count - 1)  # in the part batch at the end, which is never trained on
+
+
+def mix_images(images: Tensor, partners: Tensor, mix: Mix) -> Tensor:
+    """float [B, C, H, W] with their partners' → float [B, C, H, W]; `mix` is that of these positions."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device)[:, None]
+    columns = torch.arange(width, device=images.device)
+    top, bottom, left, right = (edge[:, None, None, None] for edge in mix.box.unbind(1))
+    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    weight = mix.weight[:, None, None, None]
+    blended = torch.lerp(partners, images, weight)
+    is_cut = (mix.box[:, 1] > mix.box[:, 0])[:, None, None, None]
+    # A CutMix whose box came out empty keeps a weight of 1, which the blend leaves alone.
+    return torch.where(is_cut, torch.where(inside, partners, images), blended)
+
+
+def beta_quantile(alpha: float, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers distributed as Beta(alpha, alpha), from uniform ones, by the inverse of its distribution.
+
+    Ones for alpha 0, which means no mixing.
+    """
+    if alpha <= 0:
+        return np.ones_like(uniform)
+    points, distribution = _beta_distribution(alpha)
+    return np.interp(uniform, distribution, points)
+
+
+@cache
+def _beta_distribution(alpha: float, points: int = 4097) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Over s = x^alpha the density is (1 - x)^(alpha - 1), finite up to x = 1/2 where that over x
+    # is not; the middle of each interval stands for it. The other half is the mirror image.
+    edges = np.linspace(0.0, 0.5**alpha, points)
+    middles = (edges[1:] + edges[:-1]) / 2
+    density = (1.0 - middles ** (1 / alpha)) ** (alpha - 1)
+    half = np.concatenate([[0.0], np.cumsum(density)])
+    half *= 0.5 / half[-1]
+    x = edges ** (1 / alpha)
+    return np.concatenate([x, 1.0 - x[-2::-1]]), np.concatenate([half, 1.0 - half[-2::-1]])
+
+
+def _boxes(weight: NDArray[np.float64], seed: int, epoch: int, size: tuple[int, int]) -> NDArray[np.int64]:
+    """CutMix's boxes [count, 4]: 1 - weight of the area about a uniform centre, cut off at the border."""
+    count = len(weight)
+    side = np.sqrt(1.0 - weight)
+    edges = []
+    for axis, name in enumerate(("row", "column")):
+        centre = integer_draws(seed, epoch, f"mix {name}", count, size[axis])
+        half = (side * size[axis] / 2).astype(np.int64)
+        edges += [np.clip(centre - half, 0, size[axis]), np.clip(centre + half, 0, size[axis])]
+    return np.stack(edges, axis=1)

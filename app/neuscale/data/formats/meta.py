@@ -1,0 +1,157 @@
+"""The record of a data set: `meta.json`, whose fields meta.schema.json has, and the fingerprint of it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from neuscale.data.sources.decoding import Decoding
+from neuscale.errors import DataError, is_refused, read_error
+from neuscale.untrusted import parse_json, read_json, read_record
+
+FORMAT_VERSION = 1
+
+
+# The two that every data set has, and the one that some have.
+SPLITS = ("train", "val")
+TEST = "test"
+
+
+META_FILE = "meta.json"
+
+
+# Beside it where they are known: the names of the images' files, and the findings of `neuscale data check`.
+NAMES_FILE = "image_names.txt.gz"
+CHECK_FILE = "check.json"
+
+
+_SCHEMA = Path(__file__).with_name("meta.schema.json")
+
+
+_LONGEST_REASON = 200  # characters: a message holds the value, which may be long
+
+
+@dataclass(frozen=True)
+class PackedMeta:
+    """The record of a data set, as stored in `meta.json`.
+
+    `mean` and `std` are those of the training split, per channel, for values in 0..1.
+    `counts` maps split to number of images, `checksums` file name to sha256.
+    `source` says where the images came from: `catalog` (the entry), `kind`, `held_out`
+    (what the source calls its val split), `official` (the checksum is the published one)
+    and `files` (name, bytes, sha256, md5 of each).
+    """
+
+    name: str
+    title: str
+    classes: list[str]
+    channels: int
+    height: int
+    width: int
+    mean: list[float]
+    std: list[float]
+    counts: dict[str, int]
+    checksums: dict[str, str]
+    source: dict[str, Any]
+    licence: str
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that there are: train, val and perhaps test."""
+        return [split for split in (*SPLITS, TEST) if split in self.counts]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over all that training reads: the files' checksums, classes, shapes, mean and deviation."""
+        shape = [self.channels, self.height, self.width]
+        content = {"mean": self.mean, "std": self.std, "shape": shape, "counts": self.counts}
+        content |= {"size": self.source.get("size"), "checksums": self.checksums, "classes": self.classes}
+        return _checksum({"version": 2, **content})
+
+    @property
+    def fingerprint_v1(self) -> str:
+        """The fingerprint as runs recorded it before it held more than checksums and classes."""
+        return _checksum({"checksums": self.checksums, "classes": self.classes})
+
+    def is_recorded_as(self, fingerprint: str) -> bool:
+        """True if `fingerprint`, which a run recorded, is of this data set, in whichever version."""
+        return fingerprint in (self.fingerprint, self.fingerprint_v1)
+
+    def shape(self, split: str) -> tuple[int, int, int, int]:
+        """[N, C, H, W] of a split's images."""
+        return self.counts[split], self.channels, self.height, self.width
+
+    def dumps(self) -> str:
+        """The text of `meta.json`; its last field is a checksum over all others."""
+        fields = {**asdict(self), "fingerprint": self.fingerprint}
+        return json.dumps({**fields, "meta_checksum": _checksum(fields)}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def loads(cls, text: str) -> "PackedMeta":
+        """The reverse of `dumps`; ValueError with the reason where it is not that."""
+        fields = parse_json(text)
+        if not isinstance(fields, dict):
+            raise ValueError("it holds no fields")
+        version = fields.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"its format is {version!r}, this program reads format {FORMAT_VERSION}")
+        checksum = fields.pop("meta_checksum", None)
+        if checksum != _checksum(fields):
+            raise ValueError("it was changed after it was written")
+        if (error := next(_validator().iter_errors(fields), None)) is not None:
+            raise ValueError(f"{'.'.join(map(str, error.absolute_path))}: {error.message[:_LONGEST_REASON]}")
+        fingerprint = fields.pop("fingerprint")
+        meta = cls(**fields)
+        numbers = meta.mean + meta.std
+        if not len(meta.mean) == len(meta.std) == meta.channels or not all(map(isfinite, numbers)):
+            raise ValueError("mean and std: there must be a number for each channel")
+        Decoding.recorded(meta.source, None)
+        if not meta.is_recorded_as(fingerprint):
+            raise ValueError("its fingerprint is of other data")
+        return meta
+
+
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(_SCHEMA.read_text()))
+
+
+def _checksum(fields: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def kept_check(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The findings that are kept in a data set's folder; None where there are none of these data."""
+    try:
+        found = read_json(folder / CHECK_FILE)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.pop("fingerprint", None) != fingerprint:
+        return None
+    return found
+
+
+def read_meta(folder: Path, remedy: str) -> PackedMeta:
+    """The record in `folder`. Raises DataError, with the command that helps, if it cannot be read."""
+    path = folder / META_FILE
+    try:
+        return PackedMeta.loads(read_record(path))
+    except FileNotFoundError:
+        reason = "it is missing"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, OSError) and is_refused(error):
+            raise read_error(error, path) from None
+        reason = f"cannot be read ({error})"
+    raise DataError(f"{path}: {reason}.", f"Run '{remedy}'.") from None

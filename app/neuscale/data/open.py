@@ -1,0 +1,91 @@
+"""Open the data set of a configuration: prepare and stage it first where necessary."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from neuscale.config import Config
+from neuscale.data.catalog import CATALOG
+from neuscale.data.datasets import Dataset, is_prepared, prepared_names
+from neuscale.data.formats.image_list import ListedDataset, listed_path
+from neuscale.data.formats.packed import PackedDataset, packed_path
+from neuscale.data.formats.write_image_list import list_images
+from neuscale.data.prepare import prepare
+from neuscale.data.staging import staged_for_training
+from neuscale.errors import DataError, UsageError
+from neuscale.paths import data_root
+from neuscale.progress import Progress
+
+
+def open_data(config: Config, progress: Progress) -> Dataset:
+    """The data set of a configuration, prepared and staged first where that is due.
+
+    Packed, unless it is kept as files only or `data.loader=files` asks for those.
+    Raises UsageError or DataError that says how to get it.
+    """
+    data = _prepared_data(config, progress)
+    if data.meta.num_classes < 2:
+        raise DataError(
+            f"{data.folder}: there is one class, '{data.meta.classes[0]}', and nothing to tell it from.",
+            "Add images of another class, and prepare it again.",
+        )
+    if isinstance(data, ListedDataset):
+        return data
+    return staged_for_training(data, config.data.stage, progress)
+
+
+def open_run_data(config: Config, progress: Progress) -> Dataset:
+    """The data set of a run that was trained: as it is prepared, whatever has become of its source.
+
+    The run may be another user's: neither its source is read nor its folder to stage to is made.
+    Raises DataError where the data set is not prepared and is not one of the catalog.
+    """
+    name, source = config.data.name, config.data.source
+    if source is not None and not is_prepared(name):
+        entry = name if name in CATALOG else "image_folder"
+        raise DataError(
+            f"{data_root()}: the data set '{name}' of this run is not prepared; it was made from {source}.",
+            f"Prepare it from there or from your own copy: neuscale data prepare {entry}"
+            f" --source {shlex.quote(source)} --save-as {name}",
+        )
+    stage = config.data.stage if config.data.stage in ("none", "auto") else "auto"
+    return open_data(replace(config, data=replace(config.data, source=None, stage=stage)), progress)
+
+
+def _prepared_data(config: Config, progress: Progress) -> Dataset:
+    name, loader = config.data.name, config.data.loader
+    source = Path(config.data.source) if config.data.source is not None else None
+    listed = listed_path(name)
+    if loader == "files" or (loader == "auto" and not packed_path(name).is_dir() and listed.is_dir()):
+        if source is None and listed.is_dir():
+            return ListedDataset.open(listed)
+        if source is not None:
+            entry = name if name in CATALOG else "image_folder"
+            size = config.data.image_size if not listed.is_dir() else None
+            return list_images(entry, source=source, size=size, save_as=name, progress=progress)
+        raise UsageError(
+            f"data.loader=files: the images of {name} are not kept as files in {data_root()}.",
+            f"List them: neuscale data prepare image_folder --layout files --source FOLDER --save-as {name}",
+        )
+    if source is None and packed_path(name).is_dir():
+        return PackedDataset.open(packed_path(name))
+    try:
+        if name in CATALOG and (source is not None or CATALOG[name].files):
+            return prepare(name, source=source, save_as=name, progress=progress)
+        if source is not None:
+            return prepare("image_folder", source=source, save_as=name, progress=progress)
+    except DataError as error:
+        if packed_path(name).is_dir() and source is not None:  # of another source
+            raise DataError(error.problem, "Give this data another name: data.name=NAME.") from error
+        if source is not None:
+            command = (
+                f"neuscale data prepare image_folder --source {shlex.quote(str(source))} --save-as {name}"
+            )
+            raise DataError(error.problem, f"{error.fix} Options belong to: {command}".strip()) from error
+        raise
+    raise UsageError(
+        f"data.name={name}: no such data set is prepared in {data_root()}"
+        f" (there: {', '.join(prepared_names()) or 'none'}).",
+        f"Prepare it: neuscale data prepare image_folder --source FOLDER --save-as {name};"
+        " or name the folder here: data.source=FOLDER.",
+    )

@@ -1,0 +1,85 @@
+"""Order and randomness of training, as pure functions of (seed, epoch or step, position, purpose).
+
+Nothing depends on the number of processes, workers or restarts: the same global batch holds the
+same images, with the same random choices, on any number of processes.
+"""
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuscale.errors import UsageError
+
+
+def raw_draws(seed: int, epoch: int, purpose: str, count: int) -> NDArray[np.uint64]:
+    """`count` words of 64 random bits; number i belongs to position i of the epoch's order."""
+    sequence = np.random.SeedSequence([seed, epoch, zlib.crc32(purpose.encode())])
+    key = sequence.generate_state(2, np.uint64)
+    return np.random.Philox(key=key).random_raw(count)
+
+
+def uniform_draws(seed: int, epoch: int, purpose: str, count: int) -> NDArray[np.float64]:
+    """`count` numbers in [0, 1)."""
+    return (raw_draws(seed, epoch, purpose, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def integer_draws(seed: int, epoch: int, purpose: str, count: int, below: int) -> NDArray[np.int64]:
+    """`count` whole numbers in [0, below)."""
+    return (uniform_draws(seed, epoch, purpose, count) * below).astype(np.int64)
+
+
+def derived_seed(seed: int, step: int, purpose: str) -> int:
+    """A seed for a generator that lives for one step, such as dropout's."""
+    sequence = np.random.SeedSequence([seed, step, zlib.crc32(purpose.encode())])
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
+
+
+def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order of an epoch: element i is the index of the image at position i. Shape [count]."""
+    return np.argsort(raw_draws(seed, epoch, "order", count), kind="stable").astype(np.int64)
+
+
+def steps_per_epoch(count: int, global_batch_size: int) -> int:
+    """Whole global batches in an epoch; what is left over is another choice in each epoch.
+
+    Raises UsageError where there is not one.
+    """
+    if global_batch_size > count:
+        raise UsageError(
+            f"train.global_batch_size={global_batch_size} is more than the {count} training images.",
+            "Choose a smaller batch.",
+        )
+    return count // global_batch_size
+
+
+def check_shares(global_batch_size: int, processes: int) -> None:
+    """Raise UsageError where a global batch does not divide evenly over processes."""
+    if global_batch_size % processes:
+        near = max(processes, round(global_batch_size / processes) * processes)
+        raise UsageError(
+            f"train.global_batch_size={global_batch_size} does not divide into {processes} processes.",
+            f"The nearest that does: train.global_batch_size={near}.",
+        )
+
+
+def micro_batches(
+    step: int, global_batch_size: int, rank: int, processes: int, accumulation_steps: int
+) -> list[slice]:
+    """The positions of the epoch's order that a process computes in a step, one slice a micro-batch.
+
+    `step` counts from the beginning of the epoch.
+    """
+    share = global_batch_size // processes
+    micro = share // accumulation_steps
+    first = step * global_batch_size + rank * share
+    return [slice(first + i * micro, first + (i + 1) * micro) for i in range(accumulation_steps)]
+
+
+def evaluation_batches(count: int, batch_size: int, rank: int, processes: int) -> list[slice]:
+    """Slices that cover 0 … count - 1 over all processes, each position exactly once, none padded.
+
+    The shares differ by at most one image; a process may have none.
+    """
+    first, last = count * rank // processes, count * (rank + 1) // processes
+    return [slice(i, min(i + batch_size, last)) for i in range(first, last, batch_size)]

@@ -1,0 +1,231 @@
+"""Labels from a table: a CSV, TSV or JSON Lines file that names images, classes and perhaps splits."""
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from neuscale.data.sources.class_folders import listed
+from neuscale.data.sources.decode import is_image
+from neuscale.data.sources.file_tree import FileTree
+from neuscale.data.sources.image_files import ImageFilesSource, Sample, open_tree
+from neuscale.data.sources.options import SourceOptions
+from neuscale.data.sources.split_names import split_of
+from neuscale.data.sources.splitting import split_samples
+from neuscale.data.sources.table_records import columns_of, delimited, json_lines
+from neuscale.errors import DataError, UsageError, is_refused, read_error
+from neuscale.untrusted import read_regular
+
+MAX_TABLE_BYTES = 1 << 30
+
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table: its name for messages, its content, the folder in the tree that it lies in, and its split.
+
+    `above`: the way from the table's folder to the tree, where that lies below it.
+    """
+
+    name: str
+    content: bytes
+    folder: str = ""
+    split: str | None = None
+    above: str = ""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An image's line in a table."""
+
+    table: _Table
+    number: int
+    image: str
+    label: str
+    split: str | None
+
+    @property
+    def where(self) -> str:
+        """The line, for messages."""
+        return f"{self.table.name}, line {self.number}"
+
+
+def open_label_table(path: Path, options: SourceOptions) -> ImageFilesSource:
+    """The images of a folder or archive that the table `options.labels` names, with classes and splits.
+
+    The table is a file on disk, or in the tree: one at its top, or one in the folder of each split. A name
+    is a path from the table's folder, from the top of the tree or from a folder that holds all images; a
+    suffix may be missing. Classes are sorted by name, by number where all are numbers. Raises UsageError
+    for a table or a column that is not there, and DataError, naming the line, for an image that is missing
+    or has two classes, and where nothing is held out.
+    """
+    tree = open_tree(path, options.encoding)
+    tables = _tables(tree, path, options)
+    where = tables[0].name
+    rows = [row for table in tables for row in _rows(table, options)]
+    if not rows:
+        raise DataError(f"{where}: it names no images.", "Give a table with a line for each image.")
+    files = _files(tree, path, rows)
+    labels = {row.label for row in rows}
+    classes = sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+    places = {name: label for label, name in enumerate(classes)}
+    samples: dict[str, list[Sample]] = {"train": []}
+    for row, file in zip(rows, files, strict=True):
+        samples.setdefault(row.split or "train", []).append(Sample(file, places[row.label]))
+    for found in samples.values():
+        found.sort(key=lambda sample: (sample.label, unicodedata.normalize("NFC", sample.name)))
+    samples, held_out = _held_out(samples, classes, options, path, where)
+    left = {sample.label for sample in samples["train"]}
+    if missing := [name for label, name in enumerate(classes) if label not in left]:
+        raise DataError(
+            f"{where}: the class {listed(missing)} has no training image.", "Add some, or remove it."
+        )
+    warnings = [*tree.warnings, *_unnamed(tree, files)]
+    return ImageFilesSource(tree, classes, samples, held_out, options.decoding, warnings=warnings)
+
+
+def table_checksum(table: Path) -> str | None:
+    """sha256 of a table on disk, for the record of a data set; None of one that lies in the tree."""
+    return hashlib.sha256(_content(table)).hexdigest() if table.is_file() else None
+
+
+def _tables(tree: FileTree, path: Path, options: SourceOptions) -> list[_Table]:
+    assert options.labels is not None
+    given = options.labels
+    if given.is_file():
+        folder = above = ""
+        if path.resolve().is_relative_to(given.resolve().parent):
+            above = f"{path.resolve().relative_to(given.resolve().parent).as_posix()}/"
+        if path.is_dir() and given.resolve().parent.is_relative_to(path.resolve()):
+            inner = given.resolve().parent.relative_to(path.resolve()).as_posix()
+            folder = f"{inner}/" if inner != "." else ""
+        split = split_of(folder.rstrip("/").rpartition("/")[2])
+        return [_Table(str(given), _content(given), folder, split, above)]
+    name = given.as_posix()
+    names = sorted(file for file in tree.files if file == name or file.endswith(f"/{name}"))
+    found = []
+    for file, content in tree.read(names):
+        folder = file[: len(file) - len(file.rpartition("/")[2])]
+        split = split_of(folder.rstrip("/").rpartition("/")[2])
+        found.append(_Table(f"{path}: {file}", content, folder, split))
+    if not found:
+        raise UsageError(f"`labels` {given}: there is no such file, nor one in {path}.", "Give its path.")
+    if len(found) > 1 and any(table.split is None for table in found):
+        raise UsageError(f"`labels` {given}: there are {listed(names)}.", "Give the path of one.")
+    return found
+
+
+def _content(table: Path) -> bytes:
+    try:
+        return read_regular(table.resolve(), MAX_TABLE_BYTES)
+    except OSError as error:
+        if is_refused(error):
+            raise read_error(error, table) from None
+        raise DataError(f"{table}: {error.strerror}.", "Give a CSV, TSV or JSON Lines file.") from None
+
+
+def _rows(table: _Table, options: SourceOptions) -> Iterator[_Row]:
+    """The lines of a table, each checked."""
+    try:
+        text = table.content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{table.name}: not UTF-8 ({error.reason} at byte {error.start}).", "Save it as UTF-8."
+        ) from None
+    as_json = table.name.lower().endswith((".jsonl", ".ndjson"))
+    columns: tuple[str, str, str | None] | None = None
+    for number, record in json_lines(table.name, text) if as_json else delimited(table.name, text):
+        if columns is None:
+            columns = columns_of(table.name, list(record), options)
+        image, label, split = (record.get(column) if column else None for column in columns)
+        where = f"{table.name}, line {number}"
+        if image in (None, "") or label in (None, ""):
+            raise DataError(f"{where}: it lacks the image or its class.", "Complete or remove the line.")
+        if not isinstance(label, str | int) or not isinstance(image, str | int):
+            raise DataError(
+                f"{where}: the image or class is no text and no number.", "Give one class an image."
+            )
+        held = split_of(str(split)) if columns[2] else table.split
+        if columns[2] and held is None:
+            raise DataError(f"{where}: '{split}' is no split.", "Use train, val and test.")
+        yield _Row(table, number, str(image), unicodedata.normalize("NFC", str(label)).strip(), held)
+
+
+def _files(tree: FileTree, path: Path, rows: Sequence[_Row]) -> list[str]:
+    """The file of each row. DataError for one that is not there, or that two rows name."""
+    tops, stems = _tops(tree), _stems(tree)
+    found, missing = [], []
+    for row in rows:
+        name = PurePosixPath(row.image.replace("\\", "/")).as_posix()
+        names = [prefix + name for prefix in (row.table.folder, *tops)]
+        names.append(name.removeprefix(row.table.above))
+        file = next((each for each in names if each in tree.files), None)
+        file = file or next((stems[each] for each in names if each in stems), None)
+        if file is None:
+            missing.append(row)
+        else:
+            found.append(file)
+    if missing:
+        shown = ", ".join(f"{row.image} (line {row.number})" for row in missing[:_MOST_NAMED])
+        more = f" and {len(missing) - _MOST_NAMED:,} more" if len(missing) > _MOST_NAMED else ""
+        count = f"{len(missing):,} of {len(rows):,} images are not in {path}"
+        raise DataError(
+            f"{missing[0].table.name}: {count}: {shown}{more}.",
+            "Give the folder that the names start from, or remove these lines.",
+        )
+    seen: dict[str, _Row] = {}
+    for row, file in zip(rows, found, strict=True):
+        before = seen.setdefault(file, row)
+        if before is not row:
+            words = "twice" if before.label == row.label else f"as '{before.label}' and as '{row.label}'"
+            raise DataError(
+                f"{row.where}: {file} is named {words}, first in line {before.number}.", "Remove one."
+            )
+    return found
+
+
+def _tops(tree: FileTree) -> list[str]:
+    """The places where names may start: the top, and the folders within each other that hold all images."""
+    images = [name for name in tree.files if is_image(name)]
+    found = [""]
+    if images:
+        first, last = min(images), max(images)  # what these two share, all between them do
+        for shared, other in zip(first.split("/")[:-1], last.split("/")[:-1], strict=False):
+            if shared != other:
+                break
+            found.append(f"{found[-1]}{shared}/")
+    return found
+
+
+def _stems(tree: FileTree) -> Mapping[str, str]:
+    """Name without suffix to name, where that is one image's alone."""
+    stems = Counter(name.rpartition(".")[0] for name in tree.files if is_image(name))
+    return {s: name for name in tree.files if is_image(name) and stems[s := name.rpartition(".")[0]] == 1}
+
+
+def _held_out(
+    samples: dict[str, list[Sample]], classes: Sequence[str], options: SourceOptions, path: Path, table: str
+) -> tuple[dict[str, list[Sample]], str]:
+    if options.splits:
+        if "val" in samples:
+            raise UsageError(f"{table}: it has images to validate, and {options.split_words} takes others.")
+        return split_samples(samples, classes, options, path), options.split_words
+    if "val" in samples:
+        return samples, "val"
+    if "test" in samples:
+        return {"train": samples["train"], "val": samples["test"]}, "test"
+    raise DataError(
+        f"{table}: no image is held out to validate.",
+        "`val_share` 0.1 takes a tenth of each class; `split_column` names a column of train, val and test.",
+    )
+
+
+def _unnamed(tree: FileTree, files: Sequence[str]) -> list[str]:
+    """A sentence on images that the table does not name."""
+    count = sum(is_image(name) for name in tree.files) - len(files)
+    return (
+        [f"left out: {count:,} image{'s' * (count != 1)} that the table does not name"] if count > 0 else []
+    )

@@ -1,0 +1,56 @@
+"""Images held out of a source that has no split: some of each class, chosen by a seed and their names."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from neuscale.data.sources.image_files import Sample
+from neuscale.data.sources.options import SourceOptions
+from neuscale.errors import DataError
+
+
+def split_samples(
+    samples: Mapping[str, Sequence[Sample]], classes: Sequence[str], options: SourceOptions, path: Path
+) -> dict[str, list[Sample]]:
+    """`samples` with some of the training images of each class as "val"; both in the order they had.
+
+    The choice depends on the seed, the class and the file's name: the same files are chosen from a
+    folder and from an archive of it. DataError where a class has too few images to be in both.
+    """
+    held: set[str] = set()
+    by_label: dict[int, list[Sample]] = {}
+    for sample in samples["train"]:
+        by_label.setdefault(sample.label, []).append(sample)
+    for label, members in by_label.items():
+        if len(members) < 2:
+            raise DataError(
+                f"{path}: the class '{classes[label]}' has one image, which cannot be in both parts.",
+                "Add images to it, or remove it.",
+            )
+        drawn = sorted(
+            members, key=lambda sample: _draw(options.split_seed or 0, classes[label], sample.name)
+        )
+        held.update(sample.name for sample in _held_out(drawn, label, options))
+    train = [sample for sample in samples["train"] if sample.name not in held]
+    left = {sample.label for sample in train}
+    if short := [name for label, name in enumerate(classes) if label not in left]:
+        raise DataError(
+            f"{path}: of the class '{short[0]}' all images would be held out.",
+            "Use a smaller share, or more folds.",
+        )
+    val = [sample for sample in samples["train"] if sample.name in held]
+    return {**{name: list(found) for name, found in samples.items()}, "train": train, "val": val}
+
+
+def _held_out(drawn: list[Sample], label: int, options: SourceOptions) -> list[Sample]:
+    if options.val_share is not None:
+        count = max(1, round(len(drawn) * options.val_share))
+        return drawn[:count]
+    assert options.folds is not None and options.fold is not None
+    # Beginning with another part in each class, so that the parts have about the same size.
+    return [sample for place, sample in enumerate(drawn) if (place + label) % options.folds == options.fold]
+
+
+def _draw(seed: int, class_name: str, name: str) -> tuple[bytes, str]:
+    text = f"{seed}\0{class_name}\0{name.rpartition('/')[2]}"
+    return hashlib.sha256(text.encode()).digest(), name
