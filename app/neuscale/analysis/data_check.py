@@ -1,0 +1,166 @@
+"""A look at a data set before it is trained on: copies, odd images, small classes, and wrong labels."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from neuscale.data.datasets import Dataset
+from neuscale.data.duplicates import Prints, equal_images, prints_of, similar_images
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.formats.meta import CHECK_FILE
+from neuscale.evaluation.mislabelled import suspects
+from neuscale.fs import write_atomically
+from neuscale.inference.evaluate_run import evaluation_loader
+from neuscale.inference.predict import predict_split
+from neuscale.inference.restore import restore
+from neuscale.progress import Progress
+from neuscale.runs.folder import RunFolder
+from neuscale.units import now
+
+# Of gray values from 0 to 255.
+DARKEST, BRIGHTEST, FLATTEST = 8.0, 247.0, 2.0
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """An image: its split, its place and its file there, and its class."""
+
+    split: str
+    sample: int
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class SuspectImage:
+    """An image that is probably mislabelled, and by how much its other class is likelier to the model."""
+
+    image: CheckedImage
+    suggested: str
+    margin: float
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """Findings in a data set. `counts` maps class to split to images; groups are of equal or similar images.
+
+    `run`: whose model looked for wrong labels; None: none did.
+    """
+
+    name: str
+    fingerprint: str
+    made: str
+    counts: dict[str, dict[str, int]]
+    equal: list[list[CheckedImage]]
+    similar: list[list[CheckedImage]]
+    dark: list[CheckedImage]
+    bright: list[CheckedImage]
+    flat: list[CheckedImage]
+    mislabelled: list[SuspectImage]
+    run: str | None = None
+
+    @property
+    def imbalance(self) -> float:
+        """Training images of the largest class for each of the smallest."""
+        of_train = [count.get("train", 0) for count in self.counts.values()]
+        return max(of_train) / max(1, min(of_train))
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, for the manifest of a run that trains on the data."""
+        groups = self.equal + self.similar
+        return {
+            "made": self.made,
+            "equal_groups": len(self.equal),
+            "similar_groups": len(self.similar),
+            "groups_across_splits": sum(across_splits(group) for group in groups),
+            "groups_in_several_classes": sum(in_several_classes(group) for group in groups),
+            "dark": len(self.dark),
+            "bright": len(self.bright),
+            "flat": len(self.flat),
+            "imbalance": round(self.imbalance, 4),
+            "mislabelled": len(self.mislabelled) if self.run is not None else None,
+            "run": self.run,
+        }
+
+
+def across_splits(group: Sequence[CheckedImage]) -> bool:
+    """True for a group with images in several splits: what is evaluated was trained on."""
+    return len({image.split for image in group}) > 1
+
+
+def in_several_classes(group: Sequence[CheckedImage]) -> bool:
+    """True for a group with images in several classes, of which all but one are wrong."""
+    return len({image.label for image in group}) > 1
+
+
+def check_data(data: Dataset, run: RunFolder | None, progress: Progress) -> DataCheck:
+    """Look at every image of `data` and, with the best weights of `run`, at its labels.
+
+    The labels of images that the run was trained on fit it too well, the longer it was trained: there it
+    finds fewer. Raises DataError for an image that cannot be read, UsageError for a run of other classes.
+    """
+    prints = prints_of(data, progress)
+    images = _images(data, prints)
+    dark = (prints.mean < DARKEST) & (prints.deviation < 2 * DARKEST)
+    bright = (prints.mean > BRIGHTEST) & (prints.deviation < 2 * DARKEST)
+    flat = (prints.deviation < FLATTEST) & ~dark & ~bright
+    counts = {split: data.class_counts(split) for split in data.meta.splits}
+    return DataCheck(
+        data.meta.name,
+        data.meta.fingerprint,
+        now(),
+        {name: {split: counts[split][i] for split in counts} for i, name in enumerate(data.meta.classes)},
+        [[images[i] for i in group] for group in equal_images(prints)],
+        [[images[i] for i in group] for group in similar_images(prints)],
+        [images[i] for i in np.flatnonzero(dark)],
+        [images[i] for i in np.flatnonzero(bright)],
+        [images[i] for i in np.flatnonzero(flat)],
+        _suspects(data, run, progress) if run is not None else [],
+        run.name if run is not None else None,
+    )
+
+
+def store_check(data: Dataset, check: DataCheck, progress: Progress) -> None:
+    """Keep the numbers beside the data set, for the runs that train on it."""
+    try:
+        content = {"fingerprint": check.fingerprint, **check.summary()}
+        write_atomically(data.folder / CHECK_FILE, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        progress.warning(f"{data.folder}: the findings are not kept there ({error.strerror})")
+
+
+def as_json(check: DataCheck) -> dict[str, Any]:
+    """All findings, for programs."""
+    return {**asdict(check), "imbalance": check.imbalance, "summary": check.summary()}
+
+
+def image_names(data: Dataset, split: str) -> list[str]:
+    """The file of each image of a split, where that is known, else its place."""
+    if isinstance(data, ListedDataset):
+        return [file.name for file in data.files(split)]
+    return data.names(split) or [f"{split} {place}" for place in range(data.meta.counts[split])]
+
+
+def _images(data: Dataset, prints: Prints) -> list[CheckedImage]:
+    splits = data.meta.splits
+    names: Mapping[str, list[str]] = {split: image_names(data, split) for split in splits}
+    return [
+        CheckedImage(splits[split], int(sample), names[splits[split]][sample], data.meta.classes[label])
+        for split, sample, label in zip(prints.splits, prints.samples, prints.labels, strict=True)
+    ]
+
+
+def _suspects(data: Dataset, run: RunFolder, progress: Progress) -> list[SuspectImage]:
+    restored = restore(run, "best", "auto", None, progress).with_data(data)
+    found = []
+    for split in data.meta.splits:
+        predicted = predict_split(restored, evaluation_loader(restored, split), progress)
+        names = image_names(data, split)
+        for suspect in suspects(predicted.probabilities, predicted.labels):
+            label = data.meta.classes[int(predicted.labels[suspect.sample])]
+            image = CheckedImage(split, suspect.sample, names[suspect.sample], label)
+            found.append(SuspectImage(image, data.meta.classes[suspect.suggested], round(suspect.margin, 6)))
+    return sorted(found, key=lambda suspect: -suspect.margin)
