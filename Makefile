@@ -87,7 +87,7 @@ test-containers: $(STAMP) $(OPS) ## Build the images and try them as a user does
 
 .PHONY: test-cluster
 test-cluster: $(STAMP) ## Run what needs a Slurm cluster of two nodes; NEUSCALE_TEST_SIF=FILE: in an image as well
-	@$(BIN)/pytest -m cluster tests/cluster/slurm $(ARGS)
+	@$(BIN)/pytest -m cluster tests/cluster $(ARGS)
 
 .PHONY: up
 up: ## Prepare, train and show in TensorBoard, with docker compose (on the CPU where there is no GPU)
@@ -127,6 +127,11 @@ test: $(STAMP) $(OPS) ## Run the tests, with lint and types first
 	@$(MAKE) lint
 	@OMP_WAIT_POLICY=passive $(BIN)/pytest $(PYTEST_JOBS) --no-loadscope-reorder $(ARGS)
 
+FUZZ_EXAMPLES ?= 5000
+.PHONY: test-fuzz
+test-fuzz: $(STAMP) $(OPS) ## Try FUZZ_EXAMPLES=5000 damaged files on each parser, others every time (minutes)
+	@NEUSCALE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest $(PYTEST_JOBS) --timeout 3600 tests/fuzz $(ARGS)
+
 .PHONY: test-mutants
 test-mutants: $(STAMP) $(OPS) ## Plant known bugs one at a time, and count those that the tests catch (ARGS=--chosen: a dozen)
 	@$(BIN)/python scripts/test_mutants.py $(ARGS)
@@ -144,6 +149,7 @@ test-lowest: $(STAMP) ## Run tests with the oldest versions that pyproject.toml 
 lint: $(STAMP) $(OPS) ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
 .PHONY: format

@@ -19,13 +19,15 @@ from pathlib import Path
 import torch
 from table import cpu_name, named_for, write_table
 
-from neuscale.cluster.cores import available_cores
 from neuscale.config import compose_config
-from neuscale.data.loader import Batch
-from neuscale.data.packed import PackedDataset, packed_path
+from neuscale.data.formats.packed import PackedDataset, packed_path
+from neuscale.data.loaders.loader import Batch
+from neuscale.distributed.accelerator import create_accelerator
+from neuscale.hardware import available_cores
 from neuscale.progress import Silent
+from neuscale.runs.folder import RunFolder
 from neuscale.training.checkpoint import CheckpointFolder
-from neuscale.training.device import create_accelerator
+from neuscale.training.tracking.tracker import Tracker
 from neuscale.training.trainer import Trainer
 
 BATCH = 32
@@ -41,6 +43,7 @@ class Measurement:
         data = PackedDataset.open(packed_path("cifar10"))
         self.trainer = Trainer(config, data, create_accelerator(device, "bf16"), Silent())
         self.trainer._checkpoints = CheckpointFolder(folder)
+        self.trainer._tracker = Tracker(RunFolder(folder), config, data.meta.classes, 0, is_main=False)
         self.trainer.model.train()
         self._batches = self._endless()
 
@@ -55,15 +58,14 @@ class Measurement:
         batches = next(self._batches)
         began = time.perf_counter()
         trainer = self.trainer
-        trainer.optimize(trainer.step, 0, trainer.step % trainer.steps_per_epoch, batches)
-        trainer.state.step += 1
+        trainer.train_step(batches)
         if trainer.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
     def blocking(self) -> float:
         began = time.perf_counter()
-        self.trainer._save({}, is_best=False)
+        self.trainer.save({}, is_best=False)
         self.trainer._saver.wait()
         return time.perf_counter() - began
 
@@ -71,7 +73,7 @@ class Measurement:
         """Seconds that training stood still, and seconds lost until the save was done."""
         plain = statistics.median(self.step() for _ in range(PLAIN_STEPS))
         began = time.perf_counter()
-        self.trainer._save({}, is_best=False)
+        self.trainer.save({}, is_best=False)
         stall = time.perf_counter() - began
         pending = self.trainer._saver._pending
         lost = stall

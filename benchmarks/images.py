@@ -42,7 +42,7 @@ print(json.dumps(found))
 
 
 def main(image: str, sif: Path) -> None:
-    """Measures and writes the table."""
+    """Measure and writes the table."""
     details: dict[str, Any] = json.loads(_said("docker", "image", "inspect", image))[0]
     python = ("/opt/neuscale/bin/python", "-I", "-c", MEASURE, json.dumps(PARTS))
     inside: dict[str, int] = json.loads(_inside(image, *python))

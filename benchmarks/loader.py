@@ -24,13 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
-from neuscale.cluster.cores import available_cores
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import Normalize
-from neuscale.data.loader import Share
-from neuscale.data.packed import PackedDataset, images_file, packed_path
-from neuscale.data.resident import ResidentLoader
-from neuscale.data.stream import StreamLoader
+from neuscale.data.augment.crops import Normalize
+from neuscale.data.formats.packed import PackedDataset, images_file, packed_path
+from neuscale.data.loaders.resident import ResidentLoader
+from neuscale.data.loaders.streaming import StreamLoader
+from neuscale.distributed.rank import Rank
+from neuscale.hardware import available_cores
 
 BATCH = 128
 
@@ -84,7 +84,7 @@ def timm_loader(data: PackedDataset, workers: int) -> Iterator[Any]:
 def ours(
     data: PackedDataset, kind: type[ResidentLoader] | type[StreamLoader], native: bool = True
 ) -> Iterator[Any]:
-    loader = kind(data, "train", None, torch.device("cpu"), Share())
+    loader = kind(data, "train", None, torch.device("cpu"), Rank())
     if not native:
         loader._normalize = Normalize(loader.mean, loader.std)
     augment = AugmentConfig(crop_padding=4, horizontal_flip=0.5)
@@ -94,7 +94,7 @@ def ours(
 
 
 def drop_pages(data: PackedDataset) -> None:
-    """Takes the training images out of memory: the next to read them waits for the disk."""
+    """Take the training images out of memory: the next to read them waits for the disk."""
     data.images("train")._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
     with (data.folder / images_file("train")).open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

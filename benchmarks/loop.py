@@ -31,13 +31,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from neuscale.config import Config, compose_config
-from neuscale.data.packed import PackedDataset, packed_path
+from neuscale.data.formats.packed import PackedDataset, packed_path
+from neuscale.distributed.accelerator import create_accelerator
 from neuscale.models.registry import create_model
 from neuscale.progress import Silent
 from neuscale.runs.folder import RunFolder
 from neuscale.training.checkpoint import CheckpointFolder
-from neuscale.training.device import create_accelerator
-from neuscale.training.tracking import Tracker
+from neuscale.training.tracking.tracker import Tracker
 from neuscale.training.trainer import Trainer
 
 STEPS, BATCH, REPEATS = 100, 32, 3
@@ -140,7 +140,7 @@ def ours(config: Config) -> float:
         tracker = Tracker(run, config, data.meta.classes, 0, True)
         trainer.fit(CheckpointFolder(Path(folder) / "checkpoints"), tracker)
         tracker.close()
-    return trainer.log.clock.seconds
+    return trainer.metrics.timer.seconds
 
 
 SIDES = {

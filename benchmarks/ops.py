@@ -17,8 +17,7 @@ import torch
 from table import cpu_name
 
 from neuscale.benchmark.ops import measure_ops, report, table_lines
-from neuscale.cluster.cores import available_cores
-from neuscale.training.host_memory import keep_freed_memory
+from neuscale.hardware import available_cores, keep_freed_memory
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from table import cpu_name, write_table
 
-from neuscale.cluster.cores import available_cores
+from neuscale.hardware import available_cores
 
 _IN_MEMORY = """
 import io, sys, zipfile

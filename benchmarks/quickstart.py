@@ -10,13 +10,14 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from curves import draw
 from table import cpu_name, write_table
+
+from neuscale.program import program
 
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs/quickstart.png"
@@ -26,7 +27,7 @@ def train(seed: int, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]
     """(result, curves, manifest) of one quickstart."""
     words = ["train", "experiment=quickstart", f"run.seed={seed}", f"run.name=seed{seed}", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "neuscale", *words],
+        program(*words),
         env={**os.environ, "NEUSCALE_RUNS": str(folder)},
         stdout=subprocess.PIPE,
         check=True,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from table import cpu_name, write_table
 
-from neuscale.cluster.cores import available_cores
+from neuscale.hardware import available_cores
 
 STAGE = re.compile(r"^== ([\w-]+)$(.*?)^== \1: (\d+) s$", re.MULTILINE | re.DOTALL)
 # The last line of pytest: what passed and what did not.
@@ -19,7 +19,7 @@ SUMMARY = re.compile(r"(\d+) passed.* in [\d.]+s")
 
 
 def main(log: Path) -> None:
-    """Writes a row for each stage that came to its end."""
+    """Write a row for each stage that came to its end."""
     machine = f"{cpu_name()}, {available_cores()} cores"
     rows = []
     for name, said, seconds in STAGE.findall(log.read_text()):

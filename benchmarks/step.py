@@ -13,7 +13,7 @@ import torch
 from table import cpu_name, named_for, write_table
 
 from neuscale.benchmark.step import measure_steps
-from neuscale.cluster.cores import available_cores
+from neuscale.hardware import available_cores
 
 
 def main() -> None:

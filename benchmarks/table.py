@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from neuscale.runs.environment import cpu_name as cpu_name
+from neuscale.hardware import cpu_name as cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def write_table(name: str, rows: list[dict[str, str]], folder: Path = RESULTS) -> None:
-    """Writes and prints `results/<name>.csv`, a column for each key of the rows."""
+    """Write and prints `results/<name>.csv`, a column for each key of the rows."""
     path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:

@@ -27,6 +27,7 @@ class Training:
     def __call__(self) -> str:
         command = [
             sys.executable,
+            "-P",
             "-m",
             "neuscale",
             "train",

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    """Prints what differs; the exit code."""
+    """Print what differs; the exit code."""
     if len(arguments) != 2:
         print(__doc__)
         return 2

@@ -157,7 +157,7 @@ def try_mutant(mutant: Mutant, copy: Path) -> Verdict:
     finally:
         path.write_text(sound)
     failed = [line.split(" - ")[0] for line in out.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if code > 2 and code != 124:  # below 0: pytest itself was ended by a signal
+    if code > 2 and code != 124 and not failed:  # below 0: pytest itself was ended by a signal
         raise RuntimeError(f"'{mutant.bug}': pytest ended with {code}:\n{out}")
     by = failed[0] if failed else {0: "", 124: "its time ran out"}.get(code, f"pytest ended with {code}")
     return Verdict(mutant, code != 0, by, time.monotonic() - began)

@@ -11,7 +11,7 @@ used, so that the command line starts without torch.
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from neuscale.version import __version__ as __version__
 
 __all__ = [
     "Config",

@@ -5,7 +5,7 @@
     print(run.metrics[-1], neuscale.evaluate(run).top1)
     model = neuscale.load_run("last").model()
 
-A configuration is given as words, as on the command line, or as a Config and words that change it.
+A configuration is given as overrides, as on the command line, or as a Config and overrides that change it.
 Errors are `neuscale.UserError`, with the command line's messages. Nothing here ends the process.
 Started by torchrun or `accelerate launch`, `train` and `evaluate` share their work like the commands.
 """
@@ -16,31 +16,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuscale.cluster.cores import available_cores
 from neuscale.config import Config, compose_config, config_from_yaml, config_to_yaml
 from neuscale.data.catalog import CATALOG
-from neuscale.data.loader import model_size
-from neuscale.data.packed import SPLITS
+from neuscale.data.datasets import Dataset, check_split, is_prepared, open_prepared, prepared_names
+from neuscale.data.loaders.loader import model_size
+from neuscale.data.open import open_data
 from neuscale.data.prepare import prepare
-from neuscale.data.prepared import Dataset, is_prepared, open_prepared, prepared_names
+from neuscale.data.sources.options import SourceOptions
+from neuscale.distributed.accelerator import resolve_device
 from neuscale.errors import UsageError
-from neuscale.evaluation.evaluate import Evaluation
-from neuscale.evaluation.module import evaluate_module, normalized_as
-from neuscale.evaluation.restore import restore
-from neuscale.evaluation.run import evaluate_run
+from neuscale.evaluation.evaluate import Evaluation, evaluate_module, normalized_as
+from neuscale.hardware import available_cores
+from neuscale.inference.evaluate_run import evaluate_run
+from neuscale.inference.restore import restore
 from neuscale.models.registry import check_arch
 from neuscale.models.registry import create_model as create_from_sizes
 from neuscale.models.weights import load_starting_weights
 from neuscale.paths import data_root
 from neuscale.progress import Progress, Silent
+from neuscale.runs.differences import check_same_run
 from neuscale.runs.folder import RunFolder, all_runs, find_run
 from neuscale.runs.manifest import read_manifest
-from neuscale.training.device import resolve_device
-from neuscale.training.metrics import read_metrics
+from neuscale.runs.metrics import read_metrics
 from neuscale.training.outcome import Outcome
-from neuscale.training.resume import check_same_run
-from neuscale.training.train import open_data
-from neuscale.training.train import train as train_config
+from neuscale.training.run import train as train_config
 
 __all__ = ["Run", "create_model", "evaluate", "load_data", "load_run", "train"]
 
@@ -56,7 +55,7 @@ class Run:
         self.outcome = outcome
 
     def __repr__(self) -> str:
-        return f"<Run {self.name}: {self.manifest.get('status', 'not begun')}>"
+        return f"<Run {self.name}: {self.manifest.get('status', 'not started')}>"
 
     @property
     def path(self) -> Path:
@@ -70,7 +69,7 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """What it was trained with."""
+        """The configuration it was trained with."""
         return self._folder.config()
 
     @property
@@ -94,10 +93,10 @@ class Run:
         restored = restore(self._folder, checkpoint, "auto", device, Silent(), stage=False, eager=True)
         return restored.model
 
-    def resume(self, *words: str, progress: bool | Progress = False) -> "Run":
-        """Goes on from the newest checkpoint, fields changed by `words`; returns the run as it is then."""
-        config = self._folder.config(list(words))
-        if not any(word.startswith("run.device=") for word in words):
+    def resume(self, *overrides: str, progress: bool | Progress = False) -> "Run":
+        """Resume from the newest checkpoint, fields changed by `overrides`; return the run as it is then."""
+        config = self._folder.config(list(overrides))
+        if not any(word.startswith("run.device=") for word in overrides):
             config.run.device = "auto"  # it may go on somewhere else
         return _train(config, self._folder, progress)
 
@@ -108,14 +107,18 @@ def load_data(
     source: str | Path | None = None,
     size: int | None = None,
     progress: bool | Progress = False,
+    **options: Any,
 ) -> Dataset:
     """The data set `name`, prepared first where it is not there: fetched, or made from `source`.
 
-    `source`: a file or folder of images; `size`: their side in pixels. `data.images("train")` is uint8
+    `source`: a file or folder of images; `size`: their side in pixels; `options`: how they are read, see
+    `SourceOptions` (`fit`, `val_share`, `nested` and others). `data.images("train")` is uint8
     [N, C, H, W], `data.labels("train")` int64 [N], `data.meta.classes` the names of the classes.
-    Raises UsageError or DataError.
+    Raises UsageError, or DataError, also where a data set of this name was made from something else.
     """
-    if source is None and is_prepared(name) and size is None:
+    given = Path(source) if source is not None else None
+    asked = SourceOptions(size=size, **options)
+    if source is None and is_prepared(name) and not asked.names:
         return open_prepared(name)
     if source is None and name not in CATALOG:
         raise UsageError(
@@ -124,8 +127,7 @@ def load_data(
             f'Say where its images are: load_data("{name}", source=FOLDER).',
         )
     entry = name if name in CATALOG else "image_folder"
-    given = Path(source) if source is not None else None
-    return prepare(entry, source=given, size=size, save_as=name, progress=_progress(progress))
+    return prepare(entry, source=given, options=asked, save_as=name, progress=_progress(progress))
 
 
 def create_model(*config: str | Config, data: Dataset | None = None) -> nn.Module:
@@ -144,7 +146,7 @@ def create_model(*config: str | Config, data: Dataset | None = None) -> nn.Modul
 
 
 def train(*config: str | Config, resume: bool = False, progress: bool | Progress = False) -> Run:
-    """Trains a configuration in a run folder of its own; without words, the recipe experiment=quickstart.
+    """Train a configuration in a run folder of its own; without overrides, the recipe experiment=quickstart.
 
     Interrupted (Ctrl-C, or the notebook's stop button), it saves and returns: `run.outcome.stopped_by` says
     so, and `run.resume()` goes on. In a thread other than the main one, which hears no signals, only
@@ -157,8 +159,8 @@ def train(*config: str | Config, resume: bool = False, progress: bool | Progress
     name = composed.run.name
     if name is None:
         raise UsageError(
-            "resume=True goes on with the run of a name, and there is none.",
-            'Give it, "run.name=NAME", or go on with a given run: neuscale.load_run(NAME).resume().',
+            "resume=True needs the name of a run, and none is given.",
+            'Give it, "run.name=NAME", or resume a given run: neuscale.load_run(NAME).resume().',
         )
     found = next((run for run in all_runs() if run.name == name), None)
     if found is not None:
@@ -180,15 +182,15 @@ def evaluate(
     image_size: int | None = None,
     progress: bool | Progress = False,
 ) -> Evaluation:
-    """Evaluates a run (its best weights), or any module, on a split of `data`.
+    """Evaluate a run (its best weights), or any module, on a split of `data`.
 
     A run without `data` is evaluated on its own, as `neuscale eval` does; other data must have the same
     classes, and are normalised as those it was trained on. A module is given images normalised by `data`'s
     mean and standard deviation, resized to `image_size` where that is given, on the device where it is.
     Raises UsageError, DataError or CheckpointError.
     """
-    if split not in SPLITS:
-        raise UsageError(f"split={split}: expected {' or '.join(SPLITS)}.")
+    if data is not None:
+        check_split(data, split)
     shown = _progress(progress)
     if isinstance(model, str):
         model = load_run(model)
@@ -206,16 +208,16 @@ def evaluate(
 
 
 def _config(given: tuple[str | Config, ...]) -> Config:
-    """The configuration that words describe, or a Config with words that change it."""
-    words = [word for word in given if isinstance(word, str)]
+    """The configuration that overrides describe, or a Config with overrides that change it."""
+    overrides = [word for word in given if isinstance(word, str)]
     if given and isinstance(given[0], Config):
-        return config_from_yaml(config_to_yaml(given[0]), words, "the Config")
-    if len(words) < len(given):
+        return config_from_yaml(config_to_yaml(given[0]), overrides, "the Config")
+    if len(overrides) < len(given):
         raise UsageError(
             f"{next(word for word in given if not isinstance(word, str))!r} is not of the form field=value.",
-            'Give words ("optim.lr=1e-3"), or a Config first and words behind it.',
+            'Give overrides ("optim.lr=1e-3"), or a Config first and overrides behind it.',
         )
-    return compose_config(words)
+    return compose_config(overrides)
 
 
 def _train(config: Config, resume: RunFolder | None, progress: bool | Progress) -> Run:

@@ -1,4 +1,4 @@
-"""What the person at the terminal can put right, and the exit codes that say so."""
+"""Errors that the user can fix, and the exit codes of the commands."""
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -41,6 +41,29 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another model."""
 
 
+def read_error(error: OSError, path: object) -> UserError:
+    """The message for an OSError met while reading `path`: it was not given, which is no damage."""
+    import errno
+
+    fixes = {
+        errno.EACCES: "Ask its owner for permission to read it.",
+        errno.EPERM: "Ask its owner for permission to read it.",
+        errno.ESTALE: "The file server has changed it meanwhile: run the command again.",
+        errno.ENOENT: "It was removed meanwhile: run the command again.",
+        errno.EIO: "The disk or the connection to it fails: see the system's log.",
+    }
+    return UserError(
+        f"{path}: cannot be read ({error.strerror or error}).", fixes.get(error.errno or 0, "Check the disk.")
+    )
+
+
+def is_refused(error: OSError) -> bool:
+    """True where the system did not give a file that may well be intact."""
+    import errno
+
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE)
+
+
 def disk_error(error: OSError, path: object) -> UserError:
     """The message for an OSError met while writing under `path`."""
     import errno
@@ -56,5 +79,5 @@ def disk_error(error: OSError, path: object) -> UserError:
     what, fix = reasons.get(error.errno or 0, (error.strerror or str(error), "check the disk"))
     return UserError(
         f"{path}: {what}.",
-        f"To go on, {fix}: $NEUSCALE_DATA moves the data, $NEUSCALE_RUNS the runs.",
+        f"To continue, {fix}: $NEUSCALE_DATA moves the data, $NEUSCALE_RUNS the runs.",
     )

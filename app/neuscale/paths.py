@@ -1,4 +1,4 @@
-"""Where data sets and runs live: `./data` and `./runs`, or where the environment says."""
+"""Folders of data sets and runs: `./data` and `./runs`, or as the environment says."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How long work reports its progress, without knowing whether anybody looks.
+"""Progress of long work, reported independently of how it is shown.
 
 The command line has two implementations (bars, and plain lines where there is no
 terminal); a library caller gets the silent one.
@@ -20,7 +20,7 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """Where work reports to."""
+    """The receiver of progress reports."""
 
     def task(self, title: str, total: int | None, unit: str) -> AbstractContextManager[Task]:
         """A context manager that yields the Task; `total` None means unknown."""

@@ -31,6 +31,6 @@ def crop_flip_normalize(
 
 
 def register() -> None:
-    """Tells torch of all of them, once."""
+    """Tell torch of all of them, once."""
     for fake in (bias_gelu, bias_gelu_backward, linear_gelu, linear_gelu_backward, crop_flip_normalize):
         torch.library.register_fake(f"neuscale_ops::{fake.__name__}", fake)

@@ -3,13 +3,15 @@
 For a cluster whose nodes have a compiler but not the image: a source checkout on PYTHONPATH is
 enough. What is built stays in $NEUSCALE_OPS_CACHE (else ~/.cache/neuscale_ops), in a folder named
 after the sources, torch and the architectures, so that a change of any of them builds again and
-nothing is ever half there: it is built under another name and renamed.
+nothing is ever half there: it is built under another name and renamed. A library is loaded only from
+a folder that nobody but this user, or root, can write to.
 """
 
 import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -19,12 +21,14 @@ import torch
 
 SOURCES = Path(__file__).parents[1]
 DONE = "neuscale_ops_cpu.so"
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def built_folder() -> Path:
     """The folder of the libraries, built if need be; one process builds while others wait.
 
-    Raises ImportError with the compiler's last words where the build fails.
+    Raises ImportError with the compiler's last words where the build fails, and where others own or
+    may write to what would be loaded.
     """
     if not (SOURCES / "CMakeLists.txt").is_file():
         raise ImportError(
@@ -35,14 +39,18 @@ def built_folder() -> Path:
     cache = Path(os.environ.get("NEUSCALE_OPS_CACHE") or "~/.cache/neuscale_ops").expanduser()
     folder = cache / f"{source_hash()[:16]}-torch{torch.__version__}-{'_'.join(architectures) or 'cpu'}"
     if (folder / DONE).is_file():
+        _check_own(cache, folder)
         return folder
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=0o700, exist_ok=True)
+        _check_own(cache)
         # The system frees the lock of a process that dies; the empty file stays.
         with (cache / f"{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / DONE).is_file():
                 _build(folder, architectures)
+        _check_own(cache, folder)
     except OSError as error:
         raise ImportError(
             f"{cache}: {error.strerror}. Set NEUSCALE_OPS_CACHE to a folder that can be written."
@@ -86,7 +94,22 @@ def _build(folder: Path, architectures: list[str]) -> None:
         _run([cmake, "-S", str(SOURCES), "-B", f"{work}/build", *options])
         _run([cmake, "--build", f"{work}/build", "--parallel", str(len(os.sched_getaffinity(0)))])
         _run([cmake, "--install", f"{work}/build"])
-        Path(work, "out", "neuscale_ops").rename(folder)
+        built = Path(work, "out", "neuscale_ops")
+        for path in (built, *built.rglob("*")):  # whatever the umask is
+            path.chmod(path.stat().st_mode & ~_OTHERS_WRITE)
+        built.rename(folder)
+
+
+def _check_own(cache: Path, *folders: Path) -> None:
+    """Raise ImportError unless the cache, and all in `folders`, belongs to this user or root alone."""
+    for path in (cache, *folders, *(file for folder in folders for file in folder.rglob("*"))):
+        # The cache itself may be a link; one inside is refused, since its mode is 777.
+        status = path.stat() if path == cache else path.lstat()
+        if status.st_uid not in (0, os.getuid()) or status.st_mode & _OTHERS_WRITE:
+            raise ImportError(
+                f"{path}: others own it, or may write to it, and its code would run as you."
+                " Set NEUSCALE_OPS_CACHE to a folder of your own, or remove it and 'chmod go-w' the folder."
+            )
 
 
 def _tool(name: str) -> str | None:

@@ -17,7 +17,7 @@ _loaded: dict[str, Path] = {}
 
 
 def load() -> None:
-    """Loads the CPU's library, and the CUDA library where torch is a build for CUDA.
+    """Load the CPU's library, and the CUDA library where torch is a build for CUDA.
 
     A CUDA library is loaded without a GPU too, so that a program that only looks (`neuscale
     doctor`, an image's build) sees the same ops. Raises ImportError in words.

@@ -8,7 +8,7 @@ from neuscale_ops import crop_flip_normalize
 
 
 def one_by_one(images, index, top, left, flip, mean, std, padding, dtype):
-    """Image by image with slices; the arithmetic as in `neuscale.data.augment.normalize`."""
+    """Image by image with slices; the arithmetic as in `neuscale.data.augment.crops.normalize`."""
     _, _, H, W = images.shape
     out = []
     for i, y, x, mirrored in zip(index.tolist(), top.tolist(), left.tolist(), flip.tolist(), strict=True):
@@ -58,7 +58,7 @@ def test_every_byte_of_every_channel():
 
 def test_the_loaders_own_functions_agree():
     """The loader falls back to these where the package is missing: a run must not change."""
-    augment = pytest.importorskip("neuscale.data.augment")
+    augment = pytest.importorskip("neuscale.data.augment.crops")
     images = bytes_of(40, 3, 32, 32)
     index, top, left, flip = draws(images, 128, 4)
     crops = augment.CropFlip(top, left, flip, 4)

@@ -1,6 +1,9 @@
 """Where what is built on first use stays, what it depends on, and what CMake is told, without a build."""
 
+import os
+import re
 import shutil
+import stat
 import sys
 from pathlib import Path
 
@@ -51,6 +54,47 @@ def test_the_same_sources_are_built_once_and_others_again(sources, builds, tmp_p
     monkeypatch.setattr(jit, "card_architectures", lambda: ["80-real", "90-real"])
     assert jit.built_folder().name.endswith("-torch9.9.9-80-real_90-real")
     assert [architectures for _, architectures in builds] == [[], [], [], ["80-real", "90-real"]]
+
+
+def give_away(path):
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    os.chown(path, 54321, 54321)
+
+
+def make_link(path):
+    moved = path.rename(path.with_name("moved"))
+    path.symlink_to(moved)
+
+
+def open_to_group(path):
+    path.chmod(path.stat().st_mode | stat.S_IWGRP)
+
+
+@pytest.mark.parametrize("what", ["cache", "folder", "library"])
+@pytest.mark.parametrize("how", [give_away, make_link, open_to_group])
+def test_nothing_is_loaded_that_others_could_have_written(sources, builds, what, how):
+    folder = jit.built_folder()
+    path = {"cache": folder.parent, "folder": folder, "library": folder / jit.DONE}[what]
+    how(path)
+    if what == "cache" and how is make_link:
+        assert jit.built_folder() == folder, "a user's own link to a larger disk"
+        return
+    with pytest.raises(ImportError, match=re.escape(f"{path}: others own it, or may write")):
+        jit.built_folder()
+
+
+def test_nothing_is_built_where_others_could_change_it(sources, builds, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o1777)
+    with pytest.raises(ImportError, match="Set NEUSCALE_OPS_CACHE to a folder of your own"):
+        jit.built_folder()
+    assert builds == []
+
+
+def test_the_cache_is_closed_to_others(sources, builds, tmp_path):
+    jit.built_folder()
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
 
 
 def test_what_was_interrupted_is_built_again(sources, builds):

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 
 def main(folder: Path) -> None:
-    """Writes both files into `folder`."""
+    """Write both files into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     image = describe_image()
     for name, content in {"image.json": image, "sbom.spdx.json": bill_of_materials(image)}.items():

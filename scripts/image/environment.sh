@@ -4,13 +4,31 @@
 export PYTHONNOUSERSITE=1 # packages in the user's home are not the image's
 case :$PATH: in *:/opt/neuscale/bin:*) ;; *) export PATH="/usr/local/bin:/opt/neuscale/bin:$PATH" ;; esac
 
-# Caches of compilers and plots: on the node's own disk, a folder for each user.
-NEUSCALE_CACHE=${NEUSCALE_CACHE:-${TMPDIR:-/tmp}/neuscale-cache-$(id -u)}
-export NEUSCALE_CACHE
-{ mkdir -p "$NEUSCALE_CACHE" && chmod 700 "$NEUSCALE_CACHE"; } 2>/dev/null || {
-  echo "warning: $NEUSCALE_CACHE cannot be written to; set NEUSCALE_CACHE or TMPDIR to a folder that can" \
-    "(docker run --tmpfs /tmp, if the container is read-only)" >&2
+# Caches of compilers and plots: on the node's own disk, a folder for each user. What lies there is run and unpickled,
+# and anybody may make a folder of this name: one that is a link, another user's, or writable by others is not used.
+neuscale_is_own() {
+  [ ! -L "$1" ] && [ -d "$1" ] && [ "$(stat -c %u "$1")" = "$(id -u)" ] || return 1
+  case $(stat -c %A "$1") in ?????w* | ????????w*) return 1 ;; esac
+  [ -w "$1" ] && chmod 700 "$1"
 }
+neuscale_new_cache() { mktemp -d "${TMPDIR:-/tmp}/neuscale-cache-$(id -u)-XXXXXXXX"; }
+NEUSCALE_CACHE=${NEUSCALE_CACHE:-${TMPDIR:-/tmp}/neuscale-cache-$(id -u)}
+(umask 077 && mkdir -p "$NEUSCALE_CACHE") 2>/dev/null || :
+if ! neuscale_is_own "$NEUSCALE_CACHE" 2>/dev/null; then
+  neuscale_refused=$NEUSCALE_CACHE
+  if NEUSCALE_CACHE=$(neuscale_new_cache 2>/dev/null); then
+    [ ! -e "$neuscale_refused" ] && [ ! -L "$neuscale_refused" ] ||
+      echo "warning: $neuscale_refused is a link, or others own it or may write to it: the caches are in" \
+        "$NEUSCALE_CACHE this time; set NEUSCALE_CACHE to a folder of your own to keep them" >&2
+  else
+    NEUSCALE_CACHE=/dev/null/neuscale-cache # no folder can be there
+    echo "warning: $neuscale_refused cannot be written to; set NEUSCALE_CACHE or TMPDIR to a folder that can" \
+      "(docker run --tmpfs /tmp, if the container is read-only)" >&2
+  fi
+  unset neuscale_refused
+fi
+unset -f neuscale_is_own neuscale_new_cache
+export NEUSCALE_CACHE
 export XDG_CACHE_HOME="$NEUSCALE_CACHE" MPLCONFIGDIR="$NEUSCALE_CACHE/matplotlib"
 export TORCHINDUCTOR_CACHE_DIR="$NEUSCALE_CACHE/inductor" TRITON_CACHE_DIR="$NEUSCALE_CACHE/triton"
 export CUDA_CACHE_PATH="$NEUSCALE_CACHE/cuda" TORCH_HOME="$NEUSCALE_CACHE/torch"

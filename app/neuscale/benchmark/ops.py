@@ -32,7 +32,7 @@ class Measured:
     spread: dict[str, tuple[float, float]]  # lowest and highest round
 
     def ratio(self, side: str) -> float | None:
-        """How many times as long as ours the side took."""
+        """Time of the side over ours; None if it was not measured."""
         if side not in self.milliseconds:
             return None
         return self.milliseconds[side] / self.milliseconds["ours"]
@@ -177,7 +177,7 @@ def _bias_gelu(
 
 
 def _crop(device: torch.device, dtype: torch.dtype) -> dict[str, Side]:
-    from neuscale.data.augment import CropFlip, Rows, crop_flip, normalize
+    from neuscale.data.augment.crops import CropFlip, Rows, crop_flip, normalize
     from neuscale_ops import crop_flip_normalize
 
     torch.manual_seed(0)

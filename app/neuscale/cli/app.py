@@ -3,16 +3,17 @@
 import errno
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from neuscale.cli import bench, data, doctor, evaluate, export, predict, runs, submit, sweep, train
-from neuscale.cluster.first_error import show_once
-from neuscale.cluster.launch import leave_processes, report_to_launcher
+from neuscale.distributed.rank import leave_process_group
+from neuscale.distributed.worker_errors import report_to_launcher, show_once
 from neuscale.errors import EXIT_FAILED, UserError, disk_error
 from neuscale.paths import runs_root
 
@@ -29,7 +30,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from neuscale import __version__
+        from neuscale.version import __version__
 
         typer.echo(f"neuscale {__version__}")
         raise typer.Exit
@@ -61,7 +62,7 @@ app.command("doctor")(doctor.doctor_command)
 
 
 def run(words: list[str]) -> int:
-    """Runs one command line; returns the exit code.
+    """Run one command line; returns the exit code.
 
     0, 1 (it failed), 2 (bad usage) or 75 (saved before the end, to be resumed); 130 after Ctrl-C.
     """
@@ -71,7 +72,7 @@ def run(words: list[str]) -> int:
         os.environ["NEUSCALE_DEBUG"] = "1"  # for the processes that this one starts
     else:
         threading.excepthook = _thread_failed
-        # torchmetrics imports it; where $HOME is read-only it says so at every command.
+        # With a read-only $HOME it warns whenever it is imported.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         code = _run(words)
@@ -85,14 +86,14 @@ def run(words: list[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        told = _in_words(error)
+        told = _as_options(_in_words(error), words)
         if not report_to_launcher(told):
             from neuscale.cli.console import show_error
 
             show_once(lambda: show_error(told.problem, told.fix))
         return told.exit_code
     finally:
-        leave_processes()
+        leave_process_group()
 
 
 def _run(words: list[str]) -> int:
@@ -110,8 +111,23 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
     err.print(f"[yellow]warning:[/] in the background: {escape(failed.exc_value)}")
 
 
+def _as_options(error: UserError, words: list[str]) -> UserError:
+    """The error with arguments of the library, such as `save_as`, written as options of the command."""
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        command = getattr(command, "commands", {}).get(word, command)
+    names = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
+    options = {name[2:].replace("-", "_"): name for name in names}
+
+    def option(found: re.Match[str]) -> str:
+        return options.get(found[1], found[0])
+
+    error.problem, error.fix = (re.sub(r"`(\w+)`", option, text) for text in (error.problem, error.fix))
+    return error
+
+
 def _in_words(error: Exception) -> UserError:
-    """What to tell the person at the terminal about `error`."""
+    """`error` as a UserError, for the person at the terminal."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_FULL):

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from neuscale.cli.options import AsJson, Device, check_device_option
+
 app = typer.Typer(no_args_is_help=True, help="Measure this machine: the native ops, a training step.")
 
 
@@ -14,7 +16,7 @@ def ops_command(
     ] = "auto",
     rounds: Annotated[int, typer.Option("--rounds", min=3, help="Rounds in which the sides take turns.")] = 9,
     only: Annotated[str, typer.Option("--only", help="Cases whose name contains this.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the native ops beside eager torch, torch.compile and a copy of the same bytes."""
     import torch
@@ -22,13 +24,12 @@ def ops_command(
     from neuscale.benchmark.ops import measure_ops, report, table_lines
     from neuscale.cli.console import print_json
     from neuscale.cli.progress import create_progress
-    from neuscale.cluster.cores import available_cores
+    from neuscale.distributed.accelerator import check_device, resolve_device
     from neuscale.errors import UsageError
+    from neuscale.hardware import available_cores, check_compiler
     from neuscale.native_ops import native_ops
-    from neuscale.training.device import check_compiler, check_device, resolve_device
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {device}: expected auto, cpu or cuda.")
+    check_device_option(device, "cpu", "cuda")
     check_device(device)
     kind = resolve_device(device)
     place = torch.device("cpu" if kind == "mps" else kind)
@@ -52,16 +53,14 @@ def ops_command(
 
 @app.command("step")
 def step_command(
-    device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda or mps; auto takes what there is.")
-    ] = "auto",
+    device: Device = "auto",
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "bf16",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images in a step.")] = 64,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds in which the sides take turns.")] = 5,
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Measure the compiled forms as well.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a training step of Swin-T and ViT-S/4 beside torchvision's models."""
     from dataclasses import asdict
@@ -71,12 +70,11 @@ def step_command(
     from neuscale.benchmark.step import measure_steps
     from neuscale.cli.console import out, print_json
     from neuscale.cli.progress import create_progress
-    from neuscale.cluster.cores import available_cores
+    from neuscale.distributed.accelerator import check_device, resolve_device, resolve_precision
     from neuscale.errors import UsageError
-    from neuscale.training.device import check_compiler, check_device, resolve_device, resolve_precision
+    from neuscale.hardware import available_cores, check_compiler
 
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise UsageError(f"--device {device}: expected auto, cpu, cuda or mps.")
+    check_device_option(device, "cpu", "cuda", "mps")
     if precision not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--precision {precision}: expected fp32, bf16 or fp16.")
     check_device(device)

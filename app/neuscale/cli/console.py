@@ -2,11 +2,14 @@
 
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+from neuscale.untrusted import printable
 
 
 def _is_terminal(stream: Any) -> bool:
@@ -21,21 +24,26 @@ err = Console(stderr=True, highlight=False, soft_wrap=not _is_terminal(sys.stder
 
 
 def show_error(problem: str, fix: str) -> None:
-    """What is wrong, and what to do."""
-    err.print(f"[bold red]error:[/] {escape(problem)}")
+    """Print the problem and its fix."""
+    err.print(f"[bold red]error:[/] {escape(problem, lines=True)}")
     if fix:
-        err.print(escape(fix))
+        err.print(escape(fix, lines=True))
 
 
-def escape(text: Any) -> str:
-    """Text in which rich finds no markup of its own."""
+def escape(text: Any, lines: bool = False) -> str:
+    """Text without markup for rich and without control characters; `lines`: line breaks stay."""
     from rich.markup import escape as escape_markup
 
-    return escape_markup(str(text))
+    return escape_markup(printable(text, lines))
+
+
+def as_options(text: str) -> str:
+    """A sentence of the library whose arguments, such as `val_share`, are written as options of a command."""
+    return re.sub(r"`([a-z_]+)`", lambda found: f"--{found[1].replace('_', '-')}", text)
 
 
 def beside(program: str) -> str:
-    """How to call `program` the way this command was called: `.venv/bin/neuscale`, say."""
+    """`program` as this command was called, for example `.venv/bin/neuscale`."""
     called = Path(sys.argv[0])
     if called.name == "neuscale" and not called.is_absolute() and len(called.parts) > 1:
         return str(called.with_name(program))

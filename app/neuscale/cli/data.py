@@ -5,7 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from neuscale.cli.data_info import AsJson, Name, info_command
+from neuscale.cli.data_check import check_command
+from neuscale.cli.data_info import info_command
+from neuscale.cli.options import AsJson, DataName
+from neuscale.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, fetching and packing, checking.")
 
@@ -17,8 +20,8 @@ def list_command(as_json: AsJson = False) -> None:
 
     from neuscale.cli.console import escape, out, print_json
     from neuscale.data.catalog import CATALOG
-    from neuscale.data.listed import ListedDataset
-    from neuscale.data.prepared import is_prepared, open_prepared, prepared_names
+    from neuscale.data.datasets import is_prepared, open_prepared, prepared_names
+    from neuscale.data.formats.image_list import ListedDataset
     from neuscale.errors import DataError
     from neuscale.paths import data_root
 
@@ -62,13 +65,13 @@ def list_command(as_json: AsJson = False) -> None:
         elif row["state"] == "damaged":
             state += f": run 'neuscale data verify {row['name']}'"
         shown = [row["classes"] or "yours", row["size"] or "yours"]
-        table.add_row(str(row["name"]), escape(row["title"]), *map(str, shown), state)
+        table.add_row(escape(row["name"]), escape(row["title"]), *map(str, shown), state)
     out.print(table)
 
 
 @app.command("prepare")
 def prepare_command(
-    name: Name,
+    name: DataName,
     source: Annotated[
         Path | None,
         typer.Option("--source", help="A file or folder to make it from, instead of fetching it."),
@@ -89,6 +92,54 @@ def prepare_command(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and list them.")
     ] = False,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            "--fit",
+            help="With --size: crop (scale to cover, keep the middle; the default), pad (whole image, black"
+            " around it) or squash (change its proportions).",
+        ),
+    ] = None,
+    val_share: Annotated[
+        float | None,
+        typer.Option("--val-share", help="Hold out this share of each class, where there is no val folder."),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option("--folds", help="Divide each class into so many parts.")
+    ] = None,
+    fold: Annotated[int | None, typer.Option("--fold", help="And hold out this one, counted from 0.")] = None,
+    split_seed: Annotated[
+        int | None, typer.Option("--split-seed", help="Another choice of --val-share or --folds.")
+    ] = None,
+    nested: Annotated[
+        bool | None,
+        typer.Option(
+            "--nested/--no-nested",
+            help="Every folder with images is a class, or only the first below train and val.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="A CSV, TSV or JSON Lines file that names images, classes and splits."),
+    ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option("--image-column", help="Of --labels, where it is not called file_name or so."),
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="Of --labels, where it is not called label or class.")
+    ] = None,
+    split_column: Annotated[
+        str | None, typer.Option("--split-column", help="Of --labels: train, val or test of each image.")
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option("--encoding", help="Of an archive's names, where it does not say: cp932, gbk."),
+    ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option("--value-range", help="Values of 16-bit images that become black and white: 0:4095."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a data set and pack it, so that training can begin.
@@ -97,21 +148,36 @@ def prepare_command(
     """
     from neuscale.cli.console import escape, out, print_json
     from neuscale.cli.progress import create_progress
-    from neuscale.data.image_tree import write_image_tree
-    from neuscale.data.listed_writer import list_images
+    from neuscale.data.formats.write_image_list import list_images
+    from neuscale.data.formats.write_image_tree import write_image_tree
     from neuscale.data.prepare import prepare
-    from neuscale.errors import UsageError
+    from neuscale.data.sources.options import SourceOptions
 
     if layout not in ("packed", "files", "folder"):
         raise UsageError(f"--layout {layout}: expected packed, files or folder.")
+    options = SourceOptions(
+        size,
+        fit,
+        _value_range(value_range),
+        encoding,
+        nested,
+        val_share,
+        folds,
+        fold,
+        split_seed,
+        labels,
+        image_column,
+        label_column,
+        split_column,
+    )
     if layout == "folder":
-        if size is not None or skip_bad:
-            option = "--size" if size is not None else "--skip-bad"
+        if size is not None or skip_bad or value_range is not None:
+            option = "--size" if size is not None else "--skip-bad" if skip_bad else "--value-range"
             raise UsageError(
                 f"{option} and --layout folder do not go together.", "Files are kept as they are."
             )
         folder = write_image_tree(
-            name, source=source, save_as=save_as, force=force, progress=create_progress()
+            name, source=source, options=options, save_as=save_as, force=force, progress=create_progress()
         )
         if as_json:
             print_json({"name": folder.name, "folder": str(folder)})
@@ -122,7 +188,7 @@ def prepare_command(
     data = make(
         name,
         source=source,
-        size=size,
+        options=options,
         save_as=save_as,
         force=force,
         skip_bad=skip_bad,
@@ -142,19 +208,31 @@ def prepare_command(
             }
         )
         return
+    number = len(meta.classes)
+    test = f" ({meta.counts['test']:,} more to test)" if "test" in meta.counts else ""
     out.print(
         f"[bold]{escape(meta.name)}[/] is ready: {meta.counts['train']:,} training and {meta.counts['val']:,}"
-        f" validation images of {meta.height}×{meta.width} in {len(meta.classes)} classes,"
+        f" validation images{test} of {meta.height}×{meta.width} in {number} class{'es' * (number != 1)},"
         f" {'listed ' if layout == 'files' else ''}in {escape(data.folder)}"
     )
 
 
+def _value_range(text: str | None) -> tuple[int, int] | None:
+    """The two numbers of LOW:HIGH. Raises UsageError."""
+    if text is None:
+        return None
+    low, colon, high = text.partition(":")
+    if not (colon and low.isdecimal() and high.isdecimal()):
+        raise UsageError(f"--value-range {text}: expected the lowest and the highest value, as 0:4095.")
+    return int(low), int(high)
+
+
 @app.command("verify")
-def verify_command(name: Name, as_json: AsJson = False) -> None:
+def verify_command(name: DataName, as_json: AsJson = False) -> None:
     """Read a prepared data set again, whole, and compare it with its checksums."""
     from neuscale.cli.console import escape, out, print_json, show_error
     from neuscale.cli.progress import create_progress
-    from neuscale.data.prepared import open_prepared, remedy
+    from neuscale.data.datasets import open_prepared, remedy
 
     data = open_prepared(name)
     damaged = data.verify(create_progress())
@@ -170,11 +248,12 @@ def verify_command(name: Name, as_json: AsJson = False) -> None:
 
 
 app.command("info")(info_command)
+app.command("check")(check_command)
 
 
 @app.command("stage")
 def stage_command(
-    name: Name,
+    name: DataName,
     to: Annotated[
         Path | None, typer.Option("--to", help="A folder on the disk to copy to; without it, $TMPDIR.")
     ] = None,
@@ -186,16 +265,15 @@ def stage_command(
     """
     from neuscale.cli.console import escape, out, print_json
     from neuscale.cli.progress import create_progress
-    from neuscale.data.listed import ListedDataset
-    from neuscale.data.prepared import open_prepared
-    from neuscale.data.stage import stage
-    from neuscale.errors import UsageError
+    from neuscale.data.datasets import open_prepared
+    from neuscale.data.formats.image_list import ListedDataset
+    from neuscale.data.staging import stage
 
     prepared = open_prepared(name)
     if isinstance(prepared, ListedDataset):
         raise UsageError(
             f"{name} is kept as image files, and what is staged are packed arrays.",
-            "Pack it, which is what slow storage wants: leave '--layout files' away.",
+            "Pack it, which suits slow storage: prepare it without --layout files.",
         )
     data = stage(prepared, to, create_progress())
     if as_json:

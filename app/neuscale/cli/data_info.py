@@ -5,15 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
+from neuscale.cli.options import AsJson, DataName
+
 # More classes than these are not listed one by one.
 MOST_CLASSES = 40
 
-Name = Annotated[str, typer.Argument(help="A data set, as 'neuscale data list' shows them.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-
 
 def info_command(
-    name: Name,
+    name: DataName,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Also write a PNG with a row of images for each class.")
     ] = None,
@@ -21,13 +20,12 @@ def info_command(
 ) -> None:
     """Show a prepared data set: classes, counts, size, statistics, where it is from."""
     from neuscale.cli.console import escape, out, print_json
-    from neuscale.data.packed import SPLITS
-    from neuscale.data.picture import sample_grid, save_picture
-    from neuscale.data.prepared import open_prepared
+    from neuscale.data.datasets import open_prepared, sample_grid
+    from neuscale.pictures import save_picture
 
     data = open_prepared(name)
     meta = data.meta
-    counts = {split: data.class_counts(split) for split in SPLITS}
+    counts = {split: data.class_counts(split) for split in meta.splits}
     if picture is not None:
         save_picture(sample_grid(data), picture)
     found = {
@@ -39,7 +37,7 @@ def info_command(
         "shape": [meta.channels, meta.height, meta.width],
         "mean": meta.mean,
         "std": meta.std,
-        "classes": {label: {s: counts[s][i] for s in SPLITS} for i, label in enumerate(meta.classes)},
+        "classes": {label: {s: counts[s][i] for s in meta.splits} for i, label in enumerate(meta.classes)},
         "licence": meta.licence,
         "fingerprint": meta.fingerprint,
         "source": meta.source,
@@ -59,7 +57,7 @@ def _show_info(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     from neuscale.cli.console import escape, out
-    from neuscale.cli.progress import quantity
+    from neuscale.units import quantity
 
     channels, height, width = found["shape"]
     statistics = zip(found["mean"], found["std"], strict=True)

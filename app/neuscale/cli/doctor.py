@@ -14,10 +14,10 @@ def doctor_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:
-    """Say what this machine has for training, and what is wrong with it."""
+    """Check what this machine has for training, and report problems."""
     from neuscale.cli.console import print_json
-    from neuscale.cluster.doctor import examine
-    from neuscale.runs.manifest import PACKAGES
+    from neuscale.doctor.machine import examine
+    from neuscale.runs.environment import PACKAGES
 
     if cluster:
         raise typer.Exit(_examine_cluster(as_json))
@@ -28,7 +28,7 @@ def doctor_command(
         raise typer.Exit(1 if problems else 0)
     installed = findings["packages"]
     main = {name: installed.get(name) for name in PACKAGES}
-    findings["packages"] = f"{_words(main)}, and {len(installed) - len(main)} more (--json)"
+    findings["packages"] = f"{_words(main)}, and {len(installed.keys() - main.keys())} more (--json)"
     raise typer.Exit(_show(findings))
 
 
@@ -48,15 +48,16 @@ def _show(findings: dict[str, Any]) -> int:
 
 
 def _examine_cluster(as_json: bool) -> int:
-    """Starts a process for each GPU of each node of the allocation; one of them shows what they found."""
+    """Start a process for each GPU of each node of the allocation; one of them shows what they found."""
     import os
 
     import torch
 
     from neuscale.cli.console import print_json
-    from neuscale.cluster.doctor_cluster import examine_cluster, start_on_nodes
-    from neuscale.cluster.launch import REPORTS, launch
-    from neuscale.cluster.nodes import in_step, srun_nodes
+    from neuscale.distributed.launch import launch
+    from neuscale.distributed.nodes import in_step, srun_nodes
+    from neuscale.distributed.worker_errors import REPORTS
+    from neuscale.doctor.cluster import examine_cluster, start_on_nodes
 
     words = ["doctor", "--cluster", *(["--json"] if as_json else [])]
     if REPORTS not in os.environ:

@@ -5,26 +5,25 @@ from typing import Annotated
 
 import typer
 
-from neuscale.cli.train import Gpus, Processes, processes_device
+from neuscale.cli.options import (
+    AsJson,
+    Checkpoint,
+    Gpus,
+    Processes,
+    RunName,
+    Weights,
+    check_weights,
+    processes_device,
+)
 from neuscale.errors import UsageError
-
-Run = Annotated[str, typer.Argument(help="Name or path of a run; 'last' is the newest.")]
-Checkpoint = Annotated[str, typer.Option("--checkpoint", help="best, last, or a checkpoint's name or path.")]
-Weights = Annotated[
-    str, typer.Option("--weights", help="raw, ema (their average), or auto: ema where there is one.")
-]
-
-
-def check_weights(weights: str) -> None:
-    """UsageError for a `--weights` that is none."""
-    if weights not in ("auto", "raw", "ema"):
-        raise UsageError(f"--weights {weights}: expected auto, raw or ema.")
 
 
 def eval_command(
-    run: Run,
+    run: RunName,
     checkpoint: Checkpoint = "best",
-    split: Annotated[str, typer.Option("--split", help="val or train.")] = "val",
+    split: Annotated[
+        str, typer.Option("--split", help="val, train, or test where the data has one.")
+    ] = "val",
     weights: Weights = "auto",
     tta: Annotated[
         str, typer.Option("--tta", help="none, or flip: average over each image and its mirror image.")
@@ -44,13 +43,13 @@ def eval_command(
     ] = None,
     gpus: Gpus = None,
     processes: Processes = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a trained model, over all images and per class."""
     from neuscale.runs.folder import find_run
 
-    if split not in ("train", "val"):
-        raise UsageError(f"--split {split}: expected train or val.")
+    if split not in ("train", "val", "test"):
+        raise UsageError(f"--split {split}: expected train, val or test.")
     if tta not in ("none", "flip"):
         raise UsageError(f"--tta {tta}: expected none or flip.")
     check_weights(weights)
@@ -59,9 +58,11 @@ def eval_command(
     device = processes_device(gpus, processes)
     count = gpus or processes or 1
     if batch_sizes and count > 1:
-        raise UsageError("--latency times one process.", "Leave --gpus and --processes away for it.")
+        raise UsageError("--latency times one process.", "Remove --gpus and --processes.")
 
-    from neuscale.cluster.launch import check_gpus, launch, started_by_launcher
+    from neuscale.distributed.launch import launch
+    from neuscale.distributed.rank import started_by_launcher
+    from neuscale.hardware import check_gpus
 
     if not started_by_launcher():
         if gpus:
@@ -77,7 +78,7 @@ def eval_command(
     from neuscale.cli.evaluation_report import print_evaluation, show_evaluation
     from neuscale.cli.progress import create_progress
     from neuscale.evaluation.calibration import save_reliability_diagram
-    from neuscale.evaluation.run import Extras, evaluate_run
+    from neuscale.inference.evaluate_run import Extras, evaluate_run
 
     extras = Extras(flip=tta == "flip", limit=limit, corruptions=corruptions, latency=batch_sizes)
     evaluated = evaluate_run(found, checkpoint, split, device, create_progress(), weights, extras)

@@ -1,4 +1,4 @@
-"""What `neuscale eval` found, as tables and as JSON."""
+"""Results of `neuscale eval`, as tables and as JSON."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from neuscale.cli.console import escape, out, print_json
-from neuscale.evaluation.run import EvaluatedRun
+from neuscale.inference.evaluate_run import EvaluatedRun
 
 
 def print_evaluation(name: str, evaluated: EvaluatedRun, split: str, tta: str) -> None:

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from neuscale.cli.evaluate import Checkpoint, Run, Weights, check_weights
+from neuscale.cli.options import AsJson, Checkpoint, RunName, Weights, check_weights
 from neuscale.errors import UsageError
 
 FORMATS = ("safetensors", "torch", "onnx")
 
 
 def export_command(
-    run: Run,
+    run: RunName,
     to: Annotated[
         str,
         typer.Option(
@@ -29,9 +29,9 @@ def export_command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace an exported model that is there; last of all.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Take a trained model away: a folder with the model and a card that says what it is.
+    """Export a trained model: a folder with the model and a card that describes it.
 
     The model takes bytes, uint8 [batch, channels, height, width], and normalises them itself.
     What was written is read back and compared with the trained model on validation images.
@@ -45,7 +45,7 @@ def export_command(
 
     from neuscale.cli.console import escape, out, print_json
     from neuscale.cli.progress import create_progress
-    from neuscale.evaluation.export import export
+    from neuscale.inference.export import export
 
     exported = export(found, to, output, checkpoint, weights, force, create_progress())
     record, check = exported.record, exported.record["check"]

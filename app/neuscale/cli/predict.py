@@ -5,58 +5,73 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuscale.cli.evaluate import Checkpoint, Run, Weights, check_weights
+from neuscale.cli.options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    RunName,
+    Weights,
+    check_device_option,
+    check_weights,
+)
 from neuscale.errors import EXIT_FAILED, UsageError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from neuscale.evaluation.predict import Prediction, Unreadable
-    from neuscale.evaluation.restore import Restored
+    from neuscale.inference.predict import Prediction, Unreadable
+    from neuscale.inference.restore import Restored
 
 Row = tuple[str, list[tuple[str, float]]]
 
 
 def predict_command(
-    run: Run,
+    run: RunName,
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them to any depth.")],
     checkpoint: Checkpoint = "best",
     weights: Weights = "auto",
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show for each image.")] = 3,
-    device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda or mps; auto takes what there is.")
-    ] = "auto",
+    device: Device = "auto",
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write a line for each image to this file, and no table.")
+        Path | None,
+        typer.Option(
+            "--csv",
+            help="Write a line for each image to this file, and no table. Names are as they are:"
+            " a spreadsheet takes one that begins with =, +, - or @ for a formula.",
+        ),
     ] = None,
     picture: Annotated[
         Path | None,
         typer.Option("--picture", help="Also write a PNG of the images (the first 100) with their classes."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what images show: the likeliest classes and their probabilities.
+    """Classify images with a trained model: the likeliest classes and their probabilities.
 
-    A file that is no image is named, and the others are predicted; the exit code is then 1.
+    A file that is not an image is reported, and the others are predicted; the exit code is then 1.
     """
     from neuscale.runs.folder import find_run
 
     check_weights(weights)
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise UsageError(f"--device {device}: expected auto, cpu, cuda or mps.")
+    check_device_option(device, "cpu", "cuda", "mps")
     if csv_file is not None and as_json:
-        raise UsageError("--csv and --json contradict each other.", "Leave one of them away.")
+        raise UsageError("--csv and --json contradict each other.", "Use only one of the two.")
     found = find_run(run)
 
     from neuscale.cli.console import show_error
     from neuscale.cli.progress import create_progress
-    from neuscale.data.picture import save_picture
-    from neuscale.evaluation.predict import Unreadable, find_images, predict
-    from neuscale.evaluation.prediction_csv import write_csv
-    from neuscale.evaluation.prediction_grid import MOST_SHOWN, prediction_grid
-    from neuscale.evaluation.restore import restore
-    from neuscale.training.device import check_device
-    from neuscale.training.resume import check_same_data
+    from neuscale.distributed.accelerator import check_device
+    from neuscale.inference.predict import (
+        MOST_SHOWN,
+        Unreadable,
+        find_images,
+        predict,
+        prediction_grid,
+        write_csv,
+    )
+    from neuscale.inference.restore import restore
+    from neuscale.pictures import save_picture
+    from neuscale.runs.differences import check_same_data
 
     if device != "auto":
         check_device(device)

@@ -9,10 +9,10 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from neuscale.cli.console import err, escape
+from neuscale.cli.console import as_options, err, escape
 from neuscale.progress import Progress, Task
-from neuscale.quantities import duration as duration
-from neuscale.quantities import quantity as quantity
+from neuscale.units import duration as duration
+from neuscale.units import quantity as quantity
 
 LINE_SECONDS = 10.0
 
@@ -34,7 +34,7 @@ class _Messages:
         err.print(escape(text))
 
     def warning(self, text: str) -> None:
-        err.print(f"[yellow]warning:[/] {escape(text)}")
+        err.print(f"[yellow]warning:[/] {escape(as_options(text))}")
 
 
 class _Rate(ProgressColumn):

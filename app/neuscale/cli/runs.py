@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuscale.cli.runs_show import AsJson, RunName, compare_command, show_command
+from neuscale.cli.options import AsJson, RunName
+from neuscale.cli.runs_show import compare_command, show_command
 from neuscale.errors import EXIT_FAILED, EXIT_RESUME, UsageError
 
 if TYPE_CHECKING:
-    from neuscale.runs.listing import RunRow
+    from neuscale.analysis.listing import RunRow
 
 app = typer.Typer(
     no_args_is_help=True, help="Runs: a table of them, one in full, several side by side, again, as a page."
@@ -28,16 +29,17 @@ def list_command(
 ) -> None:
     """Show all runs and their states.
 
-    running; stopped, also by a kill ('neuscale train --resume' goes on); finished; failed;
+    running; stopped, also by a kill ('neuscale train --resume' continues); finished; failed;
     empty, where training never began; damaged, where the manifest cannot be read.
     """
     from dataclasses import asdict
 
+    from neuscale.analysis.listing import run_rows, sorted_rows
     from neuscale.cli.console import err, escape, out, print_json
     from neuscale.paths import runs_root
-    from neuscale.runs.listing import run_rows
+    from neuscale.slurm.jobs import with_jobs
 
-    rows = run_rows(sort)
+    rows = sorted_rows(with_jobs(run_rows()), sort)
     if as_json:
         print_json({"folder": str(runs_root()), "runs": [asdict(row) for row in rows]})
         return
@@ -55,7 +57,7 @@ def _table(rows: "list[RunRow]", title: str) -> Any:
     from rich.table import Table
 
     from neuscale.cli.console import escape, out
-    from neuscale.quantities import duration, quantity
+    from neuscale.units import duration, quantity
 
     colors = {"running": "cyan", "finished": "green", "failed": "red", "damaged": "red", "stopped": "yellow"}
     wide = not out.is_terminal or out.width >= 130
@@ -81,7 +83,7 @@ def _table(rows: "list[RunRow]", title: str) -> Any:
                 "" if row.speed is None else f"{row.speed:,.0f}",
                 "" if row.size is None else quantity(row.size, "B"),
             ]
-        table.add_row(*cells, (row.started or "")[5:16].replace("T", " "))
+        table.add_row(*cells, escape((row.started or "")[5:16].replace("T", " ")))
     return table
 
 
@@ -92,14 +94,14 @@ app.command("compare")(compare_command)
 @app.command("replay")
 def replay_command(
     run: RunName,
-    words: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="FIELD=VALUE", help="Fields to change, to see what they do.", show_default=False
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Go on where the data differ, and mark the result.")
+        bool, typer.Option("--force", help="Continue although the data differ, and mark the result.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -112,15 +114,15 @@ def replay_command(
     from neuscale.runs.folder import find_run
 
     found = find_run(run)
-    if wrong := next((word for word in words or [] if "=" not in word), None):
+    if wrong := next((word for word in overrides or [] if "=" not in word), None):
         raise UsageError(f"'{wrong}' is not of the form field=value.", "replay takes one run.")
     from dataclasses import asdict
 
+    from neuscale.analysis.replay import replay
     from neuscale.cli.console import beside, err, escape, out, print_json
     from neuscale.cli.progress import create_progress
-    from neuscale.runs.replay import replay
 
-    replayed = replay(found, words or [], force, create_progress())
+    replayed = replay(found, overrides or [], force, create_progress())
     verdict = replayed.verdict
     if as_json:
         print_json(
@@ -136,7 +138,7 @@ def replay_command(
         )
     if verdict is None:
         name = replayed.run.argument
-        err.print("stopped before its end; everything is saved. To go on, and then to compare:")
+        err.print("stopped before its end; everything is saved. To resume, and then to compare:")
         err.print(f"  [bold]{beside('neuscale')} train --resume {escape(name)}[/]")
         err.print(f"  [bold]{beside('neuscale')} runs compare {escape(found.argument)} {escape(name)}[/]")
         raise typer.Exit(EXIT_RESUME)
@@ -176,10 +178,10 @@ def report_command(
 
     found = find_run(run)
     path = output or found.path / "report.html"
+    from neuscale.analysis.report import write_report
     from neuscale.cli.console import err, escape, out
     from neuscale.cli.progress import create_progress
-    from neuscale.quantities import quantity
-    from neuscale.runs.report import write_report
+    from neuscale.units import quantity
 
     for note in write_report(found, path, checkpoint, create_progress()):
         err.print(f"[yellow]warning:[/] {escape(note)}")
@@ -192,20 +194,20 @@ def prune_command(
         list[str] | None, typer.Argument(metavar="RUN", help="Only in these runs.", show_default=False)
     ] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Also failed runs that have checkpoints and could go on.")
+        bool, typer.Option("--failed", help="Also failed runs that have checkpoints and could resume.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this it is only said.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this it is only listed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Free space; say first what would go.
+    """Free space; without --yes only list what would be removed.
 
     Checkpoints that are neither best nor last, empty runs, and failed runs that left no checkpoint.
     Nothing goes without --yes.
     """
+    from neuscale.analysis.prune import removals, remove
     from neuscale.cli.console import err, escape, out, print_json
-    from neuscale.quantities import quantity
     from neuscale.runs.folder import all_runs, find_run
-    from neuscale.runs.prune import removals, remove
+    from neuscale.units import quantity
 
     chosen = [find_run(name) for name in runs] if runs else all_runs()
     found = removals(chosen, failed)

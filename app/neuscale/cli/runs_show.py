@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neuscale.cli.options import AsJson, RunName
 from neuscale.errors import UsageError
 
 if TYPE_CHECKING:
-    from neuscale.runs.compare import Comparison
+    from neuscale.analysis.compare import Comparison
+    from neuscale.analysis.listing import RunRow
     from neuscale.runs.folder import RunFolder
-    from neuscale.runs.listing import RunRow
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name or path of a run; 'last' is the newest.")]
 
 
 def show_command(run: RunName, as_json: AsJson = False) -> None:
@@ -21,10 +19,9 @@ def show_command(run: RunName, as_json: AsJson = False) -> None:
 
     What was asked for, by which code, on what, and what came of it.
     """
+    from neuscale.analysis.listing import run_row
     from neuscale.cli.console import print_json
-    from neuscale.runs.checkpoints import best_checkpoint, checkpoint_paths
-    from neuscale.runs.folder import find_run
-    from neuscale.runs.listing import run_row
+    from neuscale.runs.folder import best_checkpoint, checkpoint_paths, find_run
     from neuscale.runs.manifest import load_manifest
 
     found = find_run(run)
@@ -41,8 +38,8 @@ def show_command(run: RunName, as_json: AsJson = False) -> None:
 def _show(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from neuscale.analysis.listing import metrics_of
     from neuscale.cli.console import escape, out
-    from neuscale.runs.listing import metrics_of
 
     table = Table(title=f"{escape(run.name)}: {escape(row.state)}", title_justify="left", show_header=False)
     table.add_column(style="bold", no_wrap=True)
@@ -54,7 +51,7 @@ def _show(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> None:
     for resume in manifest["resumed"]:
         changes = [_change_words(change) for change in resume["changed"]]
         out.print(
-            f"went on after step {resume['step']:,} ({escape(resume['time'] or '')})"
+            f"resumed at step {resume['step']:,} ({escape(resume['time'] or '')})"
             + (f" with {escape('; '.join(changes))}" if changes else ", nothing changed")
         )
     evaluations = metrics_of(run, "val")
@@ -72,12 +69,12 @@ def _change_words(change: dict[str, Any]) -> str:
 
 
 def _facts(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> dict[str, str]:
-    """What is worth a line, in words; empty where it is not known."""
+    """The lines of the table, by name; empty if unknown."""
     import shlex
 
-    from neuscale.quantities import duration, quantity
-    from neuscale.runs.checkpoints import best_checkpoint, checkpoint_paths
     from neuscale.runs.differences import code_words, short
+    from neuscale.runs.folder import best_checkpoint, checkpoint_paths
+    from neuscale.units import duration, quantity
 
     machine, data, config = manifest["machine"], manifest["data"], manifest["config"]
     result, ops = manifest["result"] or {}, manifest["ops"]
@@ -99,7 +96,7 @@ def _facts(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> dict[st
         "top-1": f"{row.top1:.2%} at best" if row.top1 is not None else "",
         "training": f"{row.steps or 0:,} steps" + (f" in {duration(row.time)}{speed}" if row.time else ""),
         "weights": f"sha256 {result['weights_sha256']}" if result.get("weights_sha256") else "",
-        "began, ended": f"{manifest['started']}, {manifest['ended'] or 'not yet, or without a word'}",
+        "started, ended": f"{manifest['started']}, {manifest['ended'] or 'not yet, or killed'}",
         "error": manifest["error"] or "",
         "code": code_words(manifest["code"]) + (f", in {diff['file']}" if diff else ""),
         "packages": f"torch {packages.get('torch')} and {len(packages) - 1} more, Python {manifest['python']}"
@@ -125,9 +122,9 @@ def compare_command(
     """
     from dataclasses import asdict
 
+    from neuscale.analysis.compare import compare_runs
+    from neuscale.analysis.equality import compare_results
     from neuscale.cli.console import err, escape, out, print_json
-    from neuscale.runs.compare import compare_runs
-    from neuscale.runs.equality import compare_results
     from neuscale.runs.folder import find_run
 
     if len(runs) < 2:
@@ -136,7 +133,7 @@ def compare_command(
     comparison = compare_runs(found)
     verdict = compare_results(found[0], found[1]) if len(found) == 2 else None
     if png is not None:
-        from neuscale.runs.plot import save_curves
+        from neuscale.analysis.compare import save_curves
 
         save_curves(comparison, png)
     if as_json:
@@ -152,9 +149,9 @@ def compare_command(
 def _show_comparison(comparison: "Comparison") -> None:
     import math
 
+    from neuscale.analysis.compare import common_points, sparkline
     from neuscale.cli.console import out
-    from neuscale.quantities import duration
-    from neuscale.runs.compare import common_points, sparkline
+    from neuscale.units import duration
 
     rows = comparison.rows
     if comparison.configuration:

@@ -10,16 +10,16 @@ import typer
 from neuscale.errors import UsageError
 
 if TYPE_CHECKING:
-    from neuscale.cluster.script import Job
-    from neuscale.cluster.site import Site
     from neuscale.config import Config
+    from neuscale.slurm.script import Job
+    from neuscale.slurm.site import Site
 
 # What a process gets where nobody says: the loader's reading ahead, and a core for the process.
 CPUS_PER_PROCESS = 4
 
 
 def submit_command(
-    words: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="FIELD=VALUE",
@@ -49,7 +49,7 @@ def submit_command(
     time: Annotated[
         str,
         typer.Option(
-            "--time", help="Time limit: 90m, 8h, 07:45:00. A run that is not over goes on after it."
+            "--time", help="Time limit: 90m, 8h, 07:45:00. An unfinished run resumes in another job."
         ),
     ] = "8h",
     lead: Annotated[
@@ -72,10 +72,11 @@ def submit_command(
 
     What differs from cluster to cluster stands in slurm/site.env.
     """
-    from neuscale.cluster.script import Job, batch_script
-    from neuscale.cluster.site import read_site
-    from neuscale.cluster.slurm import check_partition, check_sbatch
-    from neuscale.cluster.sweep import expand
+    from neuscale.slurm.commands import check_partition, check_sbatch
+    from neuscale.slurm.script import Job, batch_script
+    from neuscale.slurm.site import read_site
+    from neuscale.sweep.folder import name_runs
+    from neuscale.sweep.grid import sweep_overrides
 
     if gpus and processes:
         raise UsageError("--gpus and --processes contradict each other.", "--processes is for the CPU.")
@@ -83,15 +84,16 @@ def submit_command(
         gpus = 0 if processes else 1
     local = gpus or processes or 1
     seconds, save = _times(time, lead)
-    configs = [_checked(run, local * nodes) for run in expand(words or [], "run")]
-    name = _name(words or [], configs[0])
+    lists = sweep_overrides([word for word in overrides or [] if not word.startswith("run.name=")])
+    configs = [_checked(overrides, local * nodes) for overrides in lists]
+    name = _name(overrides or [], configs[0])
     site = read_site(site_file)
     image, environment = _program(site, sif, venv)
     logs = site.folder("NEUSCALE_RUNS", "runs") / "jobs"
     partition = partition or site.environment.get("SBATCH_PARTITION") or None
     job = Job(
         name=name,
-        runs=expand(words or [], name),
+        runs=[[*run.words, f"run.name={run.name}"] for run in name_runs(lists, name)],
         logs=logs,
         nodes=nodes,
         gpus=gpus,
@@ -120,9 +122,9 @@ def submit_command(
 
 def _submit(job: "Job", script: str, site: "Site") -> None:
     from neuscale.cli.console import beside, err, escape
-    from neuscale.cluster.jobs import record_submission
-    from neuscale.cluster.slurm import submit
-    from neuscale.files import make_folder
+    from neuscale.fs import make_folder
+    from neuscale.slurm.commands import submit
+    from neuscale.slurm.jobs import record_submission
 
     make_folder(job.logs)
     number = submit(script, site.environment)
@@ -138,7 +140,7 @@ def _submit(job: "Job", script: str, site: "Site") -> None:
         f"squeue --jobs={number}": "where it is in the queue",
         f"tail -F {shlex.quote(str(log))}": "what it prints" + (", here the first" if several else ""),
         f"scancel {number}": "save and end it",
-        f"{beside('neuscale')} submit … run.name={record.names[0]}": "go on with it in another job",
+        f"{beside('neuscale')} submit … run.name={record.names[0]}": "resume it in another job",
     }
     width = max(map(len, commands))
     for command, what in commands.items():
@@ -146,7 +148,7 @@ def _submit(job: "Job", script: str, site: "Site") -> None:
 
 
 def _times(time: str, lead: str) -> tuple[float, float]:
-    from neuscale.training.limit import limit_seconds
+    from neuscale.units import limit_seconds
 
     seconds, save = limit_seconds(time, "--time "), limit_seconds(lead, "--lead ")
     if seconds < 60:
@@ -160,23 +162,21 @@ def _times(time: str, lead: str) -> tuple[float, float]:
     return seconds, save
 
 
-def _checked(words: list[str], processes: int) -> "Config":
+def _checked(overrides: list[str], processes: int) -> "Config":
     """The configuration of one run. UsageError for what the job would say after hours in the queue."""
     from neuscale.config import compose_config
-    from neuscale.data.order import check_shares
+    from neuscale.data.sampling import check_shares
 
-    config = compose_config(words)
+    config = compose_config(overrides)
     check_shares(config.train.global_batch_size, processes)
     return config
 
 
-def _name(words: list[str], config: "Config") -> str:
-    from datetime import datetime
+def _name(overrides: list[str], config: "Config") -> str:
+    from neuscale.runs.folder import check_name, default_name
 
-    from neuscale.runs.folder import check_name
-
-    given = [word.partition("=")[2] for word in words if word.startswith("run.name=")]
-    name = given[-1] if given else f"{config.experiment or config.model.title}-{datetime.now():%Y%m%d-%H%M%S}"
+    given = [word.partition("=")[2] for word in overrides if word.startswith("run.name=")]
+    name = given[-1] if given else default_name(config)
     check_name(name)
     return name
 
@@ -184,7 +184,7 @@ def _name(words: list[str], config: "Config") -> str:
 def _program(site: "Site", sif: Path | None, venv: bool) -> tuple[Path | None, Path | None]:
     """The image, or the environment to run in. UsageError where it is not there."""
     if sif is not None and venv:
-        raise UsageError("--sif and --venv contradict each other.", "Leave one of them away.")
+        raise UsageError("--sif and --venv contradict each other.", "Use only one of the two.")
     if sif is None and not venv and (named := site.environment.get("NEUSCALE_SIF")):
         sif = Path(named)
     if sif is not None:
@@ -201,7 +201,7 @@ def _program(site: "Site", sif: Path | None, venv: bool) -> tuple[Path | None, P
 
 def _warn_of_data(site: "Site", configs: "list[Config]") -> None:
     from neuscale.cli.console import beside, err, escape
-    from neuscale.data.prepared import is_prepared
+    from neuscale.data.datasets import is_prepared
 
     root = site.folder("NEUSCALE_DATA", "data")
     for name in sorted({config.data.name for config in configs if config.data.source is None}):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neuscale.cli.options import AsJson
 from neuscale.errors import EXIT_FAILED, EXIT_RESUME, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def sweep_command(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="The sweep's name, which its runs' begin with.")
+        str | None, typer.Option("--name", help="Name of the sweep, and prefix of its runs' names.")
     ] = None,
     random: Annotated[
         int | None, typer.Option("--random", min=1, help="Draw this many runs instead of all combinations.")
@@ -33,21 +34,21 @@ def sweep_command(
         typer.Option("--jobs", min=1, help="Runs at a time; without it one per free GPU, or 1 on the CPU."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with SWEEP, or with the newest that has not finished.")
+        bool, typer.Option("--resume", help="Resume SWEEP, or the newest unfinished one.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train every combination of several values, or some of them, and rank the runs.
 
-    Stop it with Ctrl-C: the runs save, and 'neuscale sweep --resume' goes on.
+    Stop it with Ctrl-C: the runs save, and 'neuscale sweep --resume' continues.
     """
     from neuscale.sweep.folder import open_sweep, store_sweep
 
     if resume and (name is not None or random is not None):
         raise UsageError(
-            "--resume goes on with a sweep as it was begun.",
-            "Leave --name and --random away: --resume SWEEP.",
+            "--resume continues a sweep as it was started.",
+            "Remove --name and --random: --resume SWEEP.",
         )
     sweep = _resumed(words or [], open_sweep) if resume else _planned(words or [], name, random, seed)
     if dry_run:
@@ -72,22 +73,22 @@ def sweep_command(
         return
     if not swept.failed:
         by = f"stopped by {swept.stopped_by}; " if swept.stopped_by else ""
-        err.print(f"{by}every run that has begun is saved.")
-        err.print(f"Go on with: [bold]{escape(beside('neuscale'))} sweep --resume {escape(sweep.name)}[/]")
+        err.print(f"{by}every run that has started is saved.")
+        err.print(f"Resume with: [bold]{escape(beside('neuscale'))} sweep --resume {escape(sweep.name)}[/]")
     raise typer.Exit(EXIT_RESUME if swept.stopped_by or not swept.failed else EXIT_FAILED)
 
 
 def _resumed(words: list[str], open_sweep: Any) -> "Sweep":
     if any("=" in word for word in words) or len(words) > 1:
         raise UsageError(
-            "--resume goes on with one sweep, as it was begun.", "For example: neuscale sweep --resume SWEEP."
+            "--resume continues one sweep, as it was started.", "For example: neuscale sweep --resume SWEEP."
         )
     return open_sweep(words[0] if words else None)
 
 
 def _planned(words: list[str], name: str | None, random: int | None, seed: int) -> "Sweep":
-    from neuscale.config.sweep import sampled_overrides, sweep_overrides, swept_fields
     from neuscale.sweep.folder import plan_sweep
+    from neuscale.sweep.grid import sampled_overrides, sweep_overrides, swept_fields
 
     for word in words:
         if "=" not in word:
@@ -101,12 +102,13 @@ def _planned(words: list[str], name: str | None, random: int | None, seed: int) 
 
 def _list(sweep: "Sweep", as_json: bool) -> None:
     from neuscale.cli.console import print_json
+    from neuscale.untrusted import printable
 
     if as_json:
         print_json({"sweep": sweep.name, "runs": [{"name": r.name, "words": r.words} for r in sweep.runs]})
         return
     for run in sweep.runs:
-        typer.echo(f"neuscale train {' '.join(run.words)} run.name={run.name}")
+        typer.echo(printable(f"neuscale train {' '.join(run.words)} run.name={run.name}"))
 
 
 def _show(sweep: "Sweep", failed: list[str], as_json: bool) -> None:
@@ -135,7 +137,7 @@ def _show(sweep: "Sweep", failed: list[str], as_json: bool) -> None:
             "" if best is None else f"{best:.2%}",
             "" if loss is None else f"{loss:.4f}",
             "" if steps is None else f"{steps:,}",
-            "" if row["status"] == "finished" else row["status"],
+            "" if row["status"] == "finished" else escape(row["status"]),
         )
     out.print(table)
 
@@ -146,7 +148,7 @@ def _row(sweep: "Sweep", run: "PlannedRun", failed: list[str]) -> dict[str, Any]
     values = dict(word.split("=", 1) for word in run.words)
     return {
         "name": run.name,
-        "status": "failed" if run.name in failed else manifest.get("status", "not begun"),
+        "status": "failed" if run.name in failed else manifest.get("status", "not started"),
         "best_top1": result.get("best_top1"),
         "last": result.get("last"),
         "steps": result.get("steps"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neuscale.cli.options import AsJson, Gpus, Processes, processes_device
 from neuscale.errors import EXIT_RESUME, UsageError
 
 if TYPE_CHECKING:
@@ -13,29 +14,11 @@ if TYPE_CHECKING:
     from neuscale.evaluation.evaluate import Evaluation
     from neuscale.runs.folder import RunFolder
     from neuscale.training.outcome import Outcome
-    from neuscale.training.train import TrainedRun
-
-Processes = Annotated[
-    int | None,
-    typer.Option(
-        "--processes",
-        min=1,
-        help="CPU processes to train in, with gloo between them; under srun, on each node.",
-    ),
-]
-Gpus = Annotated[
-    int | None,
-    typer.Option(
-        "--gpus",
-        min=0,
-        help="GPUs to train on, a process each; 0 is the CPU; without it, one if there is one;"
-        " under srun, on each node.",
-    ),
-]
+    from neuscale.training.run import TrainedRun
 
 
 def train_command(
-    words: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="FIELD=VALUE",
@@ -48,35 +31,39 @@ def train_command(
     processes: Processes = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Go on with RUN, or run.name, or the newest run that did not finish; else start."
-        ),
+        typer.Option("--resume", help="Resume RUN, or run.name, or the newest unfinished run; else start."),
     ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the composed configuration and stop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Train a model; without words, the recipe experiment=quickstart.
+    """Train a model; without overrides, the recipe experiment=quickstart.
 
     The data is prepared first if it is not there. Stop it with Ctrl-C: it saves, and
     'neuscale train --resume' goes on.
     """
-    from neuscale.cli.train_words import configure
-    from neuscale.cluster.launch import check_gpus, launch, started_by_launcher
-    from neuscale.cluster.nodes import srun_nodes
-    from neuscale.cluster.save_signal import hold_save_signal
-    from neuscale.config import preset_words
+    from neuscale.cli.overrides import configure
+    from neuscale.cli.progress import create_progress
+    from neuscale.config import preset_overrides
+    from neuscale.distributed.launch import launch
+    from neuscale.distributed.nodes import NO_SECRET, srun_nodes
+    from neuscale.distributed.rank import started_by_launcher
+    from neuscale.distributed.signals import hold_save_signal
+    from neuscale.hardware import check_gpus
 
     hold_save_signal()  # until it can be obeyed
-    config, run = configure(words or [], resume)
+    config, run = configure(overrides or [], resume)
     device = processes_device(gpus, processes)
     if device is not None:
-        if f"run.device={config.run.device}" in (words or []) and config.run.device not in ("auto", device):
+        if f"run.device={config.run.device}" in (overrides or []) and config.run.device not in (
+            "auto",
+            device,
+        ):
             option = "--processes" if gpus is None else f"--gpus {gpus}"
             raise UsageError(
                 f"{option} and run.device={config.run.device} contradict each other.",
-                "Leave one of them away.",
+                "Use only one of the two.",
             )
         config.run.device = device
     if print_config:
@@ -88,40 +75,25 @@ def train_command(
         check_gpus(gpus)
     count = gpus or processes or 1
     if not started_by_launcher() and count * (nodes := srun_nodes()).count > 1:
+        if nodes.count > 1 and nodes.index == 0 and not nodes.secret:
+            create_progress().warning(NO_SECRET)
         _prepare(config, count * nodes.count)
-        again = [word for word in words or [] if "=" in word]
+        again = [word for word in overrides or [] if "=" in word]
         if run is not None:
-            again = [str(run.path), "--resume", *[word for word in again if word not in preset_words(again)]]
+            presets = preset_overrides(again)
+            again = [str(run.path), "--resume", *[word for word in again if word not in presets]]
         again += [f"run.device={config.run.device}", *(["--json"] if as_json else [])]
         raise typer.Exit(launch(["train", *again], count, nodes))
     raise typer.Exit(_train(config, run, as_json))
 
 
-def processes_device(gpus: int | None, processes: int | None) -> str | None:
-    """What `--gpus` and `--processes` say about `run.device`; None where they say nothing."""
-    if gpus and processes and gpus != processes:
-        raise UsageError(
-            "--gpus and --processes contradict each other.", "Use --gpus for GPUs, --processes for the CPU."
-        )
-    if gpus:
-        return "cuda"
-    return "cpu" if gpus == 0 or processes else None
-
-
-def _prepare(config: "Config", processes: int) -> None:
-    """Everything that can go wrong before training, found once instead of in each process."""
+def _prepare(config: "Config", world_size: int) -> None:
+    """Check the configuration and prepare the data once, instead of in each process."""
     from neuscale.cli.progress import create_progress
-    from neuscale.data.order import check_shares
-    from neuscale.models.registry import check_arch
-    from neuscale.training.limit import Deadline
-    from neuscale.training.micro_batch import accumulation_steps
-    from neuscale.training.train import open_data
+    from neuscale.data.open import open_data
+    from neuscale.training.validate import validate
 
-    train = config.train
-    check_shares(train.global_batch_size, processes)
-    accumulation_steps(train.micro_batch, train.global_batch_size, processes)
-    Deadline(config.run.time_limit)
-    check_arch(config.model)
+    validate(config, world_size)
     open_data(config, create_progress())
 
 
@@ -129,11 +101,14 @@ def _train(config: "Config", run: "RunFolder | None", as_json: bool) -> int:
     import torch
 
     from neuscale.cli.progress import create_progress
-    from neuscale.cluster.cores import available_cores
-    from neuscale.training.train import train
+    from neuscale.distributed.accelerator import resolve_device
+    from neuscale.hardware import available_cores, keep_freed_memory
+    from neuscale.training.run import train
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cores())
+    if resolve_device(config.run.device) == "cpu":
+        keep_freed_memory()
     trained = train(config, run, create_progress())
     if trained.is_main:
         _show_result(trained, config, as_json)
@@ -150,7 +125,7 @@ def _show_result(trained: "TrainedRun", config: "Config", as_json: bool) -> None
         print_json({"run": str(run.path), "status": manifest.get("status"), **manifest.get("result", {})})
     if outcome.stopped_by:
         err.print(f"stopped by {outcome.stopped_by} after step {outcome.steps:,}; everything is saved.")
-        err.print(f"Go on with: [bold]{escape(_resume_command(run, config))}[/]")
+        err.print(f"Resume with: [bold]{escape(_resume_command(run, config))}[/]")
     if as_json or outcome.stopped_by:
         return
     if outcome.last is not None:
@@ -171,7 +146,7 @@ def _show_table(name: str, outcome: "Outcome", last: "Evaluation") -> None:
     from rich.table import Table
 
     from neuscale.cli.console import escape, out
-    from neuscale.cli.progress import duration
+    from neuscale.units import duration
 
     table = Table(title=escape(name), title_justify="left", show_header=False)
     table.add_column(style="bold")

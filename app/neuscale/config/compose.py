@@ -1,4 +1,4 @@
-"""From presets and `key=value` words to a checked Config, with Hydra's compose API."""
+"""From presets and `key=value` overrides to a checked Config, with Hydra's compose API."""
 
 import dataclasses
 import difflib
@@ -17,10 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neuscale.config import schema
-from neuscale.config.check import check_ranges, expected_type, takes
+from neuscale.config.fields import check_ranges, expected_type, takes
 from neuscale.errors import UsageError
 
 PRESETS = Path(__file__).with_name("presets")
+
+# Of a stored configuration; one has about a hundred.
+_MOST_VALUES = 10_000
 
 # The sections that have a schema of their own for each `name`.
 _VARIANTS: dict[str, dict[str, type]] = {
@@ -53,14 +56,14 @@ def _register_schemas() -> None:
             store.store(group=group, name=f"{name}_schema", node=node)
 
 
-def compose_config(words: list[str]) -> schema.Config:
-    """The configuration that `words` (`group=preset` and `section.field=value`) describe.
+def compose_config(overrides: list[str]) -> schema.Config:
+    """The configuration that `overrides` (`group=preset` and `section.field=value`) describe.
 
     Raises UsageError, in one line with the nearest valid name, for an unknown preset or
     field, a value of the wrong type, and a value out of range.
     """
     _register_schemas()
-    pairs = [_parse(word) for word in words]
+    pairs = [_parse(word) for word in overrides]
     presets = {group: _preset(group, text) for group, text in pairs if group in preset_groups()}
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PRESETS), version_base="1.3"):
@@ -74,9 +77,9 @@ def compose_config(words: list[str]) -> schema.Config:
     return to_config(composed)
 
 
-def preset_words(words: list[str]) -> list[str]:
-    """Those of `words` that choose a preset, such as `model=swin_t`."""
-    return [word for word in words if _parse(word)[0] in preset_groups()]
+def preset_overrides(overrides: list[str]) -> list[str]:
+    """Those of `overrides` that choose a preset, such as `model=swin_t`."""
+    return [word for word in overrides if _parse(word)[0] in preset_groups()]
 
 
 def config_to_yaml(config: schema.Config) -> str:
@@ -84,16 +87,16 @@ def config_to_yaml(config: schema.Config) -> str:
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
-def config_from_yaml(text: str, words: list[str], where: str) -> schema.Config:
-    """The configuration stored in `text`, with fields changed by `words`; `where` names it in errors."""
+def config_from_yaml(text: str, overrides: list[str], where: str) -> schema.Config:
+    """The configuration stored in `text`, with fields changed by `overrides`; `where` names it in errors."""
     _register_schemas()
     try:
         stored = yaml.safe_load(text)
+        _check_values(stored, "")
         composed = OmegaConf.structured(schema.Config)
         for section, variants in _VARIANTS.items():
             composed[section] = OmegaConf.structured(variants[stored[section]["name"]])
         merged = OmegaConf.merge(composed, stored)
-        OmegaConf.resolve(merged)
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise UsageError(
             f"{where}: not the configuration of a run ({_reason(error)}).",
@@ -104,15 +107,37 @@ def config_from_yaml(text: str, words: list[str], where: str) -> schema.Config:
         to_config(merged)
     except UsageError as error:
         raise UsageError(f"{where}: {error.problem}", error.fix) from error
-    for word in words:
+    for word in overrides:
         key, text = _parse(word)
         if key in preset_groups():
             raise UsageError(
-                f"{word}: a preset cannot be changed in a run that has begun.",
+                f"{word}: a preset cannot be changed in a run that has started.",
                 "Change single fields (train.epochs=20), or start a new run.",
             )
         _apply(merged, key, text)
     return to_config(merged)
+
+
+def _check_values(stored: Any, name: str, left: int = _MOST_VALUES) -> int:
+    """Raise ValueError for a reference, which would be replaced by what the reader's environment holds.
+
+    Returns how many more values there may be: aliases in YAML make millions of a few lines.
+    """
+    if left <= 0:
+        raise ValueError(f"it has more than {_MOST_VALUES:,} values")
+    if isinstance(stored, str) and "${" in stored:
+        raise ValueError(f"{name}: {stored[:60]!r} refers to something else, and a stored value cannot")
+    pairs = (
+        stored.items()
+        if isinstance(stored, dict)
+        else enumerate(stored)
+        if isinstance(stored, list | tuple | set)
+        else ()
+    )
+    for key, value in pairs:
+        left = _check_values(key, name, left - 1)
+        left = _check_values(value, f"{name}.{key}" if name else str(key), left)
+    return left
 
 
 def to_config(composed: DictConfig) -> schema.Config:
@@ -151,7 +176,7 @@ def _parse(word: str) -> tuple[str, str]:
 
 
 def _preset(group: str, text: str) -> str:
-    """What Hydra is told for `group=text`."""
+    """The Hydra override for `group=text`."""
     choice, known = _unquoted(text), preset_groups()[group]
     if group == "experiment" and choice == "null":
         return "~experiment"
@@ -174,7 +199,7 @@ def _fields(node: DictConfig, prefix: str = "") -> list[str]:
 
 
 def _apply(composed: DictConfig, key: str, text: str) -> None:
-    """Sets the field `key` to what `text` says."""
+    """Set the field `key` to what `text` says."""
     known = _fields(composed)
     section, _, field = key.rpartition(".")
     if key not in known:

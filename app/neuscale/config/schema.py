@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from neuscale.config.option import option
-from neuscale.config.schema_model import (
+from neuscale.config.fields import option
+from neuscale.config.model_options import (
     AdamWConfig,
     ModelConfig,
     MuonConfig,
@@ -161,7 +161,7 @@ class TrackingConfig:
 @dataclass
 class RunConfig:
     name: str | None = option(None, "folder below the runs folder; null: made of the experiment and the time")
-    seed: int = option(0, "the one number that all randomness comes from", ge=0, le=2**63 - 1)
+    seed: int = option(0, "random seed", ge=0, le=2**63 - 1)
     time_limit: str | None = option(
         None, "time after which the run saves and exits with code 75, such as 90m, 8h or 7:45:00"
     )

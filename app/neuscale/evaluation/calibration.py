@@ -1,4 +1,4 @@
-"""Whether a model's probabilities are to be believed: accuracy against confidence, in bins."""
+"""Calibration of a model: accuracy against confidence, in bins."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from neuscale.errors import disk_error
-from neuscale.files import make_folder, replacing
+from neuscale.fs import make_folder, replacing
 
 BINS = 15  # as Guo et al. 2017 and most since
 
@@ -46,33 +45,19 @@ class Calibration:
         ]
 
 
-class CalibrationBins(Metric):
-    """Sums for a Calibration over batches and processes; torchmetrics' own keeps every image instead.
+def bin_sums(logits: Tensor, labels: Tensor, bins: int = BINS) -> Tensor:
+    """Number of images, sum of confidences and number of correct ones of each bin: float32 [3, bins].
 
-    `update` takes logits float [B, classes] and labels int64 [B]; `compute` gives
-    float32 [3, bins], which counts up to 2²⁴ images.
+    logits float [B, classes], labels int64 [B]. Sums of several batches can be added, up to 2²⁴ images.
     """
-
-    full_state_update = False
-    sums: Tensor
-
-    def __init__(self, bins: int = BINS) -> None:
-        super().__init__()
-        self.bins = bins
-        self.add_state("sums", torch.zeros(3, bins), dist_reduce_fx="sum")
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        confidence, predicted = logits.softmax(1).max(1)
-        place = (confidence * self.bins).ceil().long().clamp(1, self.bins) - 1
-        values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).float()])
-        self.sums.index_add_(1, place, values)
-
-    def compute(self) -> Tensor:
-        return self.sums
+    confidence, predicted = logits.softmax(1).max(1)
+    index = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).float()])
+    return torch.zeros(3, bins, device=logits.device).index_add_(1, index, values)
 
 
 def calibration_of(sums: Tensor) -> Calibration:
-    """From what `CalibrationBins` computed."""
+    """The Calibration of `bin_sums`."""
     counts, confidences, correct = sums.cpu().tolist()
     return Calibration([int(count) for count in counts], confidences, [int(right) for right in correct])
 

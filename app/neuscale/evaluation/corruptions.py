@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from neuscale.pictures import to_image
+
 SEVERITIES = (1, 2, 3, 4, 5)
 
 Samples = NDArray[np.int64]
@@ -136,14 +138,13 @@ def _by_pillow(x: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tenso
     """Each image of x changed as a picture of bytes."""
     changed = []
     for pixels in (x * 255).round().to(torch.uint8).cpu().numpy():
-        picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-        after = np.asarray(change(picture), np.float32) / 255
+        after = np.asarray(change(to_image(pixels)), np.float32) / 255
         changed.append(after[None] if after.ndim == 2 else after.transpose(2, 0, 1))
     return _drawn(x, changed)
 
 
 def _drawn(like: Tensor, arrays: Sequence[NDArray[Any]]) -> Tensor:
-    """What was made for each image, as one tensor beside `like`."""
+    """The arrays of all images as one tensor on the device of `like`."""
     return torch.from_numpy(np.stack(arrays).astype(np.float32)).to(like.device)
 
 

@@ -1,19 +1,23 @@
-"""Evaluation: every sample exactly once, at any number of processes."""
+"""Accuracy, loss and calibration of a classifier: every sample exactly once, on any number of processes."""
 
-import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MetricCollection, SumMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from neuscale.data.loader import Batch
-from neuscale.evaluation.calibration import Calibration, CalibrationBins, calibration_of
+from neuscale.config.schema import DataConfig
+from neuscale.data.datasets import Dataset
+from neuscale.data.loaders.choose import choose_loader, create_loader
+from neuscale.data.loaders.loader import Batch
+from neuscale.distributed.rank import Rank
+from neuscale.errors import UsageError
+from neuscale.evaluation.calibration import BINS, Calibration, bin_sums, calibration_of
 from neuscale.progress import Progress
 
 
@@ -50,48 +54,130 @@ def evaluate(
     progress: Progress,
     total: int,
 ) -> Evaluation:
-    """Evaluates `model` on this process's `batches`; all processes get the numbers over all of them.
+    """Evaluate `model` on this process's `batches`; all processes get the numbers over all of them.
 
     `total`: samples that this process will see, for the progress. With fewer than five
     classes top-5 is 1.
     """
-    confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-    top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro", validate_args=False)
-    loss = SumMetric(nan_strategy="disable")  # by default it leaves NaN out: a diverged model had loss 0
-    metrics = MetricCollection(
-        {
-            "confusion": confusion,
-            "top5": top5,
-            "loss": loss,
-            "samples": SumMetric(),
-            "bins": CalibrationBins(),
-        },
-        compute_groups=False,
-    ).to(device)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    in_top5, samples = torch.zeros(2, dtype=torch.int64, device=device)
+    loss, bins = torch.zeros((), device=device), torch.zeros(3, BINS, device=device)
     was_training = model.training
     model.eval()
     with progress.task("evaluating", total, "img") as task:
         for batch in batches:
             with autocast():
                 logits = model(batch.images)
-            logits = logits.float()
-            metrics["confusion"].update(logits, batch.labels)
-            metrics["top5"].update(logits, batch.labels)
-            metrics["bins"].update(logits, batch.labels)
-            metrics["loss"].update(F.cross_entropy(logits, batch.labels, reduction="sum"))
-            metrics["samples"].update(len(batch.labels))
-            task.advance(len(batch.labels))
+            logits, labels = logits.float(), batch.labels
+            cells = labels * num_classes + logits.argmax(1)
+            confusion += torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+            top5 = logits.topk(min(5, num_classes)).indices
+            in_top5 += (top5 == labels[:, None]).any(1).sum()
+            bins += bin_sums(logits, labels)
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            samples += len(labels)
+            task.advance(len(labels))
     model.train(was_training)
-    with warnings.catch_warnings():  # a process may have no share of a tiny split
-        warnings.filterwarnings("ignore", message=".*compute.*before the.*update.*")
-        result = metrics.compute()
-    samples = int(result["samples"])
-    counts = result["confusion"].cpu()
+    counts, in_top5, loss, bins, samples = map(_over_processes, (confusion, in_top5, loss, bins, samples))
+    counts, count = counts.cpu(), int(samples)
     return Evaluation(
-        top1=float(counts.diagonal().sum()) / samples,
-        top5=float(result["top5"]),
-        loss=float(result["loss"]) / samples,
-        samples=samples,
+        top1=float(counts.diagonal().sum()) / count,
+        top5=float(in_top5.float() / count),
+        loss=float(loss) / count,
+        samples=count,
         confusion=counts,
-        calibration=calibration_of(result["bins"]),
+        calibration=calibration_of(bins),
     )
+
+
+def _over_processes(value: Tensor) -> Tensor:
+    """The sum of `value` over all processes, added up in the order of their ranks."""
+    if not dist.is_initialized():
+        return value
+    values = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+    dist.all_gather(values, value)
+    return torch.stack(values).sum(0)
+
+
+def evaluate_module(
+    model: nn.Module, data: Dataset, split: str, batch_size: int, image_size: int | None, progress: Progress
+) -> Evaluation:
+    """Evaluate `model` where it is, on normalised images of `data`, resized to `image_size` if given.
+
+    Between initialised processes each takes its share. Raises UsageError where the model does not make a
+    number for each class.
+    """
+    place = next((p.device for p in model.parameters()), torch.device("cpu"))
+    section = DataConfig(name=data.meta.name, image_size=image_size)
+    rank = Rank.current()
+    loader = create_loader(choose_loader(section, data, place), section, data, split, place, rank)
+    _check_logits(model, data, loader.size, place)
+    return evaluate(
+        model,
+        loader.evaluation(batch_size),
+        data.meta.num_classes,
+        place,
+        nullcontext,
+        progress,
+        total=len(loader) // rank.world_size,
+    )
+
+
+def normalized_as(data: Dataset, trained_on: Dataset) -> Dataset:
+    """`data`, normalised like what a model was trained on. Raises UsageError where the classes differ."""
+    if (data.meta.classes, data.meta.channels) != (trained_on.meta.classes, trained_on.meta.channels):
+        raise UsageError(
+            f"{data.meta.name} has other classes or channels than {trained_on.meta.name},"
+            " which the run was trained on.",
+            "Evaluate it on data with the same classes, in the same order.",
+        )
+    view = copy(data)
+    view.meta = replace(data.meta, mean=trained_on.meta.mean, std=trained_on.meta.std)
+    return view
+
+
+def _check_logits(model: nn.Module, data: Dataset, size: int, place: torch.device) -> None:
+    """Raise UsageError for a module that does not classify into the classes of `data`."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        shape = tuple(model(torch.zeros(1, data.meta.channels, size, size, device=place)).shape)
+    model.train(was_training)
+    if shape != (1, data.meta.num_classes):
+        raise UsageError(
+            f"the model returned shape {shape}; expected (1, {data.meta.num_classes}), one score for each"
+            f" class of {data.meta.name}.",
+            "Give it a head for that many classes: create_model(…, data=data).",
+        )
+
+
+class FlipAveraged(nn.Module):
+    """The mean of what `model` says about an image and about its mirror image.
+
+    [B, C, H, W] → log-probabilities [B, classes], which serve as logits: probabilities are averaged.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        here = self.model(images).float().log_softmax(1)
+        mirrored = self.model(images.flip(-1)).float().log_softmax(1)
+        return torch.logaddexp(here, mirrored) - torch.log(torch.tensor(2.0))
+
+
+def share_running_statistics(model: nn.Module) -> None:
+    """Give all processes the running means and variances of process 0.
+
+    Each process gathers those of its own share of the batches, and training does not read them.
+    Process 0's are the ones in a checkpoint, so with them all evaluate the saved model; and as
+    they are never changed by the others', a run that goes on from any step has the same bits.
+    DistributedDataParallel would send them before each forward, and leave the last step out.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    for module in model.modules():
+        if getattr(module, "running_mean", None) is not None:
+            for buffer in module.buffers(recurse=False):
+                dist.broadcast(buffer, src=0)

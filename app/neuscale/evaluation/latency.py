@@ -1,4 +1,4 @@
-"""How long a forward pass takes, and how many images a second that is."""
+"""Latency and throughput of a forward pass."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,11 +1,11 @@
-"""Whether the native ops compute the models' MLPs."""
+"""Choose and enable the native ops for the models' MLPs."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from neuscale.config.schema import ModelConfig, TransformerConfig
+from neuscale.config.model_options import ModelConfig, TransformerConfig
 from neuscale.errors import UsageError
 from neuscale.models.layers import MLP, FusedOps
 from neuscale.native_ops import native_ops
@@ -20,7 +20,7 @@ class OpsChoice:
 
 
 def choose_ops(config: ModelConfig, device: torch.device) -> OpsChoice:
-    """What `model.ops` (auto, fused, eager) means on `device`. UsageError where fused cannot be.
+    """The ops for `model.ops` (auto, fused, eager) on `device`. Raises UsageError if fused is not possible.
 
     The models of other libraries have no such field: they run as they are.
     """
@@ -36,7 +36,7 @@ def choose_ops(config: ModelConfig, device: torch.device) -> OpsChoice:
 
 
 def fuse(model: nn.Module, device: torch.device, deterministic: bool = False) -> None:
-    """Has every MLP of `model` computed by the native ops; parameters and state dict stay as they are.
+    """Compute every MLP of `model` with the native ops; parameters and state dict stay as they are.
 
     On a GPU the faster of two ways is found by timing, which `deterministic` does without.
     """

@@ -1,4 +1,4 @@
-"""What the models of torchvision and timm have in common here: names with advice, and one trial image."""
+"""Common parts of torchvision's and timm's models: errors for unknown names, and a trial image."""
 
 import difflib
 
@@ -29,7 +29,7 @@ def unfit(arch: str, reason: object) -> UsageError:
 
 @torch.no_grad()
 def try_one_image(model: nn.Module, arch: str, image_size: int, in_channels: int, num_classes: int) -> None:
-    """Raises UsageError unless `model` gives one image a score per class.
+    """Raise UsageError unless `model` gives one image a score per class.
 
     The libraries check sizes in the forward, some not at all; this is before anything is written.
     """

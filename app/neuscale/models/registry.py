@@ -6,7 +6,7 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from neuscale.config.schema import ModelConfig, TimmConfig, TorchvisionConfig
+from neuscale.config.model_options import ModelConfig, TimmConfig, TorchvisionConfig
 from neuscale.errors import UsageError
 from neuscale.models.swin import SwinTransformer
 from neuscale.models.vit import VisionTransformer
@@ -15,7 +15,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {"swin": SwinTransformer, "vit": Vis
 
 
 def check_arch(config: ModelConfig) -> None:
-    """Raises UsageError for an architecture that its library does not have, before any data is touched."""
+    """Raise UsageError for an architecture that its library does not have, before any data is touched."""
     match config:
         case TorchvisionConfig():
             from neuscale.models import torchvision_model

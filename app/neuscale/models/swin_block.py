@@ -48,7 +48,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("mask", shift_mask(plan, shift), persistent=False)
 
     def bias(self) -> Tensor:
-        """What is added to the scores: [1, H, T, T], or [1, W * H, T, T] where windows are masked."""
+        """Bias added to the scores: [1, H, T, T], or [1, W * H, T, T] where windows are masked."""
         bias = self.relative_position_bias_table[self.index.view(-1)]
         bias = bias.view(self.window_tokens, self.window_tokens, -1).permute(2, 0, 1)
         if self.mask is None:

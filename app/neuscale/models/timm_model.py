@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuscale.config.schema import TimmConfig
+from neuscale.config.model_options import TimmConfig
 from neuscale.errors import UsageError
 from neuscale.models.library import try_one_image, unfit, unknown_arch
 
@@ -17,7 +17,7 @@ _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def check_arch(arch: str) -> None:
-    """Raises UsageError for a name that timm does not have, and where timm is not installed."""
+    """Raise UsageError for a name that timm does not have, and where timm is not installed."""
     timm = _timm()
     name, _, tag = arch.partition(".")
     if not timm.is_model(name):
@@ -80,7 +80,7 @@ def _create(
                 continue
             if name in ("drop_rate", "drop_path_rate"):
                 raise UsageError(
-                    f"model.{name}: timm's {config.arch} has no such option.", "Leave it away."
+                    f"model.{name}: timm's {config.arch} has no such option.", "Remove it."
                 ) from error
             raise unfit(config.arch, error) from error
         except (ValueError, AssertionError, RuntimeError) as error:
@@ -99,7 +99,7 @@ def _checkpoint_gradients(model: Any, arch: str) -> None:
         model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, RuntimeError, ValueError, NotImplementedError) as error:
         raise UsageError(
-            f"model.gradient_checkpointing: timm's {arch} has none.", "Leave it away, or take another model."
+            f"model.gradient_checkpointing: timm's {arch} has none.", "Remove it, or choose another model."
         ) from error
 
 

@@ -14,7 +14,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from neuscale.errors import UsageError
 from neuscale.models.library import try_one_image, unfit, unknown_arch
 
-# Their auxiliary heads, which help only in training, are left away: in training they would
+# Their auxiliary heads, which help only in training, are removed: in training they would
 # give three outputs, and the state dict is that of torchvision's aux_logits=False.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
@@ -23,7 +23,7 @@ _OLD_DENSENET = re.compile(r"\b(norm|conv)\.([12])\.")
 
 
 def check_arch(arch: str) -> None:
-    """Raises UsageError for a name that torchvision does not have."""
+    """Raise UsageError for a name that torchvision does not have."""
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
         raise unknown_arch(arch, "torchvision", known, "torchvision.models.list_models()")

@@ -1,18 +1,21 @@
 """Starting weights: a library's by name, or a file, into a model with a head of its own."""
 
+import hashlib
 import pickle
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from neuscale.config.schema import ModelConfig, SwinConfig, TimmConfig, TorchvisionConfig
+from neuscale.config.model_options import ModelConfig, SwinConfig, TimmConfig, TorchvisionConfig, ViTConfig
 from neuscale.errors import CheckpointError, UsageError, UserError
 from neuscale.models.library import head_names
-from neuscale.models.trained_with import check_heads
+from neuscale.untrusted import read_json, read_record
 
 # embed_dim and depths tell torchvision's Swins apart.
 _TORCHVISION_SWIN = {
@@ -20,16 +23,22 @@ _TORCHVISION_SWIN = {
     (96, (2, 2, 18, 2)): "Swin_S_Weights",
     (128, (2, 2, 18, 2)): "Swin_B_Weights",
 }
+
+
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+
+
 # What classifies, in our models and torchvision's.
 _HEADS = ("head.", "heads.", "fc.", "classifier.")
+
+
 _GOOD_FILE = "Get the file again, or save it with torch.save(model.state_dict(), PATH)."
 
 
 def load_starting_weights(
     model: nn.Module, config: ModelConfig, image_size: int, in_channels: int, num_classes: int
 ) -> str:
-    """Loads what `config.weights` names into `model`; returns a line that says what was loaded.
+    """Load what `config.weights` names into `model`; returns a line that says what was loaded.
 
     A head for another number of classes is left as initialised; the first layer is
     summed over colours for grayscale images. Raises UsageError or CheckpointError.
@@ -54,7 +63,7 @@ def load_starting_weights(
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: bool = False) -> list[str]:
-    """Loads a state dict into `model`; `where` names it in errors.
+    """Load a state dict into `model`; `where` names it in errors.
 
     With `adapt`, a head for another number of classes is left as initialised (its names
     are returned), a first layer for colour images is summed over colours where the
@@ -112,7 +121,9 @@ def read_weights(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
                 )
             use_average = averaged is not False and average.exists()
             path = average if use_average else path / "model.safetensors"
-        reason = "" if path.is_file() else "there is no such file"
+        reason = "" if path.exists() else "there is no such file"
+        if not reason and not path.is_file():
+            reason = "it is not a regular file"
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
@@ -202,3 +213,53 @@ def _bare(name: str) -> str:
     while name.startswith(_WRAPPERS):
         name = name.split(".", 1)[1]
     return name
+
+
+_LEVELS = 3  # runs/RUN/checkpoints/STEP/model.safetensors lies this deep in its run
+
+
+def check_heads(path: Path, config: ModelConfig) -> None:
+    """Refuse weights at `path` that were trained with another number of attention heads.
+
+    A transformer's parameters have the same shapes with any number of heads, so that such
+    weights would load, and mean something else. Weights of unknown origin pass. Raises
+    CheckpointError.
+    """
+    if not isinstance(config, SwinConfig | ViTConfig):
+        return
+    trained = _model_section(path)
+    heads = trained.get("num_heads")
+    if trained.get("name") == config.name and heads is not None and heads != config.num_heads:
+        here, there = (str(value).replace(" ", "") for value in (config.num_heads, heads))
+        raise CheckpointError(
+            f"{path}: trained with model.num_heads={there}, and this model has {here}.",
+            f"Add model.num_heads={there}.",
+        )
+
+
+def _model_section(path: Path) -> dict[str, Any]:
+    """The stored configuration's `model`, empty where there is none that can be read."""
+    path = path.absolute()
+    try:
+        for folder in [path, *path.parents][: _LEVELS + 1]:
+            if (folder / "config.yaml").is_file():
+                stored = yaml.safe_load(read_record(folder / "config.yaml"))
+            elif (folder / "model.json").is_file():
+                stored = yaml.safe_load(read_json(folder / "model.json")["config"])
+            else:
+                continue
+            model = stored["model"]
+            return model if isinstance(model, dict) else {}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
+        pass  # somebody else's files of these names
+    return {}
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """sha256 over the names, types, shapes and bytes of a state dict, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {str(value.dtype).removeprefix('torch.')} {list(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

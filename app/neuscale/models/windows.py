@@ -1,4 +1,4 @@
-"""Where tokens stand in shifted-window attention: plain index arithmetic, made once per model.
+"""Positions of tokens in shifted-window attention: plain index arithmetic, computed once per model.
 
 A Swin block works on windows of a map of tokens. Everything in it but the attention
 is per token, so the tokens need not go back to raster order between two blocks: each
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """How a map of `height` × `width` tokens is cut into windows of `window_h` × `window_w`.
+    """Partition of a map of `height` × `width` tokens into windows of `window_h` × `window_w`.
 
     `padded_h`, `padded_w`: the map's size once padded to whole windows.
     """

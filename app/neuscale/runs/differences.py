@@ -1,12 +1,20 @@
-"""What differs between two runs in how they were made, each thing named once."""
+"""Differences between two runs in how they were made, each named once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from neuscale.config import Config
+from neuscale.data.datasets import Dataset
+from neuscale.errors import UsageError
+from neuscale.runs.folder import RunFolder
+from neuscale.runs.manifest import read_manifest
 
 # Of the configuration: how a run is called, shown and stopped changes no number of it, and
 # where it computes is told by the machine.
 FREE = frozenset({"run.name", "run.time_limit", "run.device", "data.source", "data.stage"})
+
+
 FREE_SECTIONS = ("tracking.", "checkpoint.")
 
 
@@ -25,10 +33,12 @@ class Difference:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """What differs between two manifests of today's version; what one does not know is no difference."""
+    """Differences between two manifests of today's version; unknown values are not differences."""
     found = _code_differences(before.get("code"), now.get("code"))
     complete = not ("migrated_from" in before or "migrated_from" in now)
     facts_before, facts_now = _facts(before), _facts(now)
+    version = 1 if 1 in (_fingerprint_version(before), _fingerprint_version(now)) else 2
+    facts_before["data"], facts_now["data"] = _data_facts(before, version), _data_facts(now, version)
     for area, values in facts_now.items():
         then = facts_before[area]
         if then is None or values is None:
@@ -63,13 +73,12 @@ def code_words(code: Mapping[str, Any] | None) -> str:
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
-    """What of a manifest decides a run's numbers, by area; None for what it does not know."""
-    machine, data = manifest["machine"], manifest.get("data") or {}
+    """Facts of a manifest that decide a run's numbers, by area; None if unknown."""
+    machine = manifest["machine"]
     ops = manifest.get("ops") or {}
     build = ops.get("build") or {}
     return {
         "config": changing_fields(manifest.get("config")),
-        "data": {"data": short(data.get("fingerprint"))},
         "packages": _packages(manifest),
         "python": {"python": manifest.get("python")},
         "ops": {"kind": ops.get("kind"), **{name: short(build.get(name)) for name in _LIBRARIES}},
@@ -82,6 +91,17 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
             "gpus": ", ".join(gpu["name"] for gpu in machine["gpus"]) if machine.get("gpus") else None,
         },
     }
+
+
+def _fingerprint_version(manifest: Mapping[str, Any]) -> int:
+    """2 where the fingerprint is over all that training reads; 1 where over checksums and classes only."""
+    return 2 if (manifest.get("data") or {}).get("fingerprint_v1") else 1
+
+
+def _data_facts(manifest: Mapping[str, Any], version: int) -> dict[str, Any]:
+    data = manifest.get("data") or {}
+    fingerprint = data.get("fingerprint")
+    return {"data": short(data.get("fingerprint_v1", fingerprint) if version == 1 else fingerprint)}
 
 
 _LIBRARIES = ("cpu_sha256", "cuda_sha256")
@@ -113,3 +133,38 @@ def short(digest: str | None) -> str | None:
 
 def _words(value: Any) -> str:
     return "none" if value is None else str(value)
+
+
+# What may differ in the model of a run that goes on: it changes no number.
+_FREE = ("gradient_checkpointing", "weights")
+
+
+def check_same_run(config: Config, run: RunFolder) -> None:
+    """Raise UsageError for a field that cannot change in a run that has begun."""
+    before = run.config()
+    model_now, model_then = asdict(config.model), asdict(before.model)
+    names = [name for name in {**model_then, **model_now} if name not in _FREE]
+    fixed: dict[str, tuple[object, object]] = {
+        **{f"model.{name}": (model_now.get(name), model_then.get(name)) for name in names},
+        "data.name": (config.data.name, before.data.name),
+        "data.image_size": (config.data.image_size, before.data.image_size),
+        "optim.name": (config.optim.name, before.optim.name),
+        "train.global_batch_size": (config.train.global_batch_size, before.train.global_batch_size),
+        "run.seed": (config.run.seed, before.run.seed),
+    }
+    for name, (value, then) in fixed.items():
+        if value != then:
+            raise UsageError(
+                f"{run.path}: {name} cannot change in a run that has started (it was {then}).",
+                "Leave it as it was, or start a new run.",
+            )
+
+
+def check_same_data(data: Dataset, run: RunFolder) -> None:
+    """Raise UsageError where the prepared data is not what the run was trained on."""
+    fingerprint = read_manifest(run.manifest_file).get("data", {}).get("fingerprint")
+    if fingerprint is not None and not data.meta.is_recorded_as(fingerprint):
+        raise UsageError(
+            f"{run.path}: was trained on other data than what is now prepared as '{data.meta.name}'.",
+            "Prepare the same data again, or start a new run.",
+        )

@@ -1,19 +1,19 @@
-"""Where a run takes place: code, packages, image, machine. Cheap enough for every start of a training."""
+"""Environment of a run: code, packages, image, machine. Cheap enough for every start of a training."""
 
 import hashlib
 import os
 import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from neuscale import __version__
-from neuscale.cluster.cores import available_cores
-from neuscale.cluster.gpus import driver_version, gpu_list
-from neuscale.cluster.memory import host_memory
+from neuscale.hardware import available_cores, cpu_name, driver_version, gpu_list, host_memory
 from neuscale.native_ops import load_native_ops
-from neuscale.runs import manifest
-from neuscale.runs.code import PACKAGE, describe_code
-from neuscale.runs.manifest import image_record, installed_packages
+from neuscale.untrusted import read_json
+from neuscale.version import __version__
 
 
 def environment() -> tuple[dict[str, Any], bytes]:
@@ -46,15 +46,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def lock_hash() -> str | None:
     """sha256 of the requirements.lock that this environment is made from, where that is known."""
     if (record := image_record()) is not None:
@@ -72,7 +63,7 @@ def image() -> dict[str, Any] | None:
         return None
     name = os.environ.get("NEUSCALE_IMAGE") or os.environ.get("APPTAINER_CONTAINER")
     try:
-        contents = manifest.IMAGE_RECORD.with_name("sbom.spdx.json").read_bytes()
+        contents = IMAGE_RECORD.with_name("sbom.spdx.json").read_bytes()
         sbom = hashlib.sha256(contents).hexdigest()
     except OSError:
         sbom = None
@@ -88,3 +79,106 @@ def ops_build() -> dict[str, Any] | None:
     info = ops.build_info()
     hashes = {f"{name}_sha256": info[name]["sha256"] if info[name] else None for name in ("cpu", "cuda")}
     return {"version": info["version"], **hashes}
+
+
+PACKAGE = Path(__file__).parent.parent
+
+
+def describe_code() -> tuple[dict[str, Any], bytes]:
+    """(what a manifest says of the code, the uncommitted difference as a patch).
+
+    `revision` and `changed` are null where neither git nor an image knows them; `source_sha256`
+    is over the package's own files, so that equal code is known as equal wherever it lies.
+    """
+    known = code_revision() or {"revision": None, "changed": None}
+    patch = uncommitted(PACKAGE) if known["changed"] and image_record() is None else b""
+    diff = {"file": "code.diff", "sha256": hashlib.sha256(patch).hexdigest()} if patch else None
+    return {**known, "source_sha256": source_hash(PACKAGE), "diff": diff}, patch
+
+
+def source_hash(folder: Path) -> str:
+    """sha256 over the names and bytes of the files below `folder`, without what Python compiled."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and "__pycache__" not in inside.parts and not path.name.startswith("."):
+            content = path.read_bytes()
+            digest.update(f"{inside.as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def uncommitted(folder: Path) -> bytes:
+    """Uncommitted changes in `folder` for `git apply`, new files included; empty without git."""
+
+    def git(*words: str) -> bytes:
+        command = ["git", "-C", str(folder), "-c", "core.quotepath=off", *words]
+        done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+        if done.returncode not in (0, 1):  # 1: diff --no-index found what it was asked for
+            raise subprocess.CalledProcessError(done.returncode, command)
+        return done.stdout
+
+    options = ("--binary", "--no-color", "--no-ext-diff")
+    try:
+        patch = git("diff", *options, "HEAD", "--", ".")
+        top = git("rev-parse", "--show-toplevel").decode().rstrip("\n")
+        untracked = git("ls-files", "--others", "--exclude-standard", "--full-name", "-z", "--", ".")
+        for name in sorted(n for n in untracked.decode().split("\0") if n):
+            patch += git("-C", top, "diff", *options, "--no-index", "--", "/dev/null", name)
+    except (OSError, subprocess.SubprocessError):
+        return b""
+    return patch
+
+
+# What an image says of itself; written by scripts/image/describe.py.
+IMAGE_RECORD = Path(sys.prefix) / "share" / "neuscale" / "image.json"
+
+
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "timm")
+
+
+def installed_packages() -> dict[str, str]:
+    """Every installed distribution and its version, sorted by name."""
+    versions: dict[str, str] = {}
+    for found in distributions():
+        # Two lines of it: the standard library would parse the whole, at four times the time.
+        text = found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
+        header = dict(re.findall(r"^(Name|Version): *(.+?)\s*$", text.partition("\n\n")[0], re.MULTILINE))
+        if len(header) == 2:  # an uninstall cut short leaves folders without them
+            versions.setdefault(_normal_name(header["Name"]), header["Version"])  # the first is imported
+    return dict(sorted(versions.items()))
+
+
+def _normal_name(name: str) -> str:
+    """The one spelling of a distribution's name (as packaging.utils.canonicalize_name)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def image_record() -> dict[str, Any] | None:
+    """Record of the container image: version, revision, hash of the lock; None outside of an image."""
+    try:
+        record = read_json(IMAGE_RECORD)
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def code_revision() -> dict[str, Any] | None:
+    """The git revision of this package's checkout or image, and whether it was changed; else None."""
+    if (image := image_record()) is not None:
+        revision = str(image.get("revision") or "unknown")
+        return {"revision": revision.removesuffix("-dirty"), "changed": revision.endswith("-dirty")}
+    here = Path(__file__).parent.parent  # the whole package
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--", str(here))),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None

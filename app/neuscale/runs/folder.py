@@ -2,26 +2,28 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import count, islice
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from neuscale.config import Config, config_from_yaml, config_to_yaml
 from neuscale.errors import UsageError, UserError, disk_error
-from neuscale.files import make_folder, write_atomically
+from neuscale.fs import held_lock, is_locked, make_folder, sync_folder, write_atomically
 from neuscale.paths import runs_root
+from neuscale.untrusted import is_plain_name, read_json, read_record, reason_of
 
 # Who only looks whether a run is being trained holds its lock for a moment.
 _LOOK_SECONDS = 0.5
+
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class RunFolder:
-    """Where everything about one run is."""
+    """Paths of a run folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,85 +38,74 @@ class RunFolder:
 
     @property
     def argument(self) -> str:
-        """What a command line says to mean this run: its name, or its path where it is elsewhere."""
+        """The run as an argument of a command: its name, or its path if it is elsewhere."""
         inside = self.path.absolute().parent == runs_root().absolute()
         return shlex.quote(self.name if inside else str(self.path))
 
     @property
     def finished(self) -> bool:
-        """Whether training reached its end."""
+        """True if training reached its end."""
         from neuscale.runs.manifest import read_manifest
 
         return read_manifest(self.manifest_file).get("status") == "finished"
 
-    def config(self, words: list[str] | None = None) -> Config:
-        """The configuration it was started with, fields changed by `words`."""
+    def config(self, overrides: list[str] | None = None) -> Config:
+        """The configuration it was started with, fields changed by `overrides`."""
         try:
-            text = self.config_file.read_text()
-        except OSError as error:
-            raise UserError(f"{self.config_file}: not readable ({error.strerror}).") from error
-        return config_from_yaml(text, words or [], str(self.config_file))
+            text = read_record(self.config_file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.config_file}: not readable ({reason_of(error)}).") from error
+        return config_from_yaml(text, overrides or [], str(self.config_file))
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other processes from training in this folder. Raises UsageError where one does already."""
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=_LOOK_SECONDS)
-        except Timeout:
-            raise UsageError(
-                f"{self.path}: another process is training this run.", "Wait for it, or stop it first."
-            ) from None
-        except OSError as error:
-            raise disk_error(error, self.path) from error
-        except NotImplementedError:  # a file system without locks: nothing to hold
+        """Keep other processes from training in this folder. Raises UsageError if one already does."""
+        busy = UsageError(
+            f"{self.path}: another process is training this run.", "Wait for it, or stop it first."
+        )
+        with held_lock(self.path / ".lock", busy, _LOOK_SECONDS):
             yield
-            return
-        try:
-            yield
-        finally:
-            lock.release()
 
     def is_held(self) -> bool:
-        """Whether a process is training in this folder."""
-        if not (self.path / ".lock").exists():
-            return False
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except (OSError, NotImplementedError):  # a folder of somebody else's, or without locks
-            return False
-        lock.release()
-        return False
+        """True while a process is training in this folder."""
+        return is_locked(self.path / ".lock")
 
     def store(self, config: Config) -> None:
-        """Replaces the configuration. Raises UserError where it cannot be written."""
+        """Replace the configuration. Raises UserError where it cannot be written."""
         try:
             write_atomically(self.config_file, config_to_yaml(config))
         except OSError as error:
             raise disk_error(error, self.path) from error
 
 
-def check_name(name: str) -> None:
-    """UsageError for a `run.name` that cannot be a folder's."""
+def check_name(name: str, field: str = "run.name=") -> None:
+    """Raise UsageError for a name that cannot be a folder's; `field` is what the message calls it."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"run.name={name}: is no name for a folder.",
+            f"{field}{name}: is not a valid folder name.",
             "Use letters, digits, '.', '_' and '-', beginning with a letter or digit.",
         )
+
+
+def default_name(config: Config) -> str:
+    """The name of a run that is not given one: its recipe or model, and the time."""
+    return f"{config.experiment or config.model.title}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def numbered_names(base: str) -> Iterator[str]:
+    """`base`, `base-2`, `base-3`, …"""
+    yield base
+    yield from (f"{base}-{number}" for number in count(2))
 
 
 def create_run(config: Config) -> RunFolder:
     """A new run folder with its configuration. Raises UsageError where the name is taken."""
     if config.run.name is not None:
         check_name(config.run.name)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    base = config.run.name or f"{config.experiment or config.model.title}-{stamp}"
+    base = config.run.name or default_name(config)
     root = runs_root()
-    for attempt in range(100):
-        path = root / (base if attempt == 0 else f"{base}-{attempt + 1}")
+    for name in islice(numbered_names(base), 100):
+        path = root / name
         try:
             make_folder(path, exist_ok=False)
             break
@@ -122,11 +113,11 @@ def create_run(config: Config) -> RunFolder:
             if config.run.name is not None and path.is_dir():
                 raise UsageError(
                     f"{path}: there is a run of this name.",
-                    "Add --resume to go on with it, or choose another run.name.",
+                    "Use `resume` to continue it, or choose another run.name.",
                 ) from None
             if not path.is_dir():
                 raise UsageError(
-                    f"{path}: is no folder.", "Choose another run.name or $NEUSCALE_RUNS."
+                    f"{path}: is not a folder.", "Choose another run.name or $NEUSCALE_RUNS."
                 ) from None
         except OSError as error:
             raise disk_error(error, path) from error
@@ -172,3 +163,44 @@ def find_run(name: str) -> RunFolder:
         else f"Runs there: {', '.join(r.name for r in runs[:8]) or 'none'}."
     )
     raise UsageError(f"{name}: there is no such run in {runs_root()}.", hint)
+
+
+META = "checkpoint.json"
+
+
+BEST = "best.json"
+
+
+PREFIX, PARTIAL = "step-", ".partial-"
+
+
+_STEP = re.compile(rf"{PREFIX}[0-9]+")
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The folders of complete checkpoints in `folder`, oldest first; not yet verified."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.glob(f"{PREFIX}*") if _STEP.fullmatch(p.name) and (p / META).is_file())
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The folder of the checkpoint with the best evaluation so far."""
+    try:
+        name = read_json(folder / BEST)["checkpoint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folder / name if is_plain_name(name) else None
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(path.name.removeprefix(PREFIX))
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove the checkpoint in `path`. Its name goes first: what a removal cut short leaves is none."""
+    doomed = path.with_name(f"{PARTIAL}{path.name}")
+    path.rename(doomed)
+    sync_folder(path.parent)
+    shutil.rmtree(doomed)

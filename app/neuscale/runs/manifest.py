@@ -1,92 +1,52 @@
-"""What a run says about itself: what was asked for, on what, by which code, and how it ended.
+"""Manifest of a run: configuration, data, code, machine, and outcome.
 
 `manifest.schema.json` beside this file says every field of it.
 """
 
 import json
 import re
-import subprocess
-import sys
-from datetime import UTC, datetime
-from importlib.metadata import distributions
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from neuscale.errors import UserError
-from neuscale.files import write_atomically
+from neuscale.fs import write_atomically
+from neuscale.untrusted import read_json, reason_of
 
 VERSION = 2
+
+
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 
-# What an image says of itself; written by scripts/image/describe.py.
-IMAGE_RECORD = Path(sys.prefix) / "share" / "neuscale" / "image.json"
-PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "torchmetrics", "timm")
 
-
-def installed_packages() -> dict[str, str]:
-    """Every installed distribution and its version, sorted by name."""
-    versions: dict[str, str] = {}
-    for found in distributions():
-        # Two lines of it: the standard library would parse the whole, at four times the time.
-        text = found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
-        header = dict(re.findall(r"^(Name|Version): *(.+?)\s*$", text.partition("\n\n")[0], re.MULTILINE))
-        if len(header) == 2:  # an uninstall cut short leaves folders without them
-            versions.setdefault(_normal_name(header["Name"]), header["Version"])  # the first is imported
-    return dict(sorted(versions.items()))
-
-
-def _normal_name(name: str) -> str:
-    """The one spelling of a distribution's name (as packaging.utils.canonicalize_name)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def image_record() -> dict[str, Any] | None:
-    """What the container image says of itself: version, revision, lock's hash; None outside of one."""
-    return read_manifest(IMAGE_RECORD) or None
-
-
-def code_revision() -> dict[str, Any] | None:
-    """The git revision of this package's checkout or image, and whether it was changed; else None."""
-    if (image := image_record()) is not None:
-        revision = str(image.get("revision") or "unknown")
-        return {"revision": revision.removesuffix("-dirty"), "changed": revision.endswith("-dirty")}
-    here = Path(__file__).parent.parent  # the whole package
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return {
-            "revision": git("rev-parse", "HEAD"),
-            "changed": bool(git("status", "--porcelain", "--", str(here))),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None
+_LONGEST_REASON = 200
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest at `path`; empty where there is none that can be read."""
+    """The manifest at `path`, for a look at single fields of it: each is of its type, or not there.
+
+    Empty where there is none that can be read.
+    """
     try:
-        manifest = json.loads(path.read_text())
-    except (OSError, ValueError):
+        manifest = read_json(path)
+        if isinstance(manifest, dict) and manifest.get("version", 1) == 1 and "machine" in manifest:
+            manifest = migrated(manifest)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
-    return manifest if isinstance(manifest, dict) else {}
+    return manifest if isinstance(manifest, dict) and _wrong(manifest, whole=False) is None else {}
 
 
 def load_manifest(path: Path) -> dict[str, Any]:
     """The manifest at `path`, in today's form. Raises UserError where it is missing, damaged or too new."""
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: there is no manifest: this run has not begun to train.",
+            f"{path}: there is no manifest: this run has not started to train.",
             "Start it: neuscale train --resume RUN.",
         ) from None
     except (OSError, ValueError) as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(path, reason_of(error)) from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("status"), str):
         raise damaged(path, "it says nothing of a run")
     version = manifest.get("version", 1)
@@ -95,7 +55,37 @@ def load_manifest(path: Path) -> dict[str, Any]:
             f"{path}: is of version {version}, and this program reads 1 to {VERSION}.",
             "Use the version of neuscale that wrote it.",
         )
-    return migrated(manifest)
+    try:
+        manifest = migrated(manifest)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise damaged(path, reason_of(error)) from error
+    if (wrong := _wrong(manifest, whole=True)) is not None:
+        raise damaged(path, wrong)
+    return manifest
+
+
+def _wrong(manifest: dict[str, Any], whole: bool) -> str | None:
+    """The first field that the schema does not allow, and why; `whole`: or that is missing."""
+    error = next(_validator(whole).iter_errors(manifest), None)
+    if error is None:
+        return None
+    where = ".".join(map(str, error.absolute_path))
+    return f"{where + ': ' if where else ''}{error.message[:_LONGEST_REASON]}"
+
+
+@cache
+def _validator(whole: bool) -> Any:
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(SCHEMA.read_text())
+    return Draft202012Validator(schema if whole else _optional(schema))
+
+
+def _optional(schema: Any) -> Any:
+    """The schema without its lists of required fields."""
+    if isinstance(schema, dict):
+        return {name: _optional(value) for name, value in schema.items() if name != "required"}
+    return [_optional(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def damaged(path: Path, reason: str) -> UserError:
@@ -135,10 +125,5 @@ def migrated(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Replaces the manifest at `path`."""
+    """Replace the manifest at `path`."""
     write_atomically(path, json.dumps(manifest, indent=2) + "\n")
-
-
-def now() -> str:
-    """The time, in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

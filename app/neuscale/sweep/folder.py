@@ -13,17 +13,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from neuscale.config import compose_config, preset_words
+from neuscale.config import compose_config, preset_overrides
 from neuscale.errors import UsageError, UserError, disk_error
-from neuscale.files import make_folder, write_atomically
+from neuscale.fs import held_lock, make_folder, write_atomically
 from neuscale.paths import runs_root
-from neuscale.runs.folder import RunFolder
-from neuscale.runs.manifest import now, read_manifest
+from neuscale.runs.folder import RunFolder, check_name
+from neuscale.runs.manifest import read_manifest
+from neuscale.units import now
+from neuscale.untrusted import read_json, reason_of
 
 FILE = "sweep.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+_LONGEST_NAME = 100
+
+
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")  # and no option of the command
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,17 @@ class PlannedRun:
 
     @property
     def folder(self) -> RunFolder:
-        """Where it is, or will be."""
+        """The folder of the run, existing or not."""
         return RunFolder(runs_root() / self.name)
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What it says of itself; empty before it has begun."""
+        """Manifest of the run; empty before it starts."""
         return read_manifest(self.folder.manifest_file)
 
     @property
     def finished(self) -> bool:
-        """Whether its training reached its end."""
+        """True if its training reached its end."""
         return self.folder.finished
 
 
@@ -61,23 +66,35 @@ class Sweep:
         return self.path.name
 
     def log(self, run: PlannedRun) -> Path:
-        """Where a run's output goes."""
+        """File for a run's output."""
         return self.path / f"{run.name}.log"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other processes from running this sweep. Raises UsageError where one does already."""
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UsageError(
-                f"{self.path}: another process runs this sweep.", "Wait for it, or stop it first."
-            ) from None
-        try:
+        """Keep other processes from running this sweep. Raises UsageError if one already does."""
+        busy = UsageError(f"{self.path}: another process runs this sweep.", "Wait for it, or stop it first.")
+        with held_lock(self.path / ".lock", busy):
             yield
-        finally:
-            lock.release()
+
+
+def name_runs(lists: list[list[str]], name: str) -> list[PlannedRun]:
+    """A run for each list of overrides, called `name` and what differs: `NAME-lr0.001-seed2`.
+
+    Numbered instead where such names would be equal or long. A single run is called `name`.
+    """
+    if len(lists) == 1:
+        return [PlannedRun(name, lists[0])]
+    differing = [i for i, values in enumerate(zip(*lists, strict=True)) if len(set(values)) > 1]
+    names = ["-".join([name, *(_label(overrides[i]) for i in differing)]) for overrides in lists]
+    if len(set(names)) < len(names) or max(map(len, names)) > _LONGEST_NAME:
+        digits = len(str(len(lists) - 1))
+        names = [f"{name}-{number:0{digits}}" for number in range(len(lists))]
+    return [PlannedRun(each, overrides) for each, overrides in zip(names, lists, strict=True)]
+
+
+def _label(override: str) -> str:
+    key, _, value = override.partition("=")
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{key.rpartition('.')[2]}{value}").strip("_")
 
 
 def plan_sweep(lists: list[list[str]], fields: list[str], name: str | None) -> Sweep:
@@ -91,27 +108,23 @@ def plan_sweep(lists: list[list[str]], fields: list[str], name: str | None) -> S
             "For example: neuscale sweep optim.lr=1e-3,3e-4 run.seed=range(0,3).",
         )
     if "run.name" in {word.partition("=")[0] for word in lists[0]}:
-        raise UsageError("run.name: a sweep names its runs.", "Name the sweep: --name NAME.")
-    if name is not None and not _NAME.fullmatch(name):
-        raise UsageError(
-            f"--name {name}: is no name for a folder.",
-            "Use letters, digits, '.', '_' and '-', beginning with a letter or digit.",
-        )
+        raise UsageError("run.name: a sweep names its runs.", "Name the sweep with `name`.")
+    if name is not None:
+        check_name(name, "`name` ")
     _check(lists)
     name = name or f"sweep-{datetime.now():%Y%m%d-%H%M%S}"
-    digits = len(str(len(lists) - 1))
-    runs = [PlannedRun(f"{name}-{i:0{digits}}", words) for i, words in enumerate(lists)]
+    runs = name_runs(lists, name)
     path = runs_root() / name
     for taken in (path, *(run.folder.path for run in runs)):
         if taken.exists():
             sweep_there = (path / FILE).exists()
-            again = f"Go on with it: neuscale sweep --resume {name}; or choose" if sweep_there else "Choose"
-            raise UsageError(f"{taken}: is there already.", f"{again} another --name.")
+            again = f"Resume it: neuscale sweep --resume {name}; or choose" if sweep_there else "Choose"
+            raise UsageError(f"{taken}: already exists.", f"{again} another `name`.")
     return Sweep(path, fields, runs)
 
 
 def store_sweep(sweep: Sweep, command: list[str]) -> None:
-    """Makes the sweep's folder with the list of its runs. Raises UserError."""
+    """Make the sweep's folder with the list of its runs. Raises UserError."""
     content = {
         "command": command,
         "created": now(),
@@ -135,7 +148,7 @@ def open_sweep(name: str | None) -> Sweep:
             sweep = _read(file)
             if not all(run.finished for run in sweep.runs):
                 return sweep
-        raise UsageError(f"{root}: there is no sweep to go on with (there: {there}).", "Start one.")
+        raise UsageError(f"{root}: there is no sweep to resume (existing: {there}).", "Start one.")
     for file in (root / name / FILE, Path(name) / FILE):
         if file.is_file():
             return _read(file)
@@ -144,18 +157,33 @@ def open_sweep(name: str | None) -> Sweep:
 
 def _read(file: Path) -> Sweep:
     try:
-        content = json.loads(file.read_text())
-        runs = [PlannedRun(**run) for run in content["runs"]]
-        return Sweep(file.parent, content["fields"], runs)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not the list of a sweep ({error}).", "Start the sweep anew.") from error
+        content = read_json(file)
+        runs = [_planned(run["name"], run["words"]) for run in content["runs"]]
+        fields = [str(field) for field in content["fields"]]
+        if not runs:
+            raise ValueError("it names no runs")
+        return Sweep(file.parent, fields, runs)
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        reason = error.problem if isinstance(error, UsageError) else reason_of(error)
+        raise UserError(f"{file}: not the list of a sweep ({reason}).", "Start the sweep anew.") from error
+
+
+def _planned(name: Any, words: Any) -> PlannedRun:
+    """A run of a list that another user may have written: a name in the runs folder, and overrides."""
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is not a name")
+    check_name(name, "name ")
+    for word in words:
+        if not isinstance(word, str) or not _OVERRIDE.match(word) or word.startswith("run.name="):
+            raise ValueError(f"{word!r} is not an override")
+    return PlannedRun(name, list(words))
 
 
 def _check(lists: list[list[str]]) -> None:
-    """Composes every value beside every choice of presets once: all the combinations would take minutes."""
+    """Compose every value beside every choice of presets once: all the combinations would take minutes."""
     seen: set[tuple[str, ...]] = set()
     for words in lists:
-        presets = preset_words(words)
+        presets = preset_overrides(words)
         new = {(*presets, word) for word in words} - seen
         if new:
             compose_config(words)

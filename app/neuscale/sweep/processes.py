@@ -3,17 +3,16 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from neuscale.cluster.cores import available_cores
-from neuscale.cluster.free_gpus import free_gpus, gpu_count
-from neuscale.cluster.launch import POLL_SECONDS, SAVE_SECONDS, STOP_SIGNALS
-from neuscale.cluster.orphans import END_WITH_PARENT
+from neuscale.distributed.launch import POLL_SECONDS, SAVE_SECONDS
+from neuscale.distributed.signals import END_WITH_PARENT, STOP_SIGNALS
 from neuscale.errors import EXIT_RESUME, UsageError, disk_error
+from neuscale.hardware import available_cores, free_gpus, gpu_count
+from neuscale.program import program
 from neuscale.progress import Progress
 from neuscale.sweep.folder import PlannedRun, Sweep
 
@@ -41,15 +40,15 @@ def choose_places(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
             )
         if jobs is not None and jobs > len(free):
             raise UsageError(
-                f"--jobs {jobs}: {len(free)} of this machine's {there} GPUs are free, and each run has one.",
-                f"Use --jobs {len(free)}, or leave it away.",
+                f"`jobs` {jobs}: {len(free)} of this machine's {there} GPUs are free, and each run has one.",
+                f"Set `jobs` to {len(free)}, or remove it.",
             )
         return [{"CUDA_VISIBLE_DEVICES": gpu} | _threads(len(free[:jobs])) for gpu in free[:jobs]]
     return [_threads(jobs or 1)] * (jobs or 1)
 
 
 def run_sweep(sweep: Sweep, places: list[dict[str, str]], progress: Progress) -> Swept:
-    """Trains what is not finished; a run that fails is named and the others go on.
+    """Train what is not finished; a run that fails is named and the others go on.
 
     The first SIGINT, SIGTERM or SIGHUP is passed on, so that the runs save; a second one kills them.
     """
@@ -77,7 +76,7 @@ def run_sweep(sweep: Sweep, places: list[dict[str, str]], progress: Progress) ->
                 free.append(place)
                 done += run.finished
                 if run.finished:
-                    best = run.manifest["result"]["best_top1"] or 0.0
+                    best = (run.manifest.get("result") or {}).get("best_top1") or 0.0
                     progress.message(f"{name} is finished: best top-1 {best:.2%}; {done} of {count} are")
                 elif code != EXIT_RESUME and not received:
                     failed.append(name)
@@ -97,7 +96,7 @@ def _threads(jobs: int) -> dict[str, str]:
 
 def _start(sweep: Sweep, run: PlannedRun, place: dict[str, str]) -> "subprocess.Popen[bytes]":
     # With --resume: a run that has begun goes on, any other begins.
-    command = [sys.executable, "-m", "neuscale", "train", *run.words, f"run.name={run.name}", "--resume"]
+    command = program("train", *run.words, f"run.name={run.name}", "--resume")
     try:
         with sweep.log(run).open("ab") as log:
             # A session of its own: a Ctrl-C at the terminal reaches it once, from here.
@@ -120,7 +119,7 @@ def _own(sweep: Sweep, run: PlannedRun) -> list[str]:
 
 
 def _last_words(sweep: Sweep, run: PlannedRun, code: int) -> str:
-    """What went wrong, as the run said it."""
+    """The last error in a run's log."""
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     lines = sweep.log(run).read_text(errors="replace").splitlines()

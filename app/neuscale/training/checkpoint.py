@@ -12,19 +12,21 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from neuscale.errors import CheckpointError, disk_error
-from neuscale.files import make_folder, sync_folder, write_atomically
-from neuscale.runs.checkpoints import (
+from neuscale.fs import make_folder, sync_folder, write_atomically
+from neuscale.models.weights import read_weights
+from neuscale.runs.folder import (
     BEST,
     META,
     PARTIAL,
@@ -33,8 +35,10 @@ from neuscale.runs.checkpoints import (
     checkpoint_paths,
     remove_checkpoint,
 )
+from neuscale.untrusted import is_plain_name, open_regular, read_json, reason_of
 
 WEIGHTS, AVERAGE, TRAINING = "model.safetensors", "ema.safetensors", "training.pt"
+_LARGEST = 1 << 50  # bytes of a file
 
 
 @dataclass(frozen=True)
@@ -48,33 +52,48 @@ class Checkpoint:
 
     def weights(self) -> dict[str, Tensor]:
         """The model's state dict, on the CPU."""
-        return load_file(self.path / WEIGHTS)
+        return read_weights(self.path / WEIGHTS)
 
     def average(self) -> dict[str, Tensor] | None:
         """The moving average of the model's state, on the CPU, where there is one."""
-        return load_file(self.path / AVERAGE) if (self.path / AVERAGE).exists() else None
+        return read_weights(self.path / AVERAGE) if (self.path / AVERAGE).exists() else None
 
     def training_state(self) -> dict[str, Any]:
-        """What `save` was given as `training`, tensors on the CPU."""
-        state: dict[str, Any] = torch.load(self.path / TRAINING, map_location="cpu", weights_only=True)
+        """The `training` state as it was saved, tensors on the CPU."""
+        try:
+            state = torch.load(self.path / TRAINING, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever is in it; torch's text advises to run it
+            raise CheckpointError(
+                f"{self.path / TRAINING}: not readable: damaged, or more in it than tensors and numbers."
+            ) from error
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{self.path / TRAINING}: not the state of a training.")
         return state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The trainer's `state_dict` as it was saved."""
+        return {"weights": self.weights(), "average": self.average(), "training": self.training_state()}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in `path`, its checksums compared. Raises CheckpointError naming what is damaged."""
     try:
-        meta = json.loads((path / META).read_text())
+        meta = read_json(path / META)
         own_sum = meta.pop("sha256_of_this")
         sums, step, epoch, metrics = meta["sha256"], meta["step"], meta["epoch"], meta["metrics"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no checkpoint here.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / META}: not readable ({error}).") from error
+        raise CheckpointError(f"{path / META}: not readable ({reason_of(error)}).") from error
     if own_sum != _meta_sum(meta):
         raise CheckpointError(f"{path / META}: damaged (it differs from its own checksum).")
+    if not (isinstance(sums, dict) and type(step) is type(epoch) is int and isinstance(metrics, dict)):
+        raise CheckpointError(f"{path / META}: not the record of a checkpoint.")
     for name in {WEIGHTS: None, TRAINING: None, **sums}:
+        if not is_plain_name(name):
+            raise CheckpointError(f"{path / META}: {name!r} is not the name of a file in the checkpoint.")
         try:
-            with (path / name).open("rb") as file:
+            with open_regular(path / name, _LARGEST) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise CheckpointError(f"{path / name}: not readable ({error.strerror}).") from error
@@ -111,7 +130,7 @@ class CheckpointFolder:
         is_best: bool,
         average: dict[str, Tensor] | None = None,
     ) -> Path:
-        """Writes a checkpoint; returns its folder. Raises UserError where the disk cannot be written."""
+        """Write a checkpoint; returns its folder. Raises UserError where the disk cannot be written."""
         final = self.folder / f"{PREFIX}{step:08d}"
         part = self.folder / f"{PARTIAL}{step:08d}"
         try:
@@ -185,3 +204,66 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+class BackgroundSaver:
+    """Copies what is to be saved and writes it in a thread, one checkpoint at a time.
+
+    An error of the thread is raised where the next save begins, or at the end.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Any] | None = None
+        self._copy: Any = None
+        self.seconds = 0.0  # of the slowest save so far
+
+    def save(self, write: Callable[[Any], object], state: Any) -> None:
+        """Call `write` with a copy of `state` (nested dicts, lists and tensors) on the CPU.
+
+        Waits first for the save before, whose copy's memory is used again.
+        """
+        self.wait()
+        self._copy = _copied(state, self._copy)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.current_stream().synchronize()  # copies into page-locked memory have only begun
+        self._pending = self._pool.submit(self._timed, write, self._copy)
+
+    def wait(self) -> None:
+        """Return when everything is written. Raises what writing raised."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _timed(self, write: Callable[[Any], object], state: Any) -> None:
+        began = time.perf_counter()
+        write(state)
+        self.seconds = max(self.seconds, time.perf_counter() - began)
+
+    def close(self) -> None:
+        """Waits, and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+
+def _copied(value: Any, memory: Any) -> Any:
+    """`value` with its tensors copied to the CPU, into `memory`'s where that has the same form."""
+    if isinstance(value, Tensor):
+        fits = (
+            isinstance(memory, Tensor)
+            and memory.shape == value.shape
+            and memory.dtype == value.dtype
+            and memory.stride() == value.stride()
+        )
+        target = memory if fits else torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        return target.copy_(value.detach(), non_blocking=value.is_cuda)
+    if isinstance(value, dict):
+        known = memory if isinstance(memory, dict) else {}
+        return {key: _copied(item, known.get(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        same = isinstance(memory, list | tuple) and len(memory) == len(value)
+        items = zip(value, memory if same else [None] * len(value), strict=True)
+        return type(value)(_copied(item, old) for item, old in items)
+    return value

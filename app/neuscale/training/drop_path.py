@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuscale.data.randomness import uniform_draws
+from neuscale.data.sampling import uniform_draws
 from neuscale.models.layers import BRANCHES, DropPath
 
 
@@ -29,7 +29,7 @@ class DropPathDraws:
             layer.scale = kept[:, positions].float() / (1.0 - layer.rate)
 
     def _draw(self, epoch: int) -> Tensor:
-        """Whether a position keeps a branch of a layer: bool [layers, branches, count]."""
+        """Mask of the positions that keep a branch of a layer: bool [layers, branches, count]."""
         kept = [
             [
                 uniform_draws(self._seed, epoch, f"drop path {i}.{branch}", self._count) >= layer.rate

@@ -1,28 +1,31 @@
-"""An exponential moving average of the weights (Polyak & Juditsky 1992), which often evaluates better."""
+"""Exponential moving average of the weights (Polyak & Juditsky 1992), which often evaluates better."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 
 class WeightAverage:
-    """The average of `model`'s state; `state`: its state dict, under the model's own names.
+    """The moving average of a model's state dict; `average` has the same names as the model's.
 
-    Early on the decay is (1 + n) / (10 + n) after n updates, so that the random start is soon forgotten.
-    Whole numbers among the buffers are taken over as they are.
+    After n updates the decay is at most (1 + n) / (10 + n), so that the random start is soon forgotten.
+    Integer buffers are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self._live = model.state_dict()
-        pairs = [(value, self._live[name]) for name, value in self.state.items()]  # always the same tensors
+        pairs = [(value, self._live[name]) for name, value in self.average.items()]  # always the same tensors
         self._averaged = [(value, live) for value, live in pairs if value.is_floating_point()]
         self._taken = [(value, live) for value, live in pairs if not value.is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Counts the model's present weights in."""
+        """Include the model's present weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages, live = zip(*self._averaged, strict=True)
@@ -30,16 +33,24 @@ class WeightAverage:
         for value, now in self._taken:
             value.copy_(now)
 
-    def load(self, state: dict[str, Tensor], updates: int) -> None:
-        """Goes on from an average of this model."""
+    def load(self, average: dict[str, Tensor], updates: int) -> None:
+        """Resume from an average of this model after `updates` updates."""
         self.updates = updates
-        for name, value in self.state.items():
-            value.copy_(state[name])
+        for name, value in self.average.items():
+            value.copy_(average[name])
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The model has the averaged weights inside this context."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
 
     @torch.no_grad()
-    def swap(self) -> None:
-        """Exchanges the model's weights with the average; a second call puts them back."""
-        for name, value in self.state.items():
+    def _swap(self) -> None:
+        for name, value in self.average.items():
             live = self._live[name]
             kept = live.clone()
             live.copy_(value)

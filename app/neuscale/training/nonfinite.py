@@ -5,9 +5,9 @@ import json
 from torch import Tensor
 
 from neuscale.config import Config
-from neuscale.data.order import permutation
+from neuscale.data.sampling import permutation
 from neuscale.errors import UserError
-from neuscale.files import write_atomically
+from neuscale.fs import write_atomically
 from neuscale.training.checkpoint import CheckpointFolder
 
 FILE = "nonfinite.json"
@@ -16,7 +16,7 @@ FILE = "nonfinite.json"
 def check_finite(
     bad: Tensor, config: Config, count: int, steps_per_epoch: int, checkpoints: CheckpointFolder, write: bool
 ) -> None:
-    """Raises UserError where a step's loss was not finite.
+    """Raise UserError where a step's loss was not finite.
 
     `bad`: the first such step of each process, -1 without; `count`: training images. With
     `write`, the images' numbers go to a file of the run folder, as a step may have thousands.

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuscale.config.schema import AdamWConfig, MuonConfig, OptimConfig, SGDConfig
-from neuscale.training.layers import HEADS, parameter_layers
+from neuscale.config.model_options import AdamWConfig, MuonConfig, OptimConfig, SGDConfig
+from neuscale.training.param_groups import HEADS, parameter_layers
 
 # Parameters with these words in their names are tables of embeddings, not matrices of weights.
 _TABLES = ("relative_position_bias_table", "pos_embed", "class_token", "cls_token", "reg_token", "dist_token")

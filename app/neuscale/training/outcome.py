@@ -1,4 +1,4 @@
-"""How training ended."""
+"""Outcome of a training."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from neuscale.evaluation.evaluate import Evaluation
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended.
+    """Outcome of a training.
 
-    `seconds`: of training, over all resumes, without evaluations; `images_per_second`: since
-    the last resume; `stopped_by`: what asked for a stop, where it is not finished.
+    `seconds`: training time over all resumes, without evaluations. `images_per_second`: since the
+    last resume. `stopped_by`: the signal or limit that stopped it before its last step, or None.
     """
 
     steps: int

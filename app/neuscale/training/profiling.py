@@ -52,7 +52,7 @@ class StepProfiler:
                 )
 
     def step(self) -> None:
-        """Says that a step has ended."""
+        """Mark the end of a step."""
         if self._profile is None:
             return
         self._steps += 1

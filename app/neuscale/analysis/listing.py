@@ -1,0 +1,125 @@
+"""The runs there are, as rows of a table."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from neuscale.errors import UsageError, UserError
+from neuscale.runs.folder import RunFolder, all_runs
+from neuscale.runs.manifest import load_manifest
+from neuscale.runs.metrics import read_metrics
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run in a table; `note` says more than `state`.
+
+    `state`: running, stopped, finished, failed, empty or damaged; of a batch job also pending or requeued.
+
+    `top1`: the best so far; `loss`: of the last evaluation; `time`: seconds of training;
+    `speed`: images a second; `size`: bytes on disk. None: not known, or not yet.
+    """
+
+    name: str
+    state: str
+    experiment: str | None = None
+    data: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    top1: float | None = None
+    loss: float | None = None
+    time: float | None = None
+    speed: float | None = None
+    device: str | None = None
+    started: str | None = None
+    size: int | None = None
+    note: str = ""
+
+
+# What a table can be sorted by, and whether the largest comes first.
+SORTS = {
+    "started": True,
+    "name": False,
+    "state": False,
+    "experiment": False,
+    "top1": True,
+    "loss": False,
+    "time": False,
+    "speed": True,
+    "size": True,
+}
+
+
+def run_rows() -> list[RunRow]:
+    """A row for each run folder."""
+    return [run_row(run) for run in all_runs()]
+
+
+def sorted_rows(rows: Iterable[RunRow], sort: str) -> list[RunRow]:
+    """The rows sorted by a column; those without a value in it come last. Raises UsageError."""
+    if sort not in SORTS:
+        raise UsageError(f"`sort` {sort}: expected one of {', '.join(SORTS)}.")
+    values = [(getattr(row, sort), row) for row in rows]
+    known = [(value, row) for value, row in values if value is not None and value == value]
+    missing = [row for value, row in values if value is None or value != value]  # NaN has no position
+    known.sort(key=lambda pair: pair[0], reverse=SORTS[sort])
+    return [row for _, row in known] + missing
+
+
+def run_row(run: RunFolder) -> RunRow:
+    """The row of a run; a damaged manifest is a state of its own."""
+    size = folder_size(run)
+    if not run.manifest_file.exists():
+        return RunRow(run.name, "running" if run.is_held() else "empty", size=size)
+    try:
+        manifest = load_manifest(run.manifest_file)
+    except UserError as error:
+        return RunRow(run.name, "damaged", size=size, note=error.problem)
+    result = manifest["result"] or {}
+    evaluations = metrics_of(run, "val")
+    top1 = max((line["top1"] for line in evaluations if "top1" in line), default=result.get("best_top1"))
+    last = evaluations[-1] if evaluations else result.get("last") or {}
+    points = metrics_of(run)
+    return RunRow(
+        name=run.name,
+        state=state_of(run, manifest),
+        experiment=(manifest["config"] or {}).get("experiment"),
+        data=manifest["data"]["name"],
+        seed=manifest["seed"],
+        steps=result.get("steps", points[-1]["step"] if points else 0),
+        top1=top1,
+        loss=last.get("loss"),
+        time=result.get("train_seconds"),
+        speed=result.get("images_per_second"),
+        device=manifest["machine"]["device"],
+        started=manifest["started"],
+        size=size,
+        note=manifest["error"] or "",
+    )
+
+
+def state_of(run: RunFolder, manifest: dict[str, Any]) -> str:
+    """The state of a run that has a manifest: one that says 'running' and holds no lock was killed."""
+    status = str(manifest["status"])
+    if run.is_held():
+        return "running"
+    return "stopped" if status == "running" else status
+
+
+def metrics_of(run: RunFolder, split: str | None = None) -> list[dict[str, Any]]:
+    """The points of a run's curves, of one split or of both; none where there is no file."""
+    try:
+        return [line for line in read_metrics(run.metrics_file) if split in (None, line.get("split"))]
+    except (OSError, ValueError):  # ValueError: bytes that are no text
+        return []
+
+
+def folder_size(run: RunFolder) -> int:
+    """Bytes of all files of a run."""
+    sizes = 0
+    for path in run.path.rglob("*"):
+        try:
+            sizes += path.lstat().st_size if path.is_file() else 0
+        except OSError:  # it is being trained: checkpoints come and go
+            continue
+    return sizes

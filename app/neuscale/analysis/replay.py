@@ -1,0 +1,147 @@
+"""Training a run again from its manifest, and comparing."""
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import yaml
+
+from neuscale.analysis.equality import Verdict, compare_results, final_weights
+from neuscale.analysis.listing import metrics_of
+from neuscale.config import Config, config_from_yaml
+from neuscale.data.datasets import is_prepared, remedy
+from neuscale.data.open import open_run_data
+from neuscale.distributed.accelerator import check_device
+from neuscale.distributed.launch import launch
+from neuscale.distributed.rank import started_by_launcher
+from neuscale.errors import UsageError
+from neuscale.paths import runs_root
+from neuscale.progress import Progress
+from neuscale.runs.differences import Difference, changing_fields, differences, short
+from neuscale.runs.folder import RunFolder, create_run, numbered_names
+from neuscale.runs.manifest import load_manifest, write_manifest
+from neuscale.training.run import train
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The run that was made, how it compares, and what was not as it had been.
+
+    `verdict` is None where it was stopped before its end.
+    """
+
+    run: RunFolder
+    verdict: Verdict | None
+    changed: list[Difference]
+    forced: list[str]
+
+
+def replay(run: RunFolder, overrides: list[str], force: bool, progress: Progress) -> Replayed:
+    """Train `run` again in a new folder, its configuration changed by `overrides`.
+
+    With as many processes and threads as then. Raises UsageError where the data are not those of
+    the run, unless `force`, and where there is nothing to compare with.
+    """
+    if started_by_launcher():
+        raise UsageError("replay starts its processes itself.", "Call it without torchrun or accelerate.")
+    manifest = load_manifest(run.manifest_file)
+    if not metrics_of(run) and final_weights(run) is None:
+        raise UsageError(
+            f"{run.path}: has nothing to compare with: no curves, no checkpoint and no hash of its weights.",
+            "Train its configuration anew: neuscale train --resume RUN.",
+        )
+    config = _config(run, manifest, overrides, progress)
+    damage = _data_differences(config, manifest, progress)
+    if damage and not force:
+        raise UsageError(
+            f"{run.path}: was trained on other data than what is there now ({damage[0]}).",
+            "Prepare the same data again; or use `force`, which marks the result.",
+        )
+    for resume in manifest["resumed"]:
+        for change in resume["changed"]:
+            progress.warning(
+                f"{run.name} resumed at step {resume['step']} with another {change['area']}"
+                f" ({Difference(**change)}); it is trained again as it ended"
+            )
+    again = create_run(config)
+    try:
+        stopped = _train(again, config, manifest["machine"], progress)
+    except BaseException:
+        if not again.manifest_file.exists():
+            shutil.rmtree(again.path, ignore_errors=True)  # it has not begun
+        raise
+    new = load_manifest(again.manifest_file)
+    forced = [found.what for found in damage]
+    # Damage below a fingerprint that is the same: the manifests alone do not show it.
+    changed = [*(d for d in damage if d.what != "data"), *differences(manifest, new)]
+    verdict = None if stopped else compare_results(run, again)
+    new["replay"] = {
+        "of": run.name,
+        "forced": forced,
+        "equal": verdict.equal if verdict else None,
+        "verdict": verdict.words if verdict else "stopped before its end",
+        "first": asdict(verdict.first) if verdict and verdict.first else None,
+        "changed": [asdict(found) for found in changed],
+    }
+    write_manifest(again.manifest_file, new)
+    return Replayed(again, verdict, changed, forced)
+
+
+def _config(run: RunFolder, manifest: dict[str, Any], overrides: list[str], progress: Progress) -> Config:
+    """The configuration that was trained, under a new name, on the kind of device that it ran on."""
+    if manifest["config"] is None:  # of a time when manifests did not hold it
+        config = run.config(overrides)
+    else:
+        config = config_from_yaml(yaml.safe_dump(manifest["config"]), overrides, str(run.manifest_file))
+        then, now = changing_fields(manifest["config"]) or {}, changing_fields(asdict(run.config())) or {}
+        for name in then:
+            if then[name] != now.get(name):
+                progress.warning(
+                    f"{run.config_file} says {name}={now.get(name)}, which is not what was trained"
+                    f" ({name}={then[name]}, by the manifest): the manifest holds"
+                )
+    names = numbered_names(f"{run.name}-replay")
+    config.run.name = next(name for name in names if not (runs_root() / name).exists())
+    config.run.time_limit = None
+    config.tracking.wandb = False
+    if is_prepared(config.data.name):
+        config.data.source = None  # it may be gone; whether the data are the same is looked at
+    if config.data.stage not in ("none", "auto") and not _sets(overrides, "data.stage"):
+        config.data.stage = "auto"  # a folder of another machine or user
+    if not _sets(overrides, "run.device"):
+        config.run.device = manifest["machine"]["kind"]
+    check_device(config.run.device)
+    if config.run.device != "cpu" and not config.run.deterministic:
+        progress.warning("run.deterministic was off: on a GPU, equal bits are then not to be expected")
+    return config
+
+
+def _sets(overrides: list[str], field: str) -> bool:
+    return any(override.startswith(f"{field}=") for override in overrides)
+
+
+def _data_differences(config: Config, manifest: dict[str, Any], progress: Progress) -> list[Difference]:
+    """Differences between the prepared data and those of the run: as a whole, or in files damaged since."""
+    data = open_run_data(config, progress)
+    then, now = manifest["data"]["fingerprint"], data.meta.fingerprint
+    if not data.meta.is_recorded_as(then):
+        return [Difference("data", "data", short(then), short(now))]
+    damaged = data.verify(progress)
+    if damaged:
+        progress.warning(f"damaged data: {', '.join(damaged)}. To mend it: {remedy(data)}")
+    return [Difference("data", name, "as prepared", "damaged") for name in damaged]
+
+
+def _train(run: RunFolder, config: Config, machine: dict[str, Any], progress: Progress) -> bool:
+    """Train in `run`'s folder; whether it was stopped before its end."""
+    processes, threads = machine["processes"], machine["threads"]
+    if processes == 1:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return train(config, run, progress).outcome.stopped_by is not None
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    arguments = ["train", str(run.path), "--resume", f"run.device={config.run.device}"]
+    return launch(arguments, processes, quiet=True) != 0

@@ -1,0 +1,58 @@
+"""Parse the overrides of `neuscale train`: a new run, or one to resume."""
+
+import difflib
+
+from neuscale.config import Config, compose_config, preset_overrides
+from neuscale.config.compose import preset_groups
+from neuscale.errors import UsageError, UserError
+from neuscale.runs.differences import check_same_run
+from neuscale.runs.folder import RunFolder, all_runs, find_run
+
+
+def configure(overrides: list[str], resume: bool) -> tuple[Config, RunFolder | None]:
+    """The configuration to train, and the run to go on with.
+
+    Raises UsageError and UserError.
+    """
+    names = [word for word in overrides if "=" not in word]
+    settings = [word for word in overrides if "=" in word]
+    if names and not resume:
+        raise _no_setting(names[0])
+    if not resume:
+        return compose_config(settings), None
+    if len(names) > 1:
+        raise UsageError(f"--resume continues one run, not {' and '.join(names)}.")
+    composed = compose_config(settings)
+    presets = preset_overrides(settings)
+    run = find_run(names[0]) if names else None
+    if run is None and composed.run.name is not None:
+        run = next((r for r in all_runs() if r.name == composed.run.name), None)
+    elif run is None:
+        candidates = [r for r in all_runs() if not r.finished]
+        if presets:
+            candidates = [r for r in candidates if _is_of(r, composed.experiment)]
+        run = next(iter(candidates), None)
+    if run is None:
+        return composed, None
+    if presets:
+        check_same_run(composed, run)
+    config = run.config([word for word in settings if word not in presets])
+    if not any(word.startswith("run.device=") for word in settings):
+        config.run.device = "auto"  # it may go on somewhere else
+    return config, run
+
+
+def _is_of(run: RunFolder, experiment: str | None) -> bool:
+    try:
+        return run.config().experiment == experiment
+    except UserError:  # a damaged run is in nobody's way
+        return False
+
+
+def _no_setting(word: str) -> UsageError:
+    """The error for an override that sets no field, with a guess at what was meant."""
+    recipe = difflib.get_close_matches(word, preset_groups()["experiment"], n=1)
+    hint = f"Did you mean 'experiment={recipe[0]}'?" if recipe else "For example: optim.lr=1e-3."
+    if word in [run.name for run in all_runs()]:
+        hint = f"To resume that run: neuscale train --resume {word}"
+    return UsageError(f"'{word}' is not of the form field=value.", hint)

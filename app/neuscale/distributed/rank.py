@@ -1,0 +1,59 @@
+"""This process among those of a distributed run."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A process's number in 0 … `world_size` - 1."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def current(cls) -> "Rank":
+        """The rank of this process in torch's process group; the only one without a group."""
+        import torch.distributed as dist
+
+        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
+
+
+def gather_values(value: Any, device: "torch.device") -> "list[Any]":
+    """Every process's `value`, of what JSON has, by rank. All processes call this, with their device.
+
+    torch's own functions for this unpickle what they receive.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return [value]
+    content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(content)], device=device))
+    longest = max(int(size) for size in sizes)
+    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
+    padded[: len(content)] = content
+    gathered = [torch.zeros_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    pairs = zip(gathered, sizes, strict=True)
+    return [json.loads(bytes(each[: int(size)].tolist())) for each, size in pairs]
+
+
+def started_by_launcher() -> bool:
+    """True in one of several processes that a launcher (ours, torchrun, accelerate) started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def leave_process_group() -> None:
+    """Destroy the process group, if there is one: at the interpreter's end its threads sometimes abort."""
+    dist = sys.modules.get("torch.distributed")  # not imported by commands that do not need it
+    if dist is not None and dist.is_initialized():
+        dist.destroy_process_group()

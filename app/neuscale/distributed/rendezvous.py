@@ -1,0 +1,206 @@
+"""Messages between the launchers of a run's nodes: one failed, all are done.
+
+They share the store at which their workers meet. It lives in the launcher of the first node,
+which therefore leaves last.
+"""
+
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from neuscale.distributed.nodes import SECRET, Nodes
+from neuscale.distributed.worker_errors import REPORTS
+from neuscale.errors import UserError
+
+# Until the launchers of all nodes are there: one may copy data for long before it starts processes.
+_MEET = timedelta(minutes=30)
+
+
+_ASK_SECONDS = 0.5
+
+
+# How long a launcher whose worker failed listens for one that failed before, as the cause of it.
+_CAUSE_SECONDS = 2.0
+
+
+# How long the store stays, so that launchers that end their workers hear of the cause.
+_LEAVE_SECONDS = 15.0
+
+
+_BACKLOG = 4096  # connections of workers that start at once
+
+
+def connect(
+    address: str, port: int, secret: str, timeout: timedelta, server: socket.socket | None = None
+) -> Any:
+    """The store at `address`:`port`, which serves on `server` where that is given.
+
+    Every key begins with `secret`, so that others who reach the port do not meet those of this run.
+    """
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    store = TCPStore(
+        address,
+        port,
+        is_master=server is not None,
+        wait_for_workers=False,
+        timeout=timeout,
+        master_listen_fd=server.detach() if server else None,
+    )
+    return PrefixStore(f"neuscale/{secret}", store)
+
+
+def join_process_group(backend: str, timeout: timedelta | None = None) -> None:
+    """Initialise torch's process group of this run, unless there is one or this is the only process.
+
+    Workers of `launch` meet at its store, behind the job's secret; those of another launcher as
+    torch does.
+    """
+    import torch.distributed as dist
+
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1 or dist.is_initialized():
+        return
+    if REPORTS not in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+        return
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = connect(address, port, os.environ[SECRET], timeout or dist.default_pg_timeout)
+    dist.init_process_group(
+        backend, store=store, rank=int(os.environ["RANK"]), world_size=world_size, timeout=timeout
+    )
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """A socket that listens at `address` only, which torch's store by itself does not: it takes all."""
+    family, kind, protocol, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    server = socket.socket(family, kind, protocol)
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(target)
+        server.listen(_BACKLOG)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first failure of a node: of process `rank`, which a signal ended or which has said why."""
+
+    rank: int
+    killed: bool
+    exit_code: int
+
+
+class Peers:
+    """The launchers of all nodes, this one among them. UserError where they do not find each other."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.nodes = nodes
+        self._holds_store = nodes.index == 0
+        try:
+            # Held by this process, so that the port is a free one, whatever else runs on this machine.
+            server = _listen(nodes.address, nodes.port) if self._holds_store else None
+            self.port: int = server.getsockname()[1] if server else nodes.port
+            self._store: Any = connect(nodes.address, self.port, nodes.secret, _MEET, server)
+        except (RuntimeError, OSError) as error:
+            what = "cannot listen there" if self._holds_store else "no launcher answers there"
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{nodes.address}:{nodes.port}, where the nodes of this run meet: {what} ({reason}).",
+                "Set MASTER_ADDR to an address of the first node, MASTER_PORT to a port that is free on it.",
+            ) from error
+        self.heard = False  # of a failure elsewhere
+        self._asked = 0.0
+
+    def meet(self, stop: Callable[[], bool]) -> bool:
+        """Wait until the launchers of all nodes are there; False where `stop()` before."""
+        if self.nodes.count == 1:
+            return True
+        self._store.add("launchers", 1)
+        until = time.monotonic() + _MEET.total_seconds()
+        while self._store.add("launchers", 0) < self.nodes.count:
+            if stop():
+                return False
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{self._store.add('launchers', 0)} of {self.nodes.count} nodes are there"
+                    f" after {_MEET.total_seconds() / 60:.0f} minutes.",
+                    "What the others wait for is in their part of the job's output.",
+                )
+            time.sleep(_ASK_SECONDS)
+        return True
+
+    def failed(self) -> bool:
+        """True if a process of another node failed; the store is asked from time to time only."""
+        if self.nodes.count == 1 or time.monotonic() < self._asked + _ASK_SECONDS:
+            return False
+        self._asked = time.monotonic()
+        try:
+            self.heard = self._store.add("failures", 0) > 0
+        except Exception:  # the launcher of the first node is gone, and the store with it
+            self.heard = True
+        return self.heard
+
+    def tell(self, failure: Failure) -> None:
+        """Report to the other launchers that a process failed on this node."""
+        if self.nodes.count == 1:
+            return
+        with suppress(Exception):  # the launcher of the first node is gone: nobody to tell
+            # Said before it is counted, so that who sees the count finds it.
+            self._store.set(f"failure/{self._store.add('told', 1)}", json.dumps(asdict(failure)))
+            self._store.add("failures", 1)
+
+    def leave(self, failing: bool) -> Failure | None:
+        """Wait until the launchers of all nodes are done: Slurm ends those that outlive the first by long.
+
+        Returns the failure that made the others fail: the first process that was killed, else the
+        first that failed. None without a failure, and where nobody can say.
+        """
+        if self.nodes.count == 1:
+            return None
+        cause = None
+        try:
+            if failing:
+                time.sleep(_CAUSE_SECONDS)
+                cause = self._cause()
+            until = time.monotonic() + _LEAVE_SECONDS if failing else math.inf
+            self._store.add("done", 1)
+            while self._store.add("done", 0) < self.nodes.count and time.monotonic() < until:
+                time.sleep(_ASK_SECONDS)
+                if not failing and self.failed():
+                    return self._cause()
+            self._store.add("left", 1)
+            until = time.monotonic() + _LEAVE_SECONDS
+            while self._holds_store and self._store.add("left", 0) < self.nodes.count:
+                if time.monotonic() > until:
+                    break
+                time.sleep(_ASK_SECONDS / 5)
+        except Exception:  # the launcher of the first node is gone
+            pass
+        return cause
+
+    def _cause(self) -> Failure | None:
+        told = []
+        for number in range(1, self._store.add("failures", 0) + 1):
+            self._store.wait([f"failure/{number}"], timedelta(seconds=_CAUSE_SECONDS))
+            told.append(_failure(self._store.get(f"failure/{number}")))
+        return next((failure for failure in told if failure.killed), told[0] if told else None)
+
+
+def _failure(message: bytes) -> Failure:
+    """The failure in a message. Raises ValueError, TypeError or KeyError where it is not one."""
+    content = json.loads(message)
+    rank, code = int(content["rank"]), int(content["exit_code"])
+    if not 0 < code < 256:
+        raise ValueError(f"exit code {code}")
+    return Failure(rank, bool(content["killed"]), code)

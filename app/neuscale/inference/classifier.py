@@ -1,0 +1,163 @@
+"""A trained model with its preprocessing inside: from the bytes of images to class scores."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from neuscale.config import Config, config_from_yaml
+from neuscale.data.augment.crops import normalize, resize
+from neuscale.data.datasets import Dataset
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.sources.decode import decode_image
+from neuscale.data.sources.decoding import Decoding
+from neuscale.errors import CheckpointError
+from neuscale.models.registry import create_model
+from neuscale.models.weights import load_weights
+from neuscale.untrusted import check_regular, read_json, reason_of
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Preprocessing of an image for the model, as in validation.
+
+    A file is decoded to `height`×`width` pixels of `channels`, normalised by `mean` and `std` (per
+    channel, for values in 0..1) and, where `image_size` is another, resized to that side. `fit` and
+    `value_range` (of 16-bit images): see `Decoding`.
+    """
+
+    channels: int
+    height: int
+    width: int
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    fit: str = "crop"
+    value_range: Sequence[int] = (0, 65535)
+
+    @classmethod
+    def of(cls, config: Config, data: Dataset) -> "Preprocessing":
+        """That of a run's validation."""
+        meta = data.meta
+        size = config.data.image_size or meta.height
+        # Files are decoded at the model's size at once; packed images are resized on the device.
+        height, width = (size, size) if isinstance(data, ListedDataset) else (meta.height, meta.width)
+        decoding = Decoding.recorded(meta.source, (width, height))
+        values = (decoding.low, decoding.high)
+        return cls(meta.channels, height, width, size, meta.mean, meta.std, decoding.fit, values)
+
+    def decode(self, content: bytes) -> NDArray[np.uint8]:
+        """An image file's pixels: uint8 [C, H, W].
+
+        Upright, and made to fit as the training images were: see `Decoding`. Raises nearly anything
+        where the file is damaged.
+        """
+        low, high = self.value_range
+        pixels = decode_image(content, Decoding((self.width, self.height), self.fit, low, high))
+        if self.channels == 1:
+            return np.asarray(Image.fromarray(pixels).convert("L"))[None]
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def model_input(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] → float32 [B, C, S, S], on the same device."""
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
+        return resize(normalize(images, mean, std), self.image_size)
+
+    def record(self) -> dict[str, Any]:
+        """Its fields, for JSON."""
+        return asdict(self)
+
+
+class Classifier(nn.Module):
+    """Images as bytes, uint8 [B, C, H, W] → logits float32 [B, classes].
+
+    Who uses it has no mean and no deviation to get wrong. `preprocessing` says C, H and W.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, classes: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocessing, self.classes = preprocessing, classes
+        self.register_buffer("mean", torch.tensor(preprocessing.mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(preprocessing.std, dtype=torch.float32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = resize(normalize(images, self.mean, self.std), self.preprocessing.image_size)
+        return self.model(images)
+
+    def decode(self, content: bytes) -> Tensor:
+        """An image file as the model takes it: uint8 [1, C, H, W]."""
+        return torch.from_numpy(self.preprocessing.decode(content).copy())[None]
+
+
+RECORD = "model.json"
+
+
+FILES = {"safetensors": "model.safetensors", "torch": "model.pt2", "onnx": "model.onnx"}
+
+
+def load_exported(folder: str | Path) -> Classifier:
+    """The model in a folder that `neuscale export --to safetensors` made, on the CPU, for evaluation.
+
+    Raises CheckpointError where there is none, or it is damaged.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    try:
+        preprocessing = Preprocessing(**record["preprocessing"])
+        classes: list[str] = record["classes"]
+        config = config_from_yaml(record["config"], [], str(folder / RECORD))
+        check_regular(folder / FILES["safetensors"])
+        state = load_file(folder / FILES["safetensors"])
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder / FILES['safetensors']}: there is no such file.", "Export the run as safetensors."
+        ) from error
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise CheckpointError(f"{folder}: is not an exported model ({error}).", "Export it again.") from error
+    model = create_model(
+        config.model, preprocessing.image_size, preprocessing.channels, len(classes), config.run.seed
+    )
+    load_weights(model, state, str(folder))
+    return Classifier(model, preprocessing, classes).eval()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record `model.json` of an exported folder. Raises CheckpointError."""
+    try:
+        record = read_json(folder / RECORD)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / RECORD}: not readable ({reason_of(error)}).", "Export the run again."
+        ) from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{folder / RECORD}: holds no record of a model.", "Export the run again.")
+    return record
+
+
+def reloaded(kind: str, folder: Path) -> Callable[[Tensor], Tensor]:
+    """The model read back from its file: uint8 [B, C, H, W] → logits [B, classes]."""
+    if kind == "safetensors":
+        return load_exported(folder)
+    if kind == "torch":
+        return torch.export.load(folder / FILES[kind]).module()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / FILES[kind], providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(None, {"images": images.numpy()})
+        return torch.from_numpy(logits)
+
+    return run

@@ -1,0 +1,77 @@
+"""A model as a graph that runs without this package: torch.export and ONNX.
+
+The batch is dynamic. Attention is traced in its plain form: the strides that a fast kernel of this
+machine happens to return would otherwise be written into the graph.
+"""
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from neuscale.errors import UsageError, UserError
+from neuscale.inference.classifier import Classifier
+
+# An ONNX file is one protobuf message, of 2 GB at most; weights of more lie beside it.
+_LARGEST_ONNX = 1_800_000_000
+
+
+def check_onnx() -> None:
+    """UsageError where a package that ONNX needs is missing."""
+    needed = ("onnx", "onnxscript", "onnxruntime")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        verb = "are" if len(missing) > 1 else "is"
+        raise UsageError(
+            f"ONNX: {' and '.join(missing)} {verb} not installed.",
+            "Install what it needs: pip install 'neuscale[onnx]'",
+        )
+
+
+def write_torch(classifier: Classifier, example: Tensor, path: Path, record: dict[str, Any]) -> None:
+    """Write a `torch.export` program; `record` lies in it as the extra file model.json."""
+    with _tracing("torch.export"):
+        batch = torch.export.Dim("batch")
+        program = torch.export.export(classifier, (example,), dynamic_shapes={"images": {0: batch}})
+    torch.export.save(program, path, extra_files={"model.json": json.dumps(record)})
+
+
+def write_onnx(classifier: Classifier, example: Tensor, path: Path, record: dict[str, Any]) -> None:
+    """Write an ONNX model from "images" to "logits"; `record` lies in its metadata, a key for each field."""
+    size = sum(value.nbytes for value in classifier.state_dict().values())
+    with _tracing("torch.onnx"):
+        program = torch.onnx.export(
+            classifier,
+            (example,),
+            dynamo=True,
+            dynamic_shapes={"images": {0: "batch"}},
+            input_names=["images"],
+            output_names=["logits"],
+            verbose=False,
+        )
+        assert program is not None
+        for name, value in record.items():
+            program.model.metadata_props[name] = value if isinstance(value, str) else json.dumps(value)
+    program.save(path, external_data=size > _LARGEST_ONNX)
+
+
+@contextmanager
+def _tracing(tool: str) -> Iterator[None]:
+    """Plain attention, no warnings of the tool's own about itself, and its failure in a line."""
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # each model has its own way to resist
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"{tool} cannot make a graph of this model ({said[:200]}).",
+            "Export its weights as safetensors.",
+        ) from error

@@ -1,0 +1,164 @@
+"""The README of an exported model: what it is, how good it is, what it may be used for, how to load it."""
+
+import re
+from typing import Any
+
+from neuscale.inference.classifier import Preprocessing
+from neuscale.untrusted import printable
+
+_MOST_CLASSES = 200
+
+
+def model_card(kind: str, record: dict[str, Any]) -> str:
+    """Markdown from what `model.json` says; its code runs as it stands beside the model and an image.png."""
+    preprocessing = Preprocessing(**record["preprocessing"])
+    data, metrics, check = record["data"], record["metrics"], record["check"]
+    counts = data["counts"]
+    shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
+    classes: list[str] = record["classes"]
+    shown = _text(", ".join(classes[:_MOST_CLASSES])) + (" …" if len(classes) > _MOST_CLASSES else "")
+    colours = "grayscale" if preprocessing.channels == 1 else "RGB"
+    size = f"{preprocessing.width}×{preprocessing.height}"
+    resized = (
+        f", resized to {preprocessing.image_size}×{preprocessing.image_size} (bilinear, antialiased)"
+        if (preprocessing.image_size,) * 2 != (preprocessing.width, preprocessing.height)
+        else ""
+    )
+    fit = _FITS[preprocessing.fit].format(size=size)
+    if tuple(preprocessing.value_range) != (0, 65535):
+        fit += ". Of 16-bit images the values {} to {} become 0 to 255".format(*preprocessing.value_range)
+    where = "in the graph" if kind != "safetensors" else "by the loaded model"
+    top5 = f", top-5 {metrics['top5']:.2%}" if len(classes) > 5 else ""
+    average = {"ema": "the moving average of the weights", "raw": "the weights themselves"}
+    checkpoint = f"step {record['step']:,}" if record["step"] is not None else _text(record["checkpoint"])
+    config = printable(record["config"].rstrip(), lines=True)
+    return f"""# {_text(record["model"])} on {_text(data["title"])}
+
+An image classifier with {record["parameters"]:,} parameters and {len(classes)} classes, trained with NeuScale
+{record["neuscale"]} and exported as {record["file"]}.
+
+## Accuracy
+
+Top-1 **{metrics["top1"]:.2%}**{top5}, loss {metrics["loss"]:.4f}, on the {counts["val"]:,} validation images.
+The file was read back and compared with the model that was trained, on {check["images"]} of these images:
+the largest difference of a logit is {check["max_abs_difference"]:.2g}.
+
+## Data
+
+{_text(data["title"])} ({_code_span(data["name"])}): \
+{counts["train"]:,} training and {counts["val"]:,} validation images.
+
+- Licence of the data: {_text(data["licence"])}
+- Source: {data["homepage"] or "see the owner of the images"}
+- Fingerprint: {_code_span(data["fingerprint"])}
+
+## Input and output
+
+- Input `images`: uint8 [batch, {", ".join(map(str, shape))}], {colours}, \
+values 0 to 255, any batch.
+- An image is turned upright, as its EXIF block says. One of another size {fit}.
+- Done {where}: values / 255, minus mean {_numbers(preprocessing.mean)}, over deviation \
+{_numbers(preprocessing.std)}{resized}.
+- Output `logits`: float32 [batch, {len(classes)}]; their softmax are the probabilities.
+
+`model.json` has all of this for programs.
+
+## How to load it
+
+{_NEEDS[kind]}
+
+```python
+{_code(kind, preprocessing)}
+```
+
+## Classes
+
+{shown}
+
+## Training
+
+Run {_code_span(record["run"])}, {checkpoint}, \
+{average.get(record["weights"], "a file of weights")}; code revision {_text(record["revision"] or "unknown")}.
+
+{_fence(config)}yaml
+{config}
+{_fence(config)}
+"""
+
+
+_FITS = {
+    "crop": "is scaled to cover {size} (bicubic) and its middle kept",
+    "pad": "is scaled to fit into {size} (bicubic), the rest of which is black",
+    "squash": "is scaled to {size} (bicubic), whatever its proportions",
+}
+
+
+_NEEDS = {
+    "safetensors": "With NeuScale installed, from this folder:",
+    "torch": "With torch (NeuScale is not needed), from this folder:",
+    "onnx": "With onnxruntime (neither torch nor NeuScale is needed), from this folder:",
+}
+
+
+def _code(kind: str, preprocessing: Preprocessing) -> str:
+    if kind == "safetensors":
+        return """from pathlib import Path
+from neuscale.inference.classifier import load_exported
+model = load_exported(".")
+logits = model(model.decode(Path("image.png").read_bytes()))
+print(model.classes[logits.argmax()])"""
+    mode, order = (
+        ("L", "[None, None]") if preprocessing.channels == 1 else ("RGB", ".transpose(2, 0, 1)[None]")
+    )
+    size = (preprocessing.width, preprocessing.height)
+    image = f'ImageOps.exif_transpose(Image.open("image.png")).convert("{mode}")'
+    picture = {
+        "crop": f"ImageOps.fit({image}, {size})",
+        "pad": f"ImageOps.pad({image}, {size})",
+        "squash": f"{image}.resize({size}, Image.Resampling.BICUBIC)",
+    }[preprocessing.fit]
+    if kind == "torch":
+        return f"""import json, numpy, torch
+from PIL import Image, ImageOps
+images = numpy.array({picture}){order}
+logits = torch.export.load("model.pt2").module()(torch.from_numpy(images))
+print(json.load(open("model.json"))["classes"][logits.argmax()])"""
+    return f"""import json, numpy, onnxruntime
+from PIL import Image, ImageOps
+images = numpy.array({picture}){order}
+logits = onnxruntime.InferenceSession("model.onnx").run(None, {{"images": images}})[0]
+print(json.load(open("model.json"))["classes"][logits.argmax()])"""
+
+
+def _text(value: str) -> str:
+    """`value` as Markdown that shows it as it is: no name of a class makes a heading, a link or a tag.
+
+    What has a meaning: CommonMark 0.31, section 2.4, and the bare addresses of GitHub's dialect.
+    """
+    escaped = re.sub(r"[\\`*_\[\]<>#&~|!$]|:(?=//)|(?<=www)\.", r"\\\g<0>", printable(value))
+    # At the beginning of a line: a list, a line under a heading, and the spaces of a code block.
+    escaped = re.sub(r"^([-+=]|\d+(?=[.)]))", lambda found: _escaped_start(found[0]), escaped)
+    return re.sub(r"^ ", "&#32;", escaped)
+
+
+def _escaped_start(start: str) -> str:
+    return f"\\{start}" if not start.isdigit() else f"{start}\\"
+
+
+def _code_span(value: str) -> str:
+    text = printable(value)
+    ticks = "`" * (_longest_run(text) + 1)
+    padding = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{ticks}{padding}{text}{padding}{ticks}"
+
+
+def _fence(text: str) -> str:
+    return "`" * max(3, _longest_run(text) + 1)
+
+
+def _longest_run(text: str) -> int:
+    return max((len(ticks) for ticks in re.findall("`+", text)), default=0)
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)

@@ -1,0 +1,231 @@
+"""Predictions of a trained model: for image files, and for a split of its data."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from neuscale.data.loaders.loader import Batch, Loader
+from neuscale.data.sources.decode import SUFFIXES, unusable
+from neuscale.data.sources.file_tree import MAX_MEMBER_BYTES, check_size, is_ignored
+from neuscale.errors import DataError, disk_error
+from neuscale.evaluation.evaluate import Evaluation, evaluate
+from neuscale.fs import make_folder, replacing
+from neuscale.hardware import available_cores
+from neuscale.inference.restore import Restored
+from neuscale.pictures import CELL_SIDE, captioned_grid, scaled_size
+from neuscale.progress import Progress, Task
+
+MOST_SHOWN = 100  # images in a picture of predictions
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of an image, best first, each with its probability.
+
+    `pixels`: the image as it was decoded for the model, uint8 [C, H, W].
+    """
+
+    file: Path
+    top: list[tuple[str, float]]
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A path without an image, and why."""
+
+    file: Path
+    reason: str
+
+
+def find_images(paths: Sequence[Path]) -> list[Path | Unreadable]:
+    """The image files that `paths` stand for: files as given, folders read to the bottom, sorted by path.
+
+    In folders only files named as images are are taken. A folder without one is Unreadable.
+    """
+    found: list[Path | Unreadable] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+        elif below := sorted(_images_below(path)):
+            found += below
+        else:
+            names = ", ".join(sorted(SUFFIXES))
+            found.append(Unreadable(path, f"there is no image file in this folder ({names})"))
+    return found
+
+
+def predict(
+    restored: Restored, files: Sequence[Path | Unreadable], top: int, task: Task
+) -> Iterator[Prediction | Unreadable]:
+    """The `top` likeliest classes of each file, in the order given; a batch of images is held at a time."""
+    preprocessing, classes = restored.preprocessing, restored.data.meta.classes
+    top = min(top, len(classes))
+    batch_size = restored.config.eval.batch_size
+
+    def read(file: Path | Unreadable) -> NDArray[np.uint8] | Unreadable:
+        if isinstance(file, Unreadable):
+            return file
+        try:
+            size = file.stat().st_size
+            content = file.read_bytes() if size <= MAX_MEMBER_BYTES else b""
+        except OSError as error:
+            return Unreadable(file, f"cannot be read ({error.strerror or error})")
+        try:
+            check_size(file.parent, file.name, size)
+            return preprocessing.decode(content)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises nearly anything on damaged files
+            known = error if isinstance(error, DataError) else unusable(file.parent, file.name, error)
+            return Unreadable(file, known.problem.removeprefix(f"{file.parent}: {file.name}: ").rstrip("."))
+
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="decode") as pool:
+        for first in range(0, len(files), batch_size):
+            batch = files[first : first + batch_size]
+            images = list(pool.map(read, batch))
+            whole = [image for image in images if not isinstance(image, Unreadable)]
+            answers = _classify(restored, np.stack(whole), top) if whole else iter(())
+            for file, image in zip(batch, images, strict=True):
+                if isinstance(image, Unreadable):
+                    yield image
+                elif isinstance(file, Path):
+                    yield Prediction(file, [(classes[label], share) for label, share in next(answers)], image)
+            task.advance(len(batch))
+
+
+@torch.inference_mode()
+def _classify(restored: Restored, images: NDArray[np.uint8], top: int) -> Iterator[list[tuple[int, float]]]:
+    """Labels and probabilities of uint8 [B, C, H, W], best first."""
+    batch = restored.preprocessing.model_input(torch.from_numpy(images).to(restored.device))
+    with restored.accelerator.autocast():
+        logits = restored.model(batch)
+    shares, labels = logits.float().softmax(1).topk(top)
+    for row in zip(labels.tolist(), shares.tolist(), strict=True):
+        yield list(zip(*row, strict=True))
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Links are followed; a folder that a link leads back to is read once."""
+    seen: set[tuple[int, int]] = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        status = Path(top).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
+        for name in names:
+            if not is_ignored(name) and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(top, name)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of each image, in the order of the data set: `labels`, `predicted`, `confidence` in it, `loss`: [N].
+
+    `probabilities`: [N, classes].
+    """
+
+    labels: Tensor
+    predicted: Tensor
+    confidence: Tensor
+    loss: Tensor
+    probabilities: Tensor
+    evaluation: Evaluation
+
+    def worst(self, count: int) -> list[int]:
+        """The images with the highest loss, the worst first."""
+        return self.loss.argsort(descending=True, stable=True)[:count].tolist()
+
+    def mistaken(self, true: int, predicted: int, count: int) -> list[int]:
+        """Images of class `true` taken for `predicted`, the surest first."""
+        found = torch.nonzero((self.labels == true) & (self.predicted == predicted))[:, 0]
+        return found[self.confidence[found].argsort(descending=True, stable=True)][:count].tolist()
+
+
+def predict_split(restored: Restored, loader: Loader, progress: Progress) -> Predictions:
+    """Predictions of `restored`'s model for all images of `loader`'s split; in one process."""
+    recorded = _Recorded(restored.model)
+    labels: list[Tensor] = []
+
+    def batches() -> Iterator[Batch]:
+        for batch in loader.evaluation(restored.config.eval.batch_size):
+            labels.append(batch.labels.cpu())
+            yield batch
+
+    evaluation = evaluate(
+        recorded,
+        batches(),
+        restored.data.meta.num_classes,
+        restored.device,
+        restored.accelerator.autocast,
+        progress,
+        total=len(loader),
+    )
+    logits, true = torch.cat(recorded.logits), torch.cat(labels)
+    probabilities = logits.softmax(1)
+    confidence, predicted = probabilities.max(1)
+    loss = F.cross_entropy(logits, true, reduction="none")
+    return Predictions(true, predicted, confidence, loss, probabilities, evaluation)
+
+
+class _Recorded(nn.Module):
+    """A model that keeps what it said."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.logits: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        self.logits.append(logits.float().cpu())
+        return logits
+
+
+def write_csv(path: Path, predictions: Iterable[Prediction], top: int) -> int:
+    """Write file, class_1, probability_1, class_2, … as they come; returns the number of images.
+
+    The file is there when all of it is. Raises UserError where it cannot be written.
+    """
+    count = 0
+    header = [f"{column}_{rank}" for rank in range(1, top + 1) for column in ("class", "probability")]
+    try:
+        make_folder(path.parent)
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", *header])
+            for prediction in predictions:
+                cells = [cell for name, share in prediction.top for cell in (name, f"{share:.6f}")]
+                writer.writerow([prediction.file, *cells])
+                count += 1
+    except OSError as error:
+        raise disk_error(error, path) from error
+    return count
+
+
+def prediction_grid(predictions: Sequence[Prediction]) -> Image.Image:
+    """A picture of images as the model gets them, each above its likeliest class and the probability.
+
+    Small images are enlarged by a whole factor, large ones are scaled down.
+    """
+    _, height, width = predictions[0].pixels.shape
+    largest = max(height, width)
+    size = scaled_size(height, width, CELL_SIDE // largest or CELL_SIDE / largest)
+    cells = []
+    for prediction in predictions:
+        name, probability = prediction.top[0]
+        color = "black" if probability >= 0.5 else "#a04000"
+        cells.append((prediction.pixels, [(name, "black"), (f"{probability:.1%}", color)]))
+    return captioned_grid(cells, size)

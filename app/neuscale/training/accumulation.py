@@ -1,0 +1,139 @@
+"""Gradient accumulation: how many micro-batches a process's part of a global batch is split into.
+
+With `train.micro_batch=auto` a pass that runs out of memory is repeated with smaller micro-batches; the
+global batch, and with it the training, stays the same.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from neuscale.config.schema import TrainConfig
+from neuscale.distributed.rank import Rank
+from neuscale.errors import UsageError, UserError
+from neuscale.progress import Progress
+
+
+def accumulation_steps(micro_batch: str, global_batch_size: int, world_size: int) -> int:
+    """Micro-batches of a process for `train.micro_batch`: "auto", or a number of images.
+
+    Raises UsageError for anything else, and for a number that does not divide the process's images.
+    """
+    images = global_batch_size // world_size
+    if micro_batch == "auto":
+        return 1
+    if not micro_batch.isascii() or not micro_batch.isdigit() or int(micro_batch) == 0:
+        raise UsageError(f"train.micro_batch={micro_batch}: expected auto or a whole number of at least 1.")
+    size = min(int(micro_batch), images)
+    if images % size:
+        near = max(n for n in range(1, size) if images % n == 0)
+        raise UsageError(
+            f"train.micro_batch={micro_batch} does not divide a process's {images} images of a step.",
+            f"The nearest below that does: train.micro_batch={near}.",
+        )
+    return images // size
+
+
+def next_accumulation_steps(images: int, steps: int) -> int | None:
+    """The next larger multiple of `steps` that divides `images`; None if a micro-batch is one image."""
+    size = images // steps
+    for divisor in range(2, size + 1):
+        if size % divisor == 0:
+            return steps * divisor
+    return None
+
+
+class Accumulation:
+    """The number of micro-batches (`steps`) of a process, raised when memory runs out."""
+
+    def __init__(
+        self,
+        train: TrainConfig,
+        rank: Rank,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.steps = accumulation_steps(train.micro_batch, train.global_batch_size, rank.world_size)
+        self._images = train.global_batch_size // rank.world_size
+        self._train, self._world_size = train, rank.world_size
+        self._model, self._optimizer, self._device, self._progress = model, optimizer, device, progress
+
+    def run(self, forward_backward: Callable[[], Tensor]) -> Tensor:
+        """Call `forward_backward`, again with smaller micro-batches while it runs out of memory.
+
+        Raises UserError when they cannot be made smaller. With several processes it cannot be repeated:
+        the others wait for this one's gradients.
+        """
+        while True:
+            try:
+                return forward_backward()
+            except torch.OutOfMemoryError as error:
+                self._increase(error, allowed=self._world_size == 1)
+
+    def warm_up(self, forward_backward: Callable[[bool], Tensor]) -> None:
+        """Run throw-away passes before a process's first step; they change nothing but `steps`.
+
+        On a GPU they find micro-batches that fit into the memory of every process. With three or
+        more processes one lets DDP rebuild its buckets: a sum's last bit depends on its position in a
+        bucket, so that the first step after a resume would differ from an undisturbed run's.
+        `forward_backward` takes whether the processes exchange gradients.
+        """
+        if self._device.type == "cuda":
+            self.fit_memory(forward_backward)
+        if self._world_size >= 3:
+            with self._discarded():
+                forward_backward(True)
+
+    def fit_memory(self, forward_backward: Callable[[bool], Tensor]) -> None:
+        """Raise `steps` until a pass fits into the memory of every process."""
+        with self._discarded():
+            while (error := self._out_of_memory(forward_backward)) is not None:
+                self._increase(error, allowed=True)
+
+    def _out_of_memory(self, forward_backward: Callable[[bool], Tensor]) -> torch.OutOfMemoryError | None:
+        """The error of a pass on this process or another; None if it fits everywhere."""
+        found: torch.OutOfMemoryError | None = None
+        try:
+            forward_backward(False)
+        except torch.OutOfMemoryError as error:
+            found = error
+        self._optimizer.zero_grad()
+        if dist.is_initialized():
+            fits = torch.tensor([float(found is None)], device=self._device)
+            dist.all_reduce(fits, op=dist.ReduceOp.MIN)
+            if not fits.item():
+                found = found or torch.OutOfMemoryError("another process ran out of memory")
+        return found
+
+    def _increase(self, error: torch.OutOfMemoryError, allowed: bool) -> None:
+        train, size = self._train, self._images // self.steps
+        steps = next_accumulation_steps(self._images, self.steps)
+        if steps is None or train.micro_batch != "auto" or not allowed:
+            raise UserError(
+                f"memory ran out with {size} images in a micro-batch.",
+                f"Take fewer: train.micro_batch={self._images // steps}."
+                if steps is not None
+                else "Use a smaller model, model.gradient_checkpointing=true or train.precision=bf16.",
+            ) from error
+        self.steps = steps
+        self._optimizer.zero_grad()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._progress.warning(
+            f"memory ran out with {size} images in a micro-batch: continuing with {self._images // steps};"
+            f" the global batch stays {train.global_batch_size}"
+        )
+
+    @contextmanager
+    def _discarded(self) -> Iterator[None]:
+        """Undo what passes inside do to gradients and buffers (running statistics)."""
+        buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        yield
+        self._optimizer.zero_grad()
+        for buffer, before in buffers:
+            buffer.copy_(before)

@@ -1,0 +1,151 @@
+"""Run a training: data, run folder, manifest, trainer, and the outcome."""
+
+import shutil
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuscale.config import Config
+from neuscale.data.open import open_data
+from neuscale.distributed.accelerator import (
+    Accelerator,
+    create_accelerator,
+    device_name,
+    resolve_precision,
+)
+from neuscale.distributed.rank import gather_values
+from neuscale.errors import CheckpointError, UserError, WorkerError
+from neuscale.progress import Progress, Silent
+from neuscale.runs.differences import check_same_data, check_same_run
+from neuscale.runs.folder import RunFolder, create_run
+from neuscale.training.checkpoint import Checkpoint, CheckpointFolder
+from neuscale.training.determinism import be_deterministic
+from neuscale.training.manifest_writer import ManifestWriter
+from neuscale.training.outcome import Outcome
+from neuscale.training.tracking.tracker import Tracker
+from neuscale.training.trainer import Trainer
+from neuscale.training.validate import validate
+from neuscale.untrusted import reason_of
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run and the outcome of its training; `is_main`: True in the process that reports it."""
+
+    run: RunFolder
+    outcome: Outcome
+    is_main: bool
+
+
+def train(config: Config, resume: RunFolder | None = None, progress: Progress | None = None) -> TrainedRun:
+    """Train `config` in a new run folder, or resume a run from its newest intact checkpoint.
+
+    All processes of a distributed run call this. Raises UserError.
+    """
+    if config.run.deterministic:
+        be_deterministic()
+    accelerator = create_accelerator(config.run.device, config.train.precision)
+    progress = progress if progress is not None and accelerator.is_main_process else Silent()
+    validate(config, accelerator.num_processes)
+    data = open_data(config, progress)
+    if resume is not None:
+        check_same_run(config, resume)
+        check_same_data(data, resume)
+    trainer = Trainer(config, data, accelerator, progress)
+    run = _shared_run(config, resume, accelerator)
+    try:
+        with run.held() if accelerator.is_main_process else nullcontext():
+            return _train_in(run, trainer, resume is not None, progress)
+    except BaseException:
+        if accelerator.is_main_process and not run.manifest_file.exists():
+            shutil.rmtree(run.path, ignore_errors=True)  # it has not started: its name is free again
+        raise
+
+
+def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress) -> TrainedRun:
+    config, data, accelerator = trainer.config, trainer.data, trainer.accelerator
+    milestones = [epoch * trainer.steps_per_epoch for epoch in config.checkpoint.milestones]
+    checkpoints = CheckpointFolder(run.checkpoints, config.checkpoint.keep_last, milestones)
+    manifest = ManifestWriter(run, trainer)
+    checkpoint = checkpoints.newest(progress.warning) if resume else None
+    if checkpoint is not None:
+        _load(trainer, checkpoint)
+    elif resume and run.manifest_file.exists():
+        progress.message("No checkpoint yet: starting at the beginning.")
+    if resume:
+        manifest.on_resume(trainer.step)
+    _describe(run, trainer, progress)
+    if trainer.should_stop():
+        progress.message("It is finished already; to train longer, raise train.epochs.")
+        return TrainedRun(run, trainer.outcome(), accelerator.is_main_process)
+
+    if resume and accelerator.is_main_process:
+        run.store(config)  # what was changed for the rest of the run
+    manifest.on_start()
+    tracker = None
+    try:
+        tracker = Tracker(run, config, data.meta.classes, trainer.step, accelerator.is_main_process)
+        outcome = trainer.fit(checkpoints, tracker)
+        manifest.on_end(outcome)
+    except BaseException as error:
+        manifest.on_error(error)
+        raise
+    finally:
+        if tracker is not None:
+            tracker.close()
+        manifest.write(ended=True)
+    return TrainedRun(run, outcome, accelerator.is_main_process)
+
+
+def _load(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    try:
+        trainer.load(checkpoint)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: its state does not fit this training ({reason_of(error)}).",
+            "Resume with the configuration that it was saved with.",
+        ) from error
+
+
+def _shared_run(config: Config, resume: RunFolder | None, accelerator: Accelerator) -> RunFolder:
+    """The run folder, created by the main process."""
+    if resume is not None:
+        return resume
+    accelerator.wait_for_everyone()  # no process still looks for a run of this name
+    path: str | None = None
+    error: UserError | None = None
+    if accelerator.is_main_process:
+        try:
+            path = str(create_run(config).path)
+        except UserError as raised:
+            error = raised
+    told = [path, error and error.problem, error and error.fix, error and error.exit_code]
+    path, problem, fix, exit_code = gather_values(told, accelerator.device)[0]
+    if path is None:
+        raise error or WorkerError(problem, fix, exit_code)
+    return RunFolder(Path(path))
+
+
+def _describe(run: RunFolder, trainer: Trainer, progress: Progress) -> None:
+    data, accelerator = trainer.data, trainer.accelerator
+    processes = accelerator.num_processes
+    precision = resolve_precision(trainer.config.train.precision, accelerator.device.type)
+    counts, batch_size = data.meta.counts, trainer.config.train.global_batch_size
+    parameters = sum(p.numel() for p in trainer.raw_model.parameters())
+    size = f"{parameters / 1e6:.1f} M" if parameters >= 1e5 else f"{parameters:,}"
+    progress.message(
+        f"{trainer.config.model.title} with {size} parameters"
+        f" on {data.meta.title}: {counts['train']:,} training and {counts['val']:,} validation images"
+    )
+    progress.message(
+        f"{processes} process{'es' if processes > 1 else ''} on {device_name(accelerator)},"
+        f" {precision}; {trainer.total_steps:,} steps of {batch_size} images"
+    )
+    progress.message(f"loader {trainer.choice.kind}: {trainer.choice.reason}")
+    if trainer.ops.kind == "fused":
+        progress.message("fused native ops")
+    elif trainer.ops.reason:
+        progress.message(f"no native ops, so eager: {trainer.ops.reason}")
+    progress.message(f"run folder {run.path}")
+    if trainer.step:
+        progress.message(f"resuming at step {trainer.step:,} of {trainer.total_steps:,}")

@@ -1,0 +1,142 @@
+"""Record metrics and pictures of a run: metrics.jsonl always, TensorBoard and Weights & Biases on request."""
+
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuscale.config import Config, config_to_yaml
+from neuscale.data.loaders.loader import Loader
+from neuscale.evaluation.evaluate import Evaluation
+from neuscale.runs.evaluation_file import store_evaluation
+from neuscale.runs.folder import RunFolder
+from neuscale.runs.metrics import TIMINGS, MetricsFile
+
+
+def _group(name: str) -> str:
+    """The group of curves that a value belongs to."""
+    if name in TIMINGS:
+        return "speed"
+    return "optim" if name == "lr" else "train"
+
+
+class Tracker:
+    """Records a run from `step` on; on a process other than the main one it does nothing."""
+
+    def __init__(self, run: RunFolder, config: Config, classes: list[str], step: int, is_main: bool) -> None:
+        self._file: MetricsFile | None = None
+        self._board: Any = None
+        self._wandb: Any = None
+        self._classes = classes
+        self._folder = run.path
+        self._images_wanted = config.tracking.sample_images
+        if not is_main:
+            return
+        self._file = MetricsFile(run.metrics_file, step)
+        if config.tracking.tensorboard:
+            from neuscale.training.tracking.tensorboard import TensorBoard
+
+            self._board = TensorBoard(run.path, step)
+            if step == 0:
+                self._board.text("config", config_to_yaml(config))
+                self._board.hyperparameters(hyperparameters(config))
+        if config.tracking.wandb:
+            from neuscale.training.tracking.wandb_run import WandbRun
+
+            self._wandb = WandbRun(run, config)
+
+    def train(self, step: int, values: dict[str, float]) -> None:
+        """A point of the training curves: means since the point before, by name."""
+        if self._file is None:
+            return
+        self._file.write("train", step, values)
+        named = {f"{_group(name)}/{name}": value for name, value in values.items()}
+        for place in (self._board, self._wandb):
+            if place is not None:
+                place.scalars(named, step)
+
+    def evaluation(self, step: int, result: Evaluation) -> None:
+        """The numbers of an evaluation, its confusion matrix and the accuracy of each class."""
+        if self._file is None:
+            return
+        self._file.write("val", step, result.scalars())
+        store_evaluation(self._folder, step, self._classes, result)
+        if self._board is None and self._wandb is None:
+            return
+        # SELF
+
+        named = {f"val/{name}": value for name, value in result.scalars().items()}
+        picture = confusion_picture(result.confusion, self._classes)
+        per_class = list(zip(self._classes, result.per_class(), strict=True))
+        for place in (self._board, self._wandb):
+            if place is not None:
+                place.evaluation(named, picture, per_class, step)
+
+    def sync(self) -> None:
+        """Make the curves up to here durable, as a checkpoint does with the rest of the run."""
+        if self._file is not None:
+            self._file.sync()
+
+    def images(self, images: Tensor, loader: Loader) -> None:
+        """The first training images as the model sees them."""
+        if self._board is not None and self._images_wanted:
+            self._board.images("train/images", images[: self._images_wanted], loader.mean, loader.std, 0)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.close()
+
+
+def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
+    """Hyperparameters for a table: `section.field` with plain values, without those that are null."""
+    sections = {
+        name: asdict(getattr(config, name)) for name in ("data", "augment", "model", "optim", "train")
+    }
+    named = {f"{section}.{n}": v for section, fields in sections.items() for n, v in fields.items()}
+    named |= {"experiment": config.experiment, "run.seed": config.run.seed}
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in named.items()
+        if value is not None
+    }
+
+
+def confusion_picture(confusion: Tensor, classes: list[str]) -> Tensor:
+    """Count [true, predicted] drawn as uint8 [3, H, W]; classes are named while there is room for it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shares = confusion.double() / confusion.sum(1, keepdim=True).clamp(min=1)
+    count = len(classes)
+    named = count <= 40
+    side = min(12.0, 3.0 + 0.45 * count) if named else 9.0
+    figure = Figure(figsize=(side + 1, side), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, fraction=0.046, label="share of the class")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if named:
+        axes.set_xticks(range(count), classes, rotation=90)
+        axes.set_yticks(range(count), classes)
+    if count <= 12:
+        for i in range(count):
+            for j in range(count):
+                if confusion[i, j]:
+                    color = "white" if shares[i, j] > 0.5 else "black"
+                    axes.text(
+                        j, i, str(int(confusion[i, j])), ha="center", va="center", color=color, fontsize=8
+                    )
+    with warnings.catch_warnings():  # scripts that the font does not have are shown as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
