@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from neuscale.data.listed import ListedDataset
-from neuscale.data.listed_writer import list_images
-from neuscale.data.packed import PackedDataset
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.formats.write_image_list import list_images
 from neuscale.data.prepare import prepare
 
 

@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ArchiveBuilder, TreeBuilder
-from neuscale.data.packed import PackedDataset
-from neuscale.data.packed_writer import write_packed
-from neuscale.data.place import sweep_leftovers
+from neuscale.data.datasets import prepared_names
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.formats.write_packed import write_packed
 from neuscale.data.prepare import prepare
-from neuscale.data.prepared import prepared_names
-from neuscale.data.sources.folder import open_image_folder
+from neuscale.data.sources.image_folder import open_image_folder
 from neuscale.errors import DataError, UserError
+from neuscale.fs import remove_leftovers
 from neuscale.progress import Silent
 
 APP = Path(__file__).parents[2] / "app"
@@ -123,7 +123,7 @@ def test_the_older_one_comes_back_after_a_kill_between_the_renames(
     older = prepare("image_folder", root=tmp_path, source=trees[0], save_as="x")
     older.folder.rename(older.folder.with_name(".x.replaced-1"))
     (tmp_path / "packed" / ".x.partial-1").mkdir()
-    sweep_leftovers(older.folder)
+    remove_leftovers(older.folder)
     assert names(tmp_path) == ["x"]
     assert PackedDataset.open(older.folder).verify() == []
 
@@ -165,11 +165,14 @@ def larger(
 def test_two_processes_at_once(larger: Path, tmp_path: Path) -> None:
     """One does the work; the other waits, says so, and finds it done."""
     running = [start(tmp_path, larger) for _ in range(2)]
-    outputs = sorted((process.communicate(timeout=60)[0] for process in running), key=len)
+    outputs = [process.communicate(timeout=60)[0] for process in running]
+    outputs.sort(key=lambda output: "task packing train" in output)
     assert [process.returncode for process in running] == [0, 0]
     waited, worked = outputs
     assert "task packing train" in worked and "waiting" not in worked
-    assert waited.splitlines() == ["message another process is preparing x: waiting for it", "done"]
+    first, second, last = waited.splitlines()
+    assert (first, last) == ("message another process is preparing x: waiting for it", "done")
+    assert second.startswith("message x was prepared on ") and second.endswith("nothing was read anew")
     assert names(tmp_path) == ["x"]
 
 
@@ -268,7 +271,7 @@ def test_ctrl_c_leaves_nothing(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neuscale.data.packed_writer._checksums", interrupted)
+    monkeypatch.setattr("neuscale.data.formats.write_packed._checksums", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare("image_folder", root=tmp_path, source=trees[0], save_as="x")
     assert names(tmp_path) == []

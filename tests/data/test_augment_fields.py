@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import Rows
-from neuscale.data.augmentation import Augmentation, draw_augmentation
-from neuscale.data.loader import Batch, Loader, Request, Share
-from neuscale.data.policy import ROTATE, SHEAR_X, TRANSLATE_X, TRANSLATE_Y
+from neuscale.data.augment.crops import Rows
+from neuscale.data.augment.pipeline import Augmentation, draw_augmentation
+from neuscale.data.augment.policy import ROTATE, SHEAR_X, TRANSLATE_X, TRANSLATE_Y
+from neuscale.data.loaders.loader import Batch, Loader, Request
+from neuscale.distributed.rank import Rank
 
 COUNT, HEIGHT, WIDTH = 6000, 20, 12
 MANY: dict[str, Any] = {
@@ -38,7 +39,7 @@ class SeenLoader(Loader):
         meta: Any = types.SimpleNamespace(
             name="seen", height=16, width=16, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]
         )
-        super().__init__(meta, np.arange(40) % 7, None, torch.device("cpu"), Share())
+        super().__init__(meta, np.arange(40) % 7, None, torch.device("cpu"), Rank())
         pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16), dtype=np.uint8)
         self.pixels = torch.from_numpy(pixels)
         self.requests: list[Request] = []
@@ -102,7 +103,7 @@ def test_without_any_field_images_are_only_normalised() -> None:
     expected = (loader.pixels[batch.samples].double().numpy() / 255 - mean) / std
     np.testing.assert_allclose(batch.images.numpy(), expected, atol=1e-5)
     assert request.windows is None
-    assert batch.shares is None and batch.partner_labels is None
+    assert batch.mix_weights is None and batch.partner_labels is None
 
 
 def test_crops_are_uniform_over_the_padding_on_both_axes() -> None:
@@ -189,19 +190,19 @@ def test_mixup_and_cutmix_have_the_shares_of_their_own_field() -> None:
         mixup = drawn(mixup_alpha=alpha).mix
         assert mixup is not None
         assert mixup.box.sum() == 0
-        assert abs(mixup.share.double().mean() - 0.5) < 5 * 0.5 / COUNT**0.5
-        assert mixup.share.double().var() == pytest.approx(0.25 / (2 * alpha + 1), rel=0.1)
+        assert abs(mixup.weight.double().mean() - 0.5) < 5 * 0.5 / COUNT**0.5
+        assert mixup.weight.double().var() == pytest.approx(0.25 / (2 * alpha + 1), rel=0.1)
         cutmix = drawn(cutmix_alpha=alpha).mix
         assert cutmix is not None
         top, bottom, left, right = cutmix.box.unbind(1)
         area = (bottom - top) * (right - left)
         assert (area > 0).double().mean() > 0.4
-        torch.testing.assert_close(cutmix.share, (1 - area / (HEIGHT * WIDTH)).float())
+        torch.testing.assert_close(cutmix.weight, (1 - area / (HEIGHT * WIDTH)).float())
     # A box about a uniform centre, cut off at the border: the mean share is far from Beta's where it is
     # wide, but it grows with alpha's towards a half of the area before the cut.
     narrow, wide = (drawn(cutmix_alpha=alpha).mix for alpha in (20.0, 0.2))
     assert narrow is not None and wide is not None
-    assert narrow.share.var() < wide.share.var() / 2
+    assert narrow.weight.var() < wide.weight.var() / 2
     both = drawn(mixup_alpha=0.8, cutmix_alpha=1.0).mix
     assert both is not None
     cut = (both.box[:, 1] > both.box[:, 0]).double().mean()

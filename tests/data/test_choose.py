@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from neuscale.config.schema import AugmentConfig, DataConfig
-from neuscale.data import choose
-from neuscale.data.choose import Choice, check_augment, choose_loader, create_loader
-from neuscale.data.file_loader import FileLoader
-from neuscale.data.listed import ListedDataset
-from neuscale.data.loader import Share
-from neuscale.data.packed import PackedDataset
-from neuscale.data.resident import ResidentLoader
-from neuscale.data.stream import StreamLoader
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.loaders import choose
+from neuscale.data.loaders.choose import Choice, check_augment, choose_loader, create_loader
+from neuscale.data.loaders.image_files import FileLoader
+from neuscale.data.loaders.resident import ResidentLoader
+from neuscale.data.loaders.streaming import StreamLoader
+from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -83,7 +83,7 @@ def test_the_loader_that_is_made_is_the_chosen_one_for_the_split_and_the_share(
 ) -> None:
     packed, listed = both
     config = DataConfig(name="noise", image_size=10, workers=3)
-    share = Share(1, 3)
+    share = Rank(1, 3)
     for data, kind, made in (
         (packed, "resident", ResidentLoader),
         (packed, "stream", StreamLoader),
@@ -92,7 +92,7 @@ def test_the_loader_that_is_made_is_the_chosen_one_for_the_split_and_the_share(
         for split, count in (("train", 60), ("val", 21)):
             loader = create_loader(Choice(kind, ""), config, data, split, CPU, share)
             assert type(loader) is made and loader.kind == kind
-            assert (len(loader), loader.size, loader.share, loader.device) == (count, 10, share, CPU)
+            assert (len(loader), loader.size, loader.rank, loader.device) == (count, 10, share, CPU)
     assert isinstance(loader, FileLoader) and loader.workers == 3
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as peer
 
-from neuscale.data.erase import apply_erasing, draw_erasing
-from neuscale.data.jitter import Jitter, apply_jitter, draw_jitter
+from neuscale.data.augment.color_jitter import Jitter, apply_jitter, draw_jitter
+from neuscale.data.augment.erasing import apply_erasing, draw_erasing
 
 CPU = torch.device("cpu")
 

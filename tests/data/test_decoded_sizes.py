@@ -11,11 +11,12 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.file_loader import FileLoader
-from neuscale.data.listed_writer import list_images
-from neuscale.data.loader import Share
-from neuscale.data.resized_crop import draw_windows, window_pixels
+from neuscale.data.augment.crops import draw_windows, window_pixels
+from neuscale.data.formats.write_image_list import list_images
+from neuscale.data.loaders.image_files import FileLoader
 from neuscale.data.sources.decode import decode_image
+from neuscale.data.sources.decoding import Decoding
+from neuscale.distributed.rank import Rank
 
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 480, 640
@@ -50,13 +51,15 @@ def test_the_middle_is_filtered_down_from_a_png_and_from_a_jpeg(kind: str, size:
     data = encoded(landscape(), kind)
     with Image.open(io.BytesIO(data)) as image:
         expected = middle_of(image.convert("RGB"), size)
-    difference = np.abs(decode_image(data, size) - expected)
+    difference = np.abs(
+        decode_image(data, Decoding(size if isinstance(size, tuple) else (size, size))) - expected
+    )
     assert difference.max() <= (0 if kind == "PNG" else 8)
     assert difference.mean() < 1
 
 
 def test_a_size_may_be_a_width_and_a_height() -> None:
-    pixels = decode_image(encoded(landscape(), "PNG"), (64, 32))
+    pixels = decode_image(encoded(landscape(), "PNG"), Decoding((64, 32)))
     assert pixels.shape == (32, 64, 3)
     box = (0, HEIGHT / 2 - WIDTH / 4, WIDTH, HEIGHT / 2 + WIDTH / 4)
     expected = np.asarray(landscape().resize((64, 32), Image.Resampling.BICUBIC, box=box))
@@ -77,7 +80,7 @@ def test_random_resized_crops_are_those_of_torchvision_for_the_drawn_windows(
             path = tmp_path / "tree" / split / "one" / f"{number:02}.{suffix}"
             path.write_bytes(encoded(image, kind))
     data = list_images("image_folder", root=tmp_path / "data", source=tmp_path / "tree", size=size)
-    loader = FileLoader(data, "train", None, CPU, Share(), 0)
+    loader = FileLoader(data, "train", None, CPU, Rank(), 0)
     [batch] = next(loader.training(AugmentConfig(resized_crop=0.05), 1, 0, 0, 1, count))
     mean, std = (np.array(values)[:, None, None] for values in (data.meta.mean, data.meta.std))
     scales = set()

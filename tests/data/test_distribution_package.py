@@ -13,9 +13,9 @@ import pytest
 
 from conftest import ListeningProgress
 from neuscale.data.catalog import CATALOG, CatalogEntry, SourceFile
-from neuscale.data.checksum import file_identity, is_published
-from neuscale.data.distribution import PackageUnavailable, fetch_package
-from neuscale.data.fetch import fetch
+from neuscale.data.download.apt import PackageUnavailable, fetch_package
+from neuscale.data.download.checksum import file_identity, is_published
+from neuscale.data.download.fetch import fetch
 from neuscale.errors import DataError
 from neuscale.progress import Silent
 
@@ -71,7 +71,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PACKAGE", str(tmp_path / "package"))
     monkeypatch.setenv("APT_LOG", str(tmp_path / "apt.log"))
     monkeypatch.delenv("APT_MODE", raising=False)
-    monkeypatch.setattr("neuscale.data.download._WAITS", ())
+    monkeypatch.setattr("neuscale.data.download.http._WAITS", ())
     files = tmp_path / "package" / INSTALLED.lstrip("/")
     files.mkdir(parents=True)
     (files / "one.bin").write_bytes(ONE)

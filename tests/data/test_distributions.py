@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data import erase
-from neuscale.data.augmentation import Augmentation, draw_augmentation
-from neuscale.data.erase import Erasing
-from neuscale.data.order import permutation
-from neuscale.data.resized_crop import draw_windows, window_pixels
+from neuscale.data.augment import erasing as erase
+from neuscale.data.augment.crops import draw_windows, window_pixels
+from neuscale.data.augment.erasing import Erasing
+from neuscale.data.augment.pipeline import Augmentation, draw_augmentation
+from neuscale.data.sampling import permutation
 
 from .chance import (
     assert_all_independent,

@@ -18,7 +18,7 @@ import pytest
 
 from conftest import ListeningProgress
 from neuscale.data.catalog import CATALOG, CatalogEntry, SourceFile
-from neuscale.data.fetch import fetch
+from neuscale.data.download.fetch import fetch
 from neuscale.errors import DataError
 from neuscale.progress import Silent
 
@@ -102,7 +102,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuscale.data.download._WAITS", (0.01, 0.02))
+    monkeypatch.setattr("neuscale.data.download.http._WAITS", (0.01, 0.02))
 
 
 def entry_of(*urls: str) -> CatalogEntry:
@@ -135,7 +135,7 @@ def check_whole(root: Path, *urls: str) -> None:
 def test_a_connection_that_breaks_off_goes_on_where_it_ended(
     manner: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuscale.data.download._STALL_SECONDS", 0.2)
+    monkeypatch.setattr("neuscale.data.download.http._STALL_SECONDS", 0.2)
     urls = ["busy", "good"] if manner == "busy-then-good" else [manner]
     check_whole(tmp_path, *map(server.url, urls))
     # What a connection that falls silent gave last, less than a chunk, is not waited for.
@@ -148,7 +148,7 @@ def test_another_mirror_goes_on_where_the_first_ended(
 ) -> None:
     fetch(entry_of(server.url("busy"), server.url("good")), tmp_path, listening)
     assert server.asked[0] == ("busy", -1) and server.asked[-1] == ("good", HALF)
-    assert listening.messages == ["thing.bin: going on after 1 of 2 MB"]
+    assert listening.messages == ["thing.bin: resuming at 1 of 2 MB"]
     downloads = [task for task in listening.tasks if task.title.startswith("downloading")]
     assert (downloads[-1].done, downloads[-1].total) == (len(CONTENT), len(CONTENT))
 
@@ -198,7 +198,7 @@ import dataclasses, sys
 from pathlib import Path
 import requests
 from neuscale.data.catalog import CATALOG, SourceFile
-from neuscale.data.fetch import fetch
+from neuscale.data.download.fetch import fetch
 from neuscale.progress import Silent
 
 url, size, md5, root = sys.argv[1:]

@@ -15,8 +15,8 @@ import pytest
 
 from conftest import ListeningProgress
 from neuscale.data.catalog import CATALOG, CatalogEntry, SourceFile, catalog_entry
-from neuscale.data.distribution import PackageUnavailable, fetch_package
-from neuscale.data.fetch import fetch
+from neuscale.data.download.apt import PackageUnavailable, fetch_package
+from neuscale.data.download.fetch import fetch
 from neuscale.errors import DataError, UsageError
 from neuscale.progress import Silent
 
@@ -71,7 +71,7 @@ def test_mirrors_are_tried_in_order_until_one_is_right(
     listening: ListeningProgress,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("neuscale.data.download._WAITS", ())
+    monkeypatch.setattr("neuscale.data.download.http._WAITS", ())
     base, requests = server
     paths = ("/missing", "/page", "/other", "/cut", "/good", "/never")
     entry = entry_of(f"{CLOSED}/x", *(base + path for path in paths))
@@ -110,7 +110,7 @@ def test_when_all_fail_one_message_says_what_was_tried_and_what_to_do(
 def test_a_server_that_does_not_answer_is_given_up(
     server: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuscale.data.download._STALL_SECONDS", 0.2)
+    monkeypatch.setattr("neuscale.data.download.http._STALL_SECONDS", 0.2)
     with pytest.raises(DataError, match="/silent: no answer in time"):
         fetch(entry_of(f"{server[0]}/silent"), tmp_path, Silent())
 

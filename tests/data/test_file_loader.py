@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.file_loader import FileLoader
-from neuscale.data.listed import ListedDataset
-from neuscale.data.listed_writer import list_images
-from neuscale.data.loader import Share
-from neuscale.data.packed import PackedDataset
-from neuscale.data.resized_crop import draw_windows, window_pixels
+from neuscale.data.augment.crops import draw_windows, window_pixels
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.formats.write_image_list import list_images
+from neuscale.data.loaders.image_files import FileLoader
+from neuscale.distributed.rank import Rank
 from neuscale.errors import DataError, UserError
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_a_file_that_changed_or_went_is_named(
         (b"\xff" * len(kept), "image"),
     ):
         victim.unlink() if damage is None else victim.write_bytes(damage)
-        loader = FileLoader(data, "train", None, CPU, Share(), workers)
+        loader = FileLoader(data, "train", None, CPU, Rank(), workers)
         with pytest.raises(DataError, match=rf"(?s){victim.name}.*{reason}") as caught:
             list(loader.evaluation(4))
         assert caught.value.fix
@@ -51,13 +51,13 @@ def test_a_killed_decoder_is_an_error_with_a_remedy(both: tuple[PackedDataset, L
 import os, sys, signal
 from pathlib import Path
 import torch
-from neuscale.data.file_loader import FileLoader
-from neuscale.data.listed import ListedDataset
-from neuscale.data.loader import Share
+from neuscale.data.loaders.image_files import FileLoader
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.distributed.rank import Rank
 from neuscale.errors import UserError
 import multiprocessing, time
 data = ListedDataset.open(Path(sys.argv[1]))
-batches = FileLoader(data, "train", None, torch.device("cpu"), Share(), 2).evaluation(1)
+batches = FileLoader(data, "train", None, torch.device("cpu"), Rank(), 2).evaluation(1)
 next(batches), next(batches)  # one of each: both have begun
 for child in multiprocessing.active_children():
     os.kill(child.pid, signal.SIGTERM)  # a job's signal is the parent's business
@@ -88,7 +88,7 @@ def test_a_decoder_killed_while_it_hands_over_a_batch(
     batches = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter"
     monkeypatch.setattr(f"{batches}._try_get_data", broken)
     with pytest.raises(UserError, match=r"(?s)was killed.*data\.workers=1"):
-        list(FileLoader(both[1], "train", None, CPU, Share(), 2).evaluation(5))
+        list(FileLoader(both[1], "train", None, CPU, Rank(), 2).evaluation(5))
 
 
 def test_too_little_shared_memory_is_said_before_a_worker_dies_of_it(
@@ -98,7 +98,7 @@ def test_too_little_shared_memory_is_said_before_a_worker_dies_of_it(
     small = os.statvfs_result([real[0], real[1], *[0] * 2, 1, *real[5:10]])
     monkeypatch.setattr(os, "statvfs", lambda _: small)
     with pytest.raises(UserError, match=r"(?s)/dev/shm.*data\.workers=\d"):
-        next(FileLoader(both[1], "train", None, CPU, Share(), 64).evaluation(60))
+        next(FileLoader(both[1], "train", None, CPU, Rank(), 64).evaluation(60))
 
 
 @pytest.mark.parametrize(("spare", "workers"), [(0, 8), (-1, 7)])
@@ -110,7 +110,7 @@ def test_shared_memory_is_counted_in_batches_of_bytes_that_are_on_their_way(
     real = os.statvfs("/dev/shm")
     free = os.statvfs_result([1, 1, *[8 * each + spare] * 3, *real[5:10]])
     monkeypatch.setattr(os, "statvfs", lambda _: free)
-    loader = FileLoader(both[1], "train", None, CPU, Share(), 8)
+    loader = FileLoader(both[1], "train", None, CPU, Rank(), 8)
     if not spare:
         loader._check_shared_memory(15)
         return
@@ -129,7 +129,7 @@ def test_random_resized_crops_show_the_window_that_was_drawn(tmp_path: Path) -> 
         for i in range(8):
             Image.fromarray(ramp).save(tmp_path / "tree" / split / "one" / f"{i}.png")
     data = list_images("image_folder", root=tmp_path / "data", source=tmp_path / "tree", size=24)
-    loader = FileLoader(data, "train", None, CPU, Share(), 0)
+    loader = FileLoader(data, "train", None, CPU, Rank(), 0)
     [batch] = next(loader.training(AugmentConfig(resized_crop=0.3), 5, 1, 0, 1, 8))
     mean, std = (torch.tensor(x)[:, None, None] for x in (data.meta.mean, data.meta.std))
     pixels = (batch.images * std + mean) * 255

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from conftest import ArchiveBuilder, ListeningProgress, TreeBuilder
-from neuscale.data.packed import PackedDataset
+from neuscale.data.formats.packed import PackedDataset
 from neuscale.data.prepare import prepare
-from neuscale.data.sources.folder import open_image_folder
+from neuscale.data.sources.image_folder import open_image_folder
 from neuscale.errors import DataError
 
 
@@ -82,7 +82,7 @@ def test_differing_sizes_ask_for_a_size_and_a_size_makes_squares(
     Image.new("RGB", (20, 64), "red").save(odd)
     with pytest.raises(DataError, match=r"dog/0001\.png is 20×64, others are 40×30") as caught:
         pack(tree, tmp_path)
-    assert "--size N" in caught.value.fix
+    assert "Set `size`" in caught.value.fix
     assert not (tmp_path / "packed" / "images").exists()
 
     data = pack(tree, tmp_path, size=16)
@@ -200,7 +200,9 @@ def test_layout_mistakes_are_named(tmp_path: Path, build_image_tree: TreeBuilder
     with pytest.raises(DataError, match="no folder of held-out images"):
         pack(tree, tmp_path)
     (tree / "train").rename(tree / "images")
-    with pytest.raises(DataError, match="no folder 'train' in it; at its top is 'images', 'other'"):
+    with pytest.raises(
+        DataError, match="no folder 'train' in it; its folders of images are 'images', 'other'"
+    ):
         pack(tree, tmp_path)
     stray = build_image_tree(tmp_path / "stray")
     Image.new("RGB", (8, 8)).save(stray / "train" / "lost.png")

@@ -10,8 +10,8 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from conftest import ArchiveBuilder, TreeBuilder
-from neuscale.data.image_tree import write_image_tree
-from neuscale.data.packed import PackedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.formats.write_image_tree import write_image_tree
 from neuscale.data.prepare import prepare
 from neuscale.data.sources.idx import IdxSource
 from neuscale.errors import DataError, UsageError
@@ -60,7 +60,7 @@ def test_arrays_become_png_files_in_the_order_of_the_labels(
             files[name] = tmp_path / name
             files[name].write_bytes(gzip.compress(header + array.tobytes()))
     source = IdxSource(files, classes)
-    monkeypatch.setattr("neuscale.data.image_tree.open_source", lambda *_: (source, {}))
+    monkeypatch.setattr("neuscale.data.formats.write_image_tree.open_source", lambda *_: (source, {}))
     folder = write_image_tree("fashion_mnist", root=tmp_path / "data")
     read = ImageFolder(str(folder / "train"))
     assert read.classes == ["0-T-shirt-top", "1-Trouser", "2-Bag"]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuscale.data.sources.decode import check_image, decode_blocks
+from neuscale.data.sources.decode_blocks import check_image, decode_blocks
+from neuscale.data.sources.decoding import Decoding
 from neuscale.data.sources.jpeg import decode_jpeg_into
 from neuscale.errors import DataError
 
@@ -36,7 +37,7 @@ def by_pillow(data: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
 
 def packed(data: bytes, shape: tuple[int, int]) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     """What `prepare` would pack, as [H, W, 3]."""
-    (block,) = decode_blocks(Path("a.zip"), [(0, 0, "x.jpg", data)], (3, *shape), None)
+    (block,) = decode_blocks(Path("a.zip"), [(0, 0, "x.jpg", data)], (3, *shape), Decoding())
     return block.images[0].transpose(1, 2, 0)
 
 
@@ -76,7 +77,7 @@ def test_a_jpeg_that_is_cut_short_is_refused_at_any_length() -> None:
             with pytest.raises(DataError, match=r"a\.zip: x\.jpg: "):
                 packed(data[:length], (64, 64))
             with pytest.raises(DataError):
-                check_image(Path("a.zip"), "x.jpg", data[:length])
+                check_image(Path("a.zip"), "x.jpg", data[:length], Decoding())
 
 
 def test_damage_that_the_fast_decoder_takes_is_what_pillow_takes() -> None:
@@ -109,7 +110,7 @@ def test_a_header_out_of_all_proportion_takes_no_memory() -> None:
     with pytest.raises(DataError, match="out of all proportion"):
         packed(bytes(data), (8, 8))
     with pytest.raises(DataError, match="out of all proportion"):
-        check_image(Path("a.zip"), "x.jpg", bytes(data))
+        check_image(Path("a.zip"), "x.jpg", bytes(data), Decoding())
 
 
 @pytest.mark.parametrize(

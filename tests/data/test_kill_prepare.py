@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ArchiveBuilder, TreeBuilder
-from neuscale.data.packed import PackedDataset
+from neuscale.data.datasets import prepared_names
+from neuscale.data.formats.packed import PackedDataset
 from neuscale.data.prepare import prepare
-from neuscale.data.prepared import prepared_names
 
 APP = Path(__file__).parents[2] / "app"
 ROUNDS = 30
@@ -25,7 +25,7 @@ ROUNDS = 30
 FORKS = """
 import os, signal, sys, time
 from neuscale.cli import run
-import neuscale.cli.progress, neuscale.data.image_tree, neuscale.data.prepare
+import neuscale.cli.progress, neuscale.data.formats.write_image_tree, neuscale.data.prepare
 
 print("ready", flush=True)
 for line in sys.stdin:

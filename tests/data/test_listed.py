@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from neuscale.data.listed import ListedDataset
-from neuscale.data.listed_writer import list_images
-from neuscale.data.packed import PackedDataset
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.formats.write_image_list import list_images
 from neuscale.errors import DataError
 
 
@@ -35,6 +35,6 @@ def test_listing_the_same_images_again_is_no_work_and_other_images_are_not_repla
     assert again.meta.fingerprint == listed.meta.fingerprint
     assert (listed.folder / "meta.json").stat().st_mtime_ns == before
     other = build_image_tree(tmp_path / "other")
-    with pytest.raises(DataError, match=r"(?s)lists .* already.*--force"):
+    with pytest.raises(DataError, match=r"(?s)lists .* already.*Use `force`"):
         list_images("image_folder", root=root, source=other, save_as="noise")
     assert both[0].meta.mean == listed.meta.mean, "packed or listed, they are normalised alike"

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import CropFlip, Rows, crop_flip, draw_crop_flip, normalize, resize
-from neuscale.data.loader import Batch, Share
-from neuscale.data.packed import PackedDataset
+from neuscale.data.augment.crops import CropFlip, Rows, crop_flip, draw_crop_flip, normalize, resize
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.loaders.loader import Batch
+from neuscale.data.loaders.resident import ResidentLoader
 from neuscale.data.prepare import prepare
-from neuscale.data.resident import ResidentLoader
+from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def all_batches(
     augment: AugmentConfig = AUGMENT,
 ) -> list[Batch]:
     """The global batches of an epoch of 12, put together again from the shares."""
-    loaders = [ResidentLoader(data, "train", None, CPU, Share(rank, processes)) for rank in range(processes)]
+    loaders = [ResidentLoader(data, "train", None, CPU, Rank(rank, processes)) for rank in range(processes)]
     epochs = [list(loader.training(augment, 3, 1, first_step, 5, 12, accumulation)) for loader in loaders]
     whole = []
     for shares in zip(*epochs, strict=True):
@@ -64,8 +65,10 @@ def all_batches(
                 torch.cat([p.images for p in parts]),
                 torch.cat([p.labels for p in parts]),
                 torch.cat([p.samples for p in parts]),
-                None if parts[0].shares is None else torch.cat([p.partner_labels for p in parts]),
-                None if parts[0].shares is None else torch.cat([p.shares for p in parts]),
+                parts[0].epoch,
+                slice(parts[0].positions.start, parts[-1].positions.stop),
+                None if parts[0].mix_weights is None else torch.cat([p.partner_labels for p in parts]),
+                None if parts[0].mix_weights is None else torch.cat([p.mix_weights for p in parts]),
             )
         )
     return whole
@@ -75,7 +78,7 @@ def assert_same(ones: list[Batch], others: list[Batch]) -> None:
     for one, other in zip(ones, others, strict=True):
         for field in dataclasses.fields(Batch):
             a, b = getattr(one, field.name), getattr(other, field.name)
-            assert (a is None and b is None) or torch.equal(a, b), field.name
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, field.name
 
 
 @pytest.mark.parametrize("augment", EVERYTHING, ids=["crops", "everything", "trivial"])
@@ -98,13 +101,13 @@ def test_going_on_in_the_middle_of_an_epoch_changes_no_pixel(
 
 def test_mixed_images_come_with_both_labels(data: PackedDataset) -> None:
     """A blend of two known images is found again from its labels and its share."""
-    loader = ResidentLoader(data, "train", None, CPU, Share())
+    loader = ResidentLoader(data, "train", None, CPU, Rank())
     [plain] = next(loader.training(AugmentConfig(), 3, 1, 0, 1, 12))
     [mixed] = next(loader.training(AugmentConfig(mixup_alpha=1.0), 3, 1, 0, 1, 12))
-    assert mixed.shares is not None
+    assert mixed.mix_weights is not None
     assert mixed.partner_labels is not None
     for i in range(12):
-        share = mixed.shares[i]
+        share = mixed.mix_weights[i]
         candidates = share * plain.images[i] + (1 - share) * plain.images
         partner = (candidates - mixed.images[i]).abs().amax((1, 2, 3)).argmin()
         assert torch.allclose(candidates[partner], mixed.images[i], atol=1e-5)
@@ -113,7 +116,7 @@ def test_mixed_images_come_with_both_labels(data: PackedDataset) -> None:
 
 
 def test_a_batch_holds_the_images_that_it_names(data: PackedDataset) -> None:
-    loader = ResidentLoader(data, "train", None, CPU, Share())
+    loader = ResidentLoader(data, "train", None, CPU, Rank())
     plain = AugmentConfig(crop_padding=0, horizontal_flip=0.0)
     [batch] = next(loader.training(plain, 0, 0, 0, 1, 10))
     samples = batch.samples.numpy()
@@ -124,7 +127,7 @@ def test_a_batch_holds_the_images_that_it_names(data: PackedDataset) -> None:
 
 
 def test_the_normalised_training_images_have_mean_0_and_deviation_1(data: PackedDataset) -> None:
-    loader = ResidentLoader(data, "train", None, CPU, Share())
+    loader = ResidentLoader(data, "train", None, CPU, Rank())
     images = torch.cat([b.images for b in loader.evaluation(16)]).double()
     assert images.mean((0, 2, 3)).abs().max() < 1e-5
     assert (images.std((0, 2, 3), unbiased=False) - 1).abs().max() < 1e-5
@@ -134,7 +137,7 @@ def test_the_normalised_training_images_have_mean_0_and_deviation_1(data: Packed
 def test_evaluation_sees_every_image_once_and_unchanged(data: PackedDataset, processes: int) -> None:
     seen = []
     for rank in range(processes):
-        loader = ResidentLoader(data, "val", None, CPU, Share(rank, processes))
+        loader = ResidentLoader(data, "val", None, CPU, Rank(rank, processes))
         for batch in loader.evaluation(4):
             seen += batch.samples.tolist()
             expected = normalize(
@@ -180,7 +183,7 @@ def test_crops_reach_every_place_and_half_the_images_are_mirrored() -> None:
 
 
 def test_images_are_resized_to_what_the_model_sees(data: PackedDataset) -> None:
-    loader = ResidentLoader(data, "val", 20, CPU, Share())
+    loader = ResidentLoader(data, "val", 20, CPU, Rank())
     assert next(loader.evaluation(4)).images.shape == (4, 3, 20, 20)
     flat = torch.full((1, 3, 8, 8), 0.25)
     assert torch.allclose(resize(flat, 20), torch.full((1, 3, 20, 20), 0.25))
@@ -193,5 +196,5 @@ def test_images_that_are_not_square_need_a_size(
     tree = build_image_tree(tmp_path / "tree", size=(8, 6))
     wide = prepare("image_folder", root=tmp_path / "data", source=tree, save_as="wide")
     with pytest.raises(UsageError, match=r"(?s)6×8.*data\.image_size"):
-        ResidentLoader(wide, "train", None, CPU, Share())
-    assert next(ResidentLoader(wide, "val", 8, CPU, Share()).evaluation(2)).images.shape[-2:] == (8, 8)
+        ResidentLoader(wide, "train", None, CPU, Rank())
+    assert next(ResidentLoader(wide, "val", 8, CPU, Rank()).evaluation(2)).images.shape[-2:] == (8, 8)

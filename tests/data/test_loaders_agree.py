@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from neuscale.config.schema import AugmentConfig, DataConfig
-from neuscale.data import choose
-from neuscale.data.augment import Rows
-from neuscale.data.choose import check_augment, choose_loader, create_loader
-from neuscale.data.file_loader import FileLoader
-from neuscale.data.listed import ListedDataset
-from neuscale.data.loader import Batch, Loader, Request, Share
-from neuscale.data.packed import PackedDataset
-from neuscale.data.resident import ResidentLoader
-from neuscale.data.stream import GROUP, StreamLoader
+from neuscale.data.augment.crops import Rows
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.loaders import choose
+from neuscale.data.loaders.choose import check_augment, choose_loader, create_loader
+from neuscale.data.loaders.image_files import FileLoader
+from neuscale.data.loaders.loader import Batch, Loader, Request
+from neuscale.data.loaders.resident import ResidentLoader
+from neuscale.data.loaders.streaming import GROUP, StreamLoader
+from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -29,7 +30,7 @@ MIXED = AugmentConfig(crop_padding=2, horizontal_flip=0.5, erasing=0.5, mixup_al
 
 
 def loaders(
-    both: tuple[PackedDataset, ListedDataset], split: str, share: Share, workers: int = 0
+    both: tuple[PackedDataset, ListedDataset], split: str, share: Rank, workers: int = 0
 ) -> dict[str, Loader]:
     packed, listed = both
     return {
@@ -44,7 +45,7 @@ def assert_same(ones: list[Batch], others: list[Batch]) -> None:
     for one, other in zip(ones, others, strict=True):
         for field in dataclasses.fields(Batch):
             a, b = getattr(one, field.name), getattr(other, field.name)
-            assert (a is None and b is None) or torch.equal(a, b), field.name
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, field.name
 
 
 def flat(steps: Iterator[list[Batch]]) -> list[Batch]:
@@ -72,14 +73,14 @@ def test_all_loaders_give_the_same_batches(
     for rank in {0, processes - 1}:
         batches = {
             kind: flat(loader.training(augment, seed, epoch, first, 5, 12, accumulation))
-            for kind, loader in loaders(both, "train", Share(rank, processes)).items()
+            for kind, loader in loaders(both, "train", Rank(rank, processes)).items()
         }
         assert_same(batches["resident"], batches["stream"])
         assert_same(batches["resident"], batches["files"])
 
 
 def test_processes_that_decode_change_no_pixel(both: tuple[PackedDataset, ListedDataset]) -> None:
-    resident, files = (loaders(both, "train", Share(), workers=3)[kind] for kind in ("resident", "files"))
+    resident, files = (loaders(both, "train", Rank(), workers=3)[kind] for kind in ("resident", "files"))
     assert_same(flat(resident.training(MIXED, 1, 2, 0, 5, 12)), flat(files.training(MIXED, 1, 2, 0, 5, 12)))
 
 
@@ -88,7 +89,7 @@ def test_evaluation_sees_the_same_in_all_of_them(
     both: tuple[PackedDataset, ListedDataset], processes: int
 ) -> None:
     for rank in range(processes):
-        made = loaders(both, "val", Share(rank, processes))
+        made = loaders(both, "val", Rank(rank, processes))
         batches = {kind: list(loader.evaluation(4)) for kind, loader in made.items()}
         assert len(batches["resident"]) == len(batches["stream"]) == len(batches["files"])
         if batches["resident"]:
@@ -108,7 +109,7 @@ def test_the_stream_reads_ahead_but_not_without_end(
         touch(self, samples)
 
     monkeypatch.setattr(StreamLoader, "_touch", counted)
-    batches = StreamLoader(both[0], "train", None, CPU, Share()).training(AugmentConfig(), 0, 0, 0, 20, 3)
+    batches = StreamLoader(both[0], "train", None, CPU, Rank()).training(AugmentConfig(), 0, 0, 0, 20, 3)
     next(batches)
     deadline = time.monotonic() + 20
     while sum(read) < 3 * 2 * GROUP and time.monotonic() < deadline:
@@ -126,7 +127,7 @@ def test_an_error_while_reading_ahead_reaches_the_one_who_trains(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(StreamLoader, "_touch", broken)
-    loader = StreamLoader(both[0], "train", None, CPU, Share())
+    loader = StreamLoader(both[0], "train", None, CPU, Rank())
     with pytest.raises(OSError, match="Input/output"):
         next(loader.training(AugmentConfig(), 0, 0, 0, 5, 12))
 
@@ -146,7 +147,7 @@ def test_the_choice_follows_from_size_and_memory_and_says_so(
     assert choose_loader(config, packed, CPU).kind == "resident"
     config.loader = "auto"
     assert choose_loader(config, listed, CPU).kind == "files"
-    assert isinstance(create_loader(choice, config, packed, "val", CPU, Share()), StreamLoader)
+    assert isinstance(create_loader(choice, config, packed, "val", CPU, Rank()), StreamLoader)
     config.loader = "stream"
     with pytest.raises(UsageError, match=r"(?s)kept as image files.*--save-as noise"):
         choose_loader(config, listed, CPU)
@@ -165,8 +166,8 @@ def test_copied_batches_are_those_of_the_order_too(
 ) -> None:
     """The path of a device of its own, on the one there is: buffers are used again and again."""
     packed, _ = both
-    resident = ResidentLoader(packed, "train", None, CPU, Share())
-    stream = StreamLoader(packed, "train", None, CPU, Share())
+    resident = ResidentLoader(packed, "train", None, CPU, Rank())
+    stream = StreamLoader(packed, "train", None, CPU, Rank())
 
     def copied(requests: Iterable[Request]) -> Iterator[Rows]:
         for rows in stream._copied(requests):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuscale.data.mix import Mix, beta_quantile, draw_mix, mix_images
+from neuscale.data.augment.mixing import Mix, beta_quantile, draw_mix, mix_images
 
 CPU = torch.device("cpu")
 
@@ -49,17 +49,17 @@ def test_cutmix_takes_a_box_and_the_share_is_what_is_left() -> None:
     own, other = torch.zeros(2000, 1, 12, 10), torch.ones(2000, 1, 12, 10)
     mixed = mix_images(own, other, mix)
     assert set(mixed.unique().tolist()) <= {0.0, 1.0}
-    assert torch.allclose(1 - mixed.mean((1, 2, 3)), mix.share, atol=1e-6)
+    assert torch.allclose(1 - mixed.mean((1, 2, 3)), mix.weight, atol=1e-6)
     for i in range(20):
         top, bottom, left, right = mix.box[i].tolist()
         assert mixed[i, 0, top:bottom, left:right].eq(1).all()
         assert mixed[i].sum() == (bottom - top) * (right - left)
-    assert 0.4 < mix.share.mean() < 0.8
+    assert 0.4 < mix.weight.mean() < 0.8
 
 
 def test_without_alphas_nothing_is_mixed() -> None:
     mix = draw_mix(0.0, 0.0, 0, 0, 50, 10, (8, 8), CPU)
-    assert (mix.share == 1).all()
+    assert (mix.weight == 1).all()
     images, partners = torch.rand(50, 3, 8, 8), torch.rand(50, 3, 8, 8)
     assert torch.equal(mix_images(images, partners, mix), images)
 

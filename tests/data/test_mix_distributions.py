@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data import mix
-from neuscale.data.augmentation import draw_augmentation
-from neuscale.data.mix import Mix, mix_partners
+from neuscale.data.augment import mixing as mix
+from neuscale.data.augment.mixing import Mix, mix_partners
+from neuscale.data.augment.pipeline import draw_augmentation
 
 from .chance import (
     assert_all_independent,
@@ -53,19 +53,19 @@ def beta_moments(values: torch.Tensor, alpha: float) -> None:
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 2.5])
 def test_mixups_shares_have_the_moments_of_their_beta(alpha: float) -> None:
     found = drawn(mixup_alpha=alpha)
-    beta_moments(found.share, alpha)
+    beta_moments(found.weight, alpha)
     assert not found.box.any()
 
 
 def test_cutmixs_boxes_leave_a_share_with_the_moments_of_its_beta(monkeypatch: pytest.MonkeyPatch) -> None:
     centred_boxes(monkeypatch)
     found = drawn((800, 600), cutmix_alpha=2.5)
-    beta_moments(found.share, 2.5)
+    beta_moments(found.weight, 2.5)
     top, bottom, left, right = found.box.double().unbind(1)
     # A box has the proportions of the image: height and width by the same part.
     assert ((bottom - top) / 800 - (right - left) / 600).abs().max() < 1 / 200
     area = (bottom - top) * (right - left) / (800 * 600)
-    assert (1 - area - found.share).abs().max() < 1e-6
+    assert (1 - area - found.weight).abs().max() < 1e-6
 
 
 def test_with_both_alphas_each_half_has_its_own_beta(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +73,8 @@ def test_with_both_alphas_each_half_has_its_own_beta(monkeypatch: pytest.MonkeyP
     found = drawn((800, 600), mixup_alpha=0.2, cutmix_alpha=2.5)
     cut = found.box[:, 1] > found.box[:, 0]
     assert_frequency(cut.numpy(), 0.5)
-    beta_moments(found.share[cut], 2.5)
-    beta_moments(found.share[~cut], 0.2)
+    beta_moments(found.weight[cut], 2.5)
+    beta_moments(found.weight[~cut], 0.2)
     assert_independent(cut[1:].numpy().astype(int), cut[:-1].numpy().astype(int))
 
 
@@ -92,7 +92,7 @@ def test_a_box_is_about_a_centre_that_is_any_pixel_equally_often(monkeypatch: py
     )
     assert_uniform(row * 8 + column, 12 * 8)
     share = 1 - (bottom - top) * (right - left) / 96
-    assert np.abs(found.share.numpy() - share).max() < 1e-6
+    assert np.abs(found.weight.numpy() - share).max() < 1e-6
 
 
 def test_a_boxs_size_its_row_and_its_column_are_independent() -> None:
@@ -107,7 +107,7 @@ def test_a_boxs_size_its_row_and_its_column_are_independent() -> None:
     }
     for values in places.values():
         assert_distributed(values, uniform_between(0, 1), slack=0.04)
-    assert_all_independent({**places, "share": found.share[inside].double().numpy()}, bins=4)
+    assert_all_independent({**places, "share": found.weight[inside].double().numpy()}, bins=4)
 
 
 def test_partners_are_at_any_distance_equally_often_and_a_batchs_says_nothing_of_the_next() -> None:

@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuscale.data.order import (
+from neuscale.data.sampling import (
     check_shares,
+    derived_seed,
     evaluation_batches,
+    integer_draws,
     micro_batches,
     permutation,
     steps_per_epoch,
+    uniform_draws,
 )
-from neuscale.data.randomness import derived_seed, integer_draws, uniform_draws
 from neuscale.errors import UsageError
 
 FROZEN_ORDER = [0, 2, 3, 6, 5, 8, 4, 1, 7, 9]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from conftest import TreeBuilder
-from neuscale.data.packed import ARRAY_FILES, META_FILE, PackedDataset, packed_path
-from neuscale.data.packed_writer import ChannelStatistics
+from neuscale.data.formats.meta import META_FILE, SPLITS
+from neuscale.data.formats.packed import PackedDataset, array_files, packed_path
+from neuscale.data.formats.write_packed import ChannelStatistics
 from neuscale.data.prepare import prepare
 from neuscale.errors import DataError, UsageError
 
@@ -68,7 +69,7 @@ def test_a_flipped_byte_anywhere_is_found(packed: Path, tmp_path: Path, data: st
     folder = tmp_path / "images"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(packed, folder)
-    file = data.draw(st.sampled_from((*ARRAY_FILES, META_FILE)))
+    file = data.draw(st.sampled_from((*array_files(SPLITS), META_FILE)))
     whole = (folder / file).read_bytes()
     position = data.draw(st.integers(0, len(whole) - 1))
     damaged = bytearray(whole)
@@ -85,7 +86,7 @@ def test_a_flipped_byte_anywhere_is_found(packed: Path, tmp_path: Path, data: st
             assert opened.verify() == [file]
 
 
-@pytest.mark.parametrize("file", [*ARRAY_FILES, META_FILE])
+@pytest.mark.parametrize("file", [*array_files(SPLITS), META_FILE])
 @pytest.mark.parametrize("kind", ["missing", "empty", "cut", "longer", "folder"])
 def test_a_file_that_is_not_whole_is_named_on_opening(file: str, kind: str, copy: Path) -> None:
     path = copy / file

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from conftest import TreeBuilder
-from neuscale.data.packed import PackedDataset
-from neuscale.data.picture import GAP, LABEL_WIDTH, _shown_size, sample_grid, save_picture, shortened
+from neuscale.data.datasets import _shown_size, sample_grid
+from neuscale.data.formats.packed import PackedDataset
 from neuscale.data.prepare import prepare
 from neuscale.errors import UserError
+from neuscale.pictures import GAP, LABEL_WIDTH, save_picture, shortened
 
 
 def packed(build_image_tree: TreeBuilder, folder: Path, size: tuple[int, int]) -> PackedDataset:
@@ -89,7 +90,7 @@ def test_each_row_is_a_class_of_those_shown_and_each_column_its_next_image(
 def test_small_images_are_enlarged_to_40_and_large_ones_shown_at_96(
     height: int, width: int, shown: tuple[int, int]
 ) -> None:
-    assert _shown_size(height, width) == shown
+    assert _shown_size(height, width) == shown[::-1]
 
 
 def test_large_images_are_made_smaller(build_image_tree: TreeBuilder, tmp_path: Path) -> None:

@@ -10,24 +10,25 @@ from PIL import Image
 from torch import Tensor
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augment import CropFlip, Normalize, Rows, crop_flip, normalize, resize
-from neuscale.data.augmentation import draw_augmentation
-from neuscale.data.file_loader import FileLoader
-from neuscale.data.jitter import Jitter, apply_jitter, turn_hue
-from neuscale.data.listed import ListedDataset
-from neuscale.data.listed_writer import list_images
-from neuscale.data.loader import Loader, Share
-from neuscale.data.packed import PackedDataset
-from neuscale.data.policy import (
+from neuscale.data.augment.color_jitter import Jitter, apply_jitter, turn_hue
+from neuscale.data.augment.crops import CropFlip, Normalize, Rows, crop_flip, normalize, resize
+from neuscale.data.augment.pipeline import draw_augmentation
+from neuscale.data.augment.policy import (
     Policy,
     adjust_brightness,
     adjust_contrast,
     adjust_saturation,
     apply_policy,
 )
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.formats.write_image_list import list_images
+from neuscale.data.loaders.image_files import FileLoader
+from neuscale.data.loaders.loader import Loader
+from neuscale.data.loaders.resident import ResidentLoader
+from neuscale.data.loaders.streaming import StreamLoader
 from neuscale.data.prepare import prepare
-from neuscale.data.resident import ResidentLoader
-from neuscale.data.stream import StreamLoader
+from neuscale.distributed.rank import Rank
 from neuscale.native_ops import native_ops
 
 CPU = torch.device("cpu")
@@ -108,14 +109,14 @@ def test_only_an_image_of_exactly_this_size_is_left_as_it_is() -> None:
 def test_images_that_are_not_square_are_normalised_and_then_resized(
     kind: type[ResidentLoader | StreamLoader], tree: Path, tinted: PackedDataset
 ) -> None:
-    loader = kind(tinted, "val", 8, CPU, Share())
+    loader = kind(tinted, "val", 8, CPU, Rank())
     assert loader.stored_size == (HEIGHT, WIDTH)
     expected = [scaled(image, 8) for image in normalized(tree, originals(tree, "val"))]
     batches = list(loader.evaluation(4))
     assert [len(batch.images) for batch in batches] == [4, 4, 3]
     np.testing.assert_allclose(torch.cat([b.images for b in batches]).numpy(), expected, atol=1e-4)
     assert torch.cat([b.labels for b in batches]).tolist() == [0] * 4 + [1] * 7
-    training = kind(tinted, "train", 8, CPU, Share()).training(AugmentConfig(), 0, 2, 0, 3, 5)
+    training = kind(tinted, "train", 8, CPU, Rank()).training(AugmentConfig(), 0, 2, 0, 3, 5)
     for [batch] in training:
         images = originals(tree, "train")[batch.samples.numpy()]
         expected = [scaled(image, 8) for image in normalized(tree, images)]
@@ -137,7 +138,7 @@ def test_an_evaluation_of_chosen_images_changes_their_bytes(tree: Path, tinted: 
 
     shown = []
     for rank in range(2):
-        for batch in ResidentLoader(tinted, "val", HEIGHT, CPU, Share(rank, 2)).evaluation(2, chosen, change):
+        for batch in ResidentLoader(tinted, "val", HEIGHT, CPU, Rank(rank, 2)).evaluation(2, chosen, change):
             shown += batch.samples.tolist()
             inverted = normalized(tree, 255 - images[batch.samples.numpy()])
             expected = [scaled(image, HEIGHT) for image in inverted]
@@ -154,7 +155,7 @@ def test_files_are_decoded_at_the_size_that_the_model_sees(
     listed_at: int | None, image_size: int | None, shown: int, tree: Path, tmp_path: Path
 ) -> None:
     data = list_images("image_folder", root=tmp_path, source=tree, size=listed_at)
-    loader = FileLoader(data, "val", image_size, CPU, Share(), 0)
+    loader = FileLoader(data, "val", image_size, CPU, Rank(), 0)
     assert (loader.size, loader.stored_size) == (shown, (shown, shown))
     middle = (0, (HEIGHT - WIDTH) / 2, WIDTH, (HEIGHT + WIDTH) / 2)
     mean, std = (np.array(values)[:, None, None] for values in (data.meta.mean, data.meta.std))
@@ -174,7 +175,7 @@ def test_files_of_squares_keep_their_pixels_where_no_size_is_given(tmp_path: Pat
             Image.fromarray(image).save(tmp_path / "tree" / split / "one" / f"{number}.png")
     data = list_images("image_folder", root=tmp_path / "data", source=tmp_path / "tree")
     assert isinstance(data, ListedDataset)
-    [batch] = FileLoader(data, "val", None, CPU, Share(), 0).evaluation(5)
+    [batch] = FileLoader(data, "val", None, CPU, Rank(), 0).evaluation(5)
     values = pixels.transpose(0, 3, 1, 2) / 255
     mean, std = values.mean((0, 2, 3)), values.std((0, 2, 3))
     expected = (values - mean[:, None, None]) / std[:, None, None]
@@ -216,7 +217,7 @@ def test_augmentations_come_in_order_and_the_partner_is_mixed_in_as_it_is_shown_
     tree: Path, tinted: PackedDataset
 ) -> None:
     """A partner is cropped, jittered and erased as at its own position, not as the image it is mixed with."""
-    loader: Loader = ResidentLoader(tinted, "train", HEIGHT, CPU, Share())
+    loader: Loader = ResidentLoader(tinted, "train", HEIGHT, CPU, Rank())
     mix = draw_augmentation(EVERYTHING, 4, 3, 15, 5, (HEIGHT, WIDTH), CPU).mix
     assert mix is not None
     steps = list(loader.training(EVERYTHING, 4, 3, 0, 3, 5))
@@ -226,7 +227,7 @@ def test_augmentations_come_in_order_and_the_partner_is_mixed_in_as_it_is_shown_
     for step, [batch] in enumerate(steps):
         for i, shown in enumerate(batch.images):
             position = 5 * step + i
-            partner, share = int(mix.partner[position]), float(mix.share[position])
+            partner, share = int(mix.partner[position]), float(mix.weight[position])
             expected = share * alone[position] + (1 - share) * alone[partner]
             top, bottom, left, right = mix.box[position].tolist()
             if bottom > top:
@@ -234,9 +235,9 @@ def test_augmentations_come_in_order_and_the_partner_is_mixed_in_as_it_is_shown_
                 expected[:, top:bottom, left:right] = alone[partner][:, top:bottom, left:right]
             squares = scaled(expected.numpy(), HEIGHT)
             np.testing.assert_allclose(shown.numpy(), squares, atol=1e-4)
-            assert batch.partner_labels is not None and batch.shares is not None
+            assert batch.partner_labels is not None and batch.mix_weights is not None
             assert batch.partner_labels[i] == int(order[partner] >= 9)
-            assert batch.shares[i] == pytest.approx(share)
+            assert batch.mix_weights[i] == pytest.approx(share)
 
 
 @pytest.mark.parametrize("options", [{}, {"hue": 0.3, "brightness": 0.5}, {"policy": "trivialaugment"}])
@@ -245,7 +246,7 @@ def test_jitter_or_a_policy_alone_is_applied_to_the_bytes(
 ) -> None:
     """With neither of them images take a shorter way, and with one they must not."""
     augment = AugmentConfig(crop_padding=1, horizontal_flip=0.5, **options)  # type: ignore[arg-type]
-    loader = ResidentLoader(tinted, "train", HEIGHT, CPU, Share())
+    loader = ResidentLoader(tinted, "train", HEIGHT, CPU, Rank())
     [batch] = next(loader.training(augment, 4, 3, 0, 1, 15))
     drawn = draw_augmentation(augment, 4, 3, 15, 15, (HEIGHT, WIDTH), CPU)
     images = torch.from_numpy(originals(tree, "train")[batch.samples.numpy()])

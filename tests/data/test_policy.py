@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import RandAugment, TrivialAugmentWide
 
-from neuscale.data import policy
-from neuscale.data.policy import BINS, OPERATIONS, Policy, apply_policy, strengths
+from neuscale.data.augment import policy
+from neuscale.data.augment.policy import BINS, OPERATIONS, Policy, apply_policy, strengths
 
 NAMES = {
     policy.SHEAR_X: "ShearX",

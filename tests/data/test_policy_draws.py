@@ -6,8 +6,8 @@ import torch
 from torchvision.transforms.v2 import RandAugment, TrivialAugmentWide
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.augmentation import Augmentation, draw_augmentation
-from neuscale.data.policy import BINS, OPERATIONS
+from neuscale.data.augment.pipeline import Augmentation, draw_augmentation
+from neuscale.data.augment.policy import BINS, OPERATIONS
 
 from .chance import (
     assert_all_independent,

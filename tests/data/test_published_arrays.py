@@ -129,7 +129,7 @@ def test_a_malicious_pickle_is_not_executed(tmp_path: Path) -> None:
     [
         ({"data": np.zeros((2, 3072), np.uint8), "labels": [1, 10]}, "out of range"),
         ({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}, "not a batch"),
-        ({"data": np.zeros((2, 3072), np.float32), "labels": [1, 1]}, "no bytes"),
+        ({"data": np.zeros((2, 3072), np.float32), "labels": [1, 1]}, "not bytes"),
         ({"labels": [1]}, "not a batch"),
         ([1, 2], "not a batch"),
         (b"\x80\x04garbage", "not a batch"),

@@ -4,6 +4,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from PIL import Image
 
 from conftest import ListeningProgress
 from neuscale.cli import run
-from neuscale.data.listed_writer import list_images
-from neuscale.data.packed import ARRAY_FILES, PackedDataset
-from neuscale.data.packed_writer import ChannelStatistics
+from neuscale.data.formats.meta import SPLITS, PackedMeta
+from neuscale.data.formats.packed import PackedDataset, array_files
+from neuscale.data.formats.write_image_list import list_images
+from neuscale.data.formats.write_packed import ChannelStatistics
 from neuscale.data.prepare import prepare
 
 HEIGHT, WIDTH = 14, 9
@@ -75,11 +77,39 @@ def test_packed_images_labels_and_statistics_are_those_of_the_files(packed: Pack
     assert meta.std == pytest.approx(values.std((0, 2, 3), ddof=0).tolist(), rel=1e-12)
 
 
+def digest(fields: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"mean": [0.5, 0.5, 0.5]},
+        {"std": [0.25, 0.25, 0.25]},
+        {"height": 9, "width": 14},
+        {"counts": {"train": 1, "val": 1}},
+        {"classes": CLASSES[::-1]},
+        {"checksums": {}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_whatever_training_reads_is_in_the_fingerprint(packed: PackedDataset, changed: Any) -> None:
+    other = replace(packed.meta, **changed)
+    assert other.fingerprint != packed.meta.fingerprint
+    assert not other.is_recorded_as(packed.meta.fingerprint)
+
+
 def test_checksums_and_fingerprint_are_those_of_the_files_on_disk(packed: PackedDataset) -> None:
-    sums = {file: hashlib.sha256((packed.folder / file).read_bytes()).hexdigest() for file in ARRAY_FILES}
+    sums = {
+        file: hashlib.sha256((packed.folder / file).read_bytes()).hexdigest() for file in array_files(SPLITS)
+    }
     assert packed.meta.checksums == sums
-    identity = json.dumps({"checksums": sums, "classes": CLASSES}, sort_keys=True)
-    assert packed.meta.fingerprint == hashlib.sha256(identity.encode()).hexdigest()
+    meta = packed.meta
+    first = {"checksums": sums, "classes": CLASSES}
+    numbers = {"mean": meta.mean, "std": meta.std, "shape": [3, 14, 9], "counts": TOTALS, "size": None}
+    assert meta.fingerprint == digest({"version": 2, **first, **numbers})
+    assert meta.is_recorded_as(digest(first)), "runs that recorded the first version are understood"
+    assert not meta.is_recorded_as(digest({**first, "classes": CLASSES[::-1]}))
     record = json.loads((packed.folder / "meta.json").read_text())
     assert record["fingerprint"] == packed.meta.fingerprint
     assert (record["format_version"], record["counts"], record["height"], record["width"]) == (
@@ -239,3 +269,13 @@ def test_list_shows_classes_sides_and_counts(neuscale: Command) -> None:
     assert table["uneven"] == ["uneven", "4", "14×9", "prepared: 17 + 13 images"]
     assert table["tiny_imagenet"] == ["Tiny ImageNet", "200", "64×64", "not prepared"]
     assert table["image_folder"] == ["Image folder", "yours", "yours", "not prepared"]
+
+
+@pytest.mark.parametrize("made", [{"fit": "stretch"}, {"value_range": [9, 3]}, {"value_range": "all"}])
+def test_a_record_of_a_decoding_that_cannot_be_is_refused(
+    packed: PackedDataset, made: dict[str, Any]
+) -> None:
+    """With its checksum made right, as who edits one does."""
+    other = replace(packed.meta, source=packed.meta.source | made)
+    with pytest.raises((ValueError, TypeError)):
+        PackedMeta.loads(other.dumps())

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuscale.data.resized_crop import draw_windows, window_pixels
+from neuscale.data.augment.crops import draw_windows, window_pixels
 
 
 @settings(deadline=None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ArchiveBuilder, ListeningProgress, TreeBuilder
-from neuscale.data.packed import PackedDataset
+from neuscale.data.formats.packed import PackedDataset
 from neuscale.data.prepare import prepare
 from neuscale.errors import DataError
 

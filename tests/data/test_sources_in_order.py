@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,17 @@ from conftest import ArchiveBuilder, ListeningProgress, TreeBuilder
 from neuscale.data import open_source
 from neuscale.data import prepare as prepare_module
 from neuscale.data.catalog import CATALOG
-from neuscale.data.image_tree import write_image_tree
-from neuscale.data.listed import ListedDataset
-from neuscale.data.listed_writer import list_images
-from neuscale.data.packed import PackedDataset
-from neuscale.data.prepare import check_arguments, packed_name, prepare
-from neuscale.data.prepared import is_prepared, open_prepared, prepared_names, remedy
+from neuscale.data.datasets import is_prepared, open_prepared, prepared_names, remedy
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.formats.write_image_list import list_images
+from neuscale.data.formats.write_image_tree import write_image_tree
+from neuscale.data.open_source import check_arguments, packed_name
+from neuscale.data.prepare import prepare
 from neuscale.data.sources import idx
-from neuscale.data.sources.folder import open_image_folder
 from neuscale.data.sources.idx import IdxSource
+from neuscale.data.sources.image_folder import open_image_folder
+from neuscale.data.sources.options import SourceOptions
 from neuscale.data.sources.source import Block
 from neuscale.errors import UsageError
 from neuscale.progress import Silent
@@ -39,7 +42,10 @@ def test_of_several_held_out_folders_val_is_taken_and_test_last(tmp_path: Path) 
             Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / name / "cat" / f"{image}.png")
     for name, count in (("val", 5), ("validation", 4), ("valid", 3), ("test", 2)):
         source = open_image_folder(tmp_path)
-        assert (source.held_out, dict(source.counts)) == (name, {"train": 1, "val": count})
+        test = {} if name == "test" else {"test": 2}
+        assert (source.held_out, dict(source.counts)) == (name, {"train": 1, "val": count, **test})
+        unused = {"val": 2, "validation": 1}.get(name, 0)
+        assert len([warning for warning in source.warnings if "not used: the" in warning]) == unused
         for path in sorted((tmp_path / name).rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         (tmp_path / name).rmdir()
@@ -106,7 +112,7 @@ class _Arrays:
 def test_a_tree_of_twelve_classes_is_read_in_the_order_of_their_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: ListeningProgress
 ) -> None:
-    monkeypatch.setattr("neuscale.data.image_tree.open_source", lambda *_: (_Arrays(), {}))
+    monkeypatch.setattr("neuscale.data.formats.write_image_tree.open_source", lambda *_: (_Arrays(), {}))
     folder = write_image_tree("fashion_mnist", root=tmp_path, progress=listening)
     assert [(task.title, task.done, task.total, task.unit) for task in listening.tasks] == [
         ("writing train", 24, 24, "img"),
@@ -140,10 +146,10 @@ def test_a_data_set_is_named_after_its_folder_or_archive(source: str, save_as: s
 def test_published_sets_keep_their_names_and_sizes_end_at_1024(tmp_path: Path) -> None:
     assert packed_name(CATALOG["cifar10"], tmp_path, None) == "cifar10"
     for size in (1, 1024):
-        check_arguments(CATALOG["image_folder"], tmp_path, size)
+        check_arguments(CATALOG["image_folder"], tmp_path, SourceOptions(size=size))
     for size in (0, -3, 1025):
         with pytest.raises(UsageError, match="not possible"):
-            check_arguments(CATALOG["image_folder"], tmp_path, size)
+            SourceOptions(size=size)
 
 
 def test_packed_and_listed_sets_are_found_by_name_and_packed_ones_first(
@@ -184,7 +190,16 @@ def test_the_record_says_where_the_images_are_from(
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     record = json.loads((data.folder / "meta.json").read_text())
-    assert record["source"] == {
+    there = record["source"]
+    assert there.pop("place") == str(source)
+    assert abs(datetime.fromisoformat(there.pop("prepared")) - datetime.now(UTC)) < timedelta(minutes=5)
+    if container == "folder":
+        files = [path for path in sorted(tree.rglob("*")) if path.is_file()]
+        listing = there.pop("listing")
+        assert (listing["files"], listing["bytes"]) == (len(files), sum(p.stat().st_size for p in files))
+    else:
+        assert there.pop("seen") == [len(content), source.stat().st_mtime_ns]
+    assert there == {
         "catalog": "image_folder",
         "kind": "folder" if container == "folder" else "archive",
         "given": source.name,
@@ -207,7 +222,7 @@ def test_an_archive_with_the_published_checksum_is_called_official(
     published = dataclasses.replace(entry.files[0], md5=hashlib.md5(path.read_bytes()).hexdigest())
     for files, official in ((entry.files, False), ((published,), True)):
         known = dataclasses.replace(entry, files=files)
-        _, record = open_source.open_source(known, path, None, tmp_path, Silent())
+        _, record = open_source.open_source(known, path, SourceOptions(), tmp_path, Silent())
         assert record["official"] is official
     monkeypatch.setattr(prepare_module, "catalog_entry", lambda _: known)
     data = prepare("tiny_imagenet", root=tmp_path / "data", source=path)

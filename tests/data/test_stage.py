@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 from conftest import ListeningProgress, TreeBuilder
-from neuscale.data.packed import ARRAY_FILES, PackedDataset
+from neuscale.data.formats.meta import SPLITS
+from neuscale.data.formats.packed import PackedDataset, array_files
 from neuscale.data.prepare import prepare
-from neuscale.data.stage import stage, staged_for_training
+from neuscale.data.staging import stage, staged_for_training
 from neuscale.errors import DataError, UsageError
 
 STAGE = """
 import sys
 from pathlib import Path
-from neuscale.data.packed import PackedDataset
-from neuscale.data.stage import stage
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.staging import stage
 from neuscale.progress import Silent
 
 class Told(Silent):
@@ -51,7 +52,9 @@ def _with_new_checksums(data: PackedDataset) -> PackedDataset:
     import dataclasses
     import hashlib
 
-    sums = {file: hashlib.sha256((data.folder / file).read_bytes()).hexdigest() for file in ARRAY_FILES}
+    sums = {
+        file: hashlib.sha256((data.folder / file).read_bytes()).hexdigest() for file in array_files(SPLITS)
+    }
     meta = dataclasses.replace(
         data.meta, checksums=sums, counts={"train": 30 * 1500, "val": data.meta.counts["val"]}
     )
@@ -61,7 +64,7 @@ def _with_new_checksums(data: PackedDataset) -> PackedDataset:
 
 def same(one: PackedDataset, other: PackedDataset) -> bool:
     return one.meta == other.meta and all(
-        (one.folder / file).read_bytes() == (other.folder / file).read_bytes() for file in ARRAY_FILES
+        (one.folder / file).read_bytes() == (other.folder / file).read_bytes() for file in array_files(SPLITS)
     )
 
 

@@ -1,18 +1,22 @@
 """When data are staged and what is copied: every byte, of these data, to where the words say."""
 
+import os
 import shutil
+import stat
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import ListeningProgress, TreeBuilder
-from neuscale.data import stage as module
-from neuscale.data.packed import ARRAY_FILES, META_FILE, PackedDataset
+from neuscale.data import staging as module
+from neuscale.data.formats.meta import META_FILE, SPLITS
+from neuscale.data.formats.packed import PackedDataset, array_files
 from neuscale.data.prepare import prepare
-from neuscale.data.stage import stage, staged_for_training
-from neuscale.errors import DataError
+from neuscale.data.staging import stage, staged_for_training
+from neuscale.errors import DataError, UserError
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -55,11 +59,11 @@ def test_every_piece_is_copied_to_its_own_place(
     monkeypatch.setattr(module, "_CHUNK", piece)
     copy = stage(data, tmp_path, listening)
     assert copy.folder == tmp_path / "neuscale" / "packed" / "pets"
-    assert sorted(path.name for path in copy.folder.iterdir()) == sorted((*ARRAY_FILES, META_FILE))
-    for file in (*ARRAY_FILES, META_FILE):
+    assert sorted(path.name for path in copy.folder.iterdir()) == sorted((*array_files(SPLITS), META_FILE))
+    for file in (*array_files(SPLITS), META_FILE):
         assert (copy.folder / file).read_bytes() == (data.folder / file).read_bytes()
     [task] = [task for task in listening.tasks if task.title == "staging pets"]
-    size = sum((data.folder / file).stat().st_size for file in ARRAY_FILES)
+    size = sum((data.folder / file).stat().st_size for file in array_files(SPLITS))
     assert (task.done, task.total, task.unit) == (size, size, "B")
 
 
@@ -88,7 +92,10 @@ def test_the_disk_needs_room_for_the_files_and_64_mib(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    needed = sum(path.stat().st_size for path in pair[0].folder.iterdir()) + 64 * 1024 * 1024
+    needed = (
+        sum((pair[0].folder / file).stat().st_size for file in (*array_files(SPLITS), META_FILE))
+        + 64 * 1024 * 1024
+    )
     free(monkeypatch, needed + spare)
     if not spare:
         assert stage(pair[0], tmp_path).verify() == []
@@ -135,3 +142,52 @@ def test_a_folder_is_staged_to_outside_of_jobs_and_may_begin_with_the_home(
     copy = staged_for_training(pair[0], "~/fast", listening)
     assert copy.folder == tmp_path / "fast" / "neuscale" / "packed" / "pets"
     shutil.rmtree(tmp_path / "fast")
+
+
+def open_to_others(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+
+
+def of_another_user(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    if os.getuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    os.chown(folder, 54321, 54321)
+
+
+def a_link(folder: Path) -> None:
+    (folder.parent / "elsewhere").mkdir(parents=True)
+    folder.symlink_to(folder.parent / "elsewhere")
+
+
+FOREIGN = [open_to_others, of_another_user, a_link]
+
+
+@pytest.mark.parametrize("make_foreign", FOREIGN)
+def test_a_folder_that_others_could_change_is_passed_over(
+    make_foreign: Callable[[Path], None], pair: tuple[PackedDataset, PackedDataset], tmp_path: Path
+) -> None:
+    """A copy is compared with its checksums once, and read for hours."""
+    make_foreign(tmp_path / "neuscale")
+    copy = stage(pair[0], tmp_path)
+    own = tmp_path / f"neuscale-{os.getuid()}"
+    assert copy.folder == own / "packed" / "pets"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    assert not any((tmp_path / "neuscale").iterdir())
+    assert stage(copy, tmp_path) is copy
+
+
+@pytest.mark.parametrize("make_foreign", FOREIGN)
+def test_without_a_folder_of_its_own_nothing_is_staged(
+    make_foreign: Callable[[Path], None],
+    pair: tuple[PackedDataset, PackedDataset],
+    in_a_job: Path,
+    listening: ListeningProgress,
+) -> None:
+    make_foreign(in_a_job / f"neuscale-{os.getuid()}")
+    (in_a_job / "neuscale").symlink_to(in_a_job)
+    with pytest.raises(UserError, match=r"(?s)others own it .*Stage to a folder of your own"):
+        stage(pair[0])
+    assert staged_for_training(pair[0], "auto", listening) is pair[0]
+    assert "not staged, reading" in listening.warnings[0]

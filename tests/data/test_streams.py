@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data import order, randomness
-from neuscale.data.augmentation import draw_augmentation
-from neuscale.data.file_loader import FileLoader
-from neuscale.data.listed import ListedDataset
-from neuscale.data.loader import Share
-from neuscale.data.order import permutation
-from neuscale.data.packed import PackedDataset
-from neuscale.data.randomness import derived_seed, integer_draws, raw_draws, uniform_draws
-from neuscale.data.resident import ResidentLoader
-from neuscale.data.resized_crop import draw_windows
+from neuscale.data import sampling as order
+from neuscale.data import sampling as randomness
+from neuscale.data.augment.crops import draw_windows
+from neuscale.data.augment.pipeline import draw_augmentation
+from neuscale.data.formats.image_list import ListedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.loaders.image_files import FileLoader
+from neuscale.data.loaders.resident import ResidentLoader
+from neuscale.data.sampling import derived_seed, integer_draws, permutation, raw_draws, uniform_draws
+from neuscale.distributed.rank import Rank
 from neuscale.models.layers import BRANCHES, DropPath
 from neuscale.training.drop_path import DropPathDraws
 
@@ -129,8 +129,8 @@ def test_what_a_loader_draws_is_that_of_the_runs_seed_and_the_epoch(
     """Otherwise every epoch would show the same crops in the same order."""
     packed, listed = both
     loaders = (
-        ResidentLoader(packed, "train", None, CPU, Share()),
-        FileLoader(listed, "train", None, CPU, Share(), 0),
+        ResidentLoader(packed, "train", None, CPU, Rank()),
+        FileLoader(listed, "train", None, CPU, Rank(), 0),
     )
     for loader in loaders:
         asked.clear()
@@ -214,7 +214,7 @@ def test_what_is_drawn_is_the_same_in_a_year() -> None:
     boxes = [[2, 9, 3, 7], [5, 9, 2, 4], [7, 9, 5, 8], [1, 10, 0, 4], [3, 8, 5, 9], [4, 11, 0, 4]]
     assert drawn.erasing.box.tolist() == boxes
     assert drawn.mix.partner.tolist()[:4] == [3, 0, 1, 2]
-    assert drawn.mix.share.tolist() == pytest.approx(
+    assert drawn.mix.weight.tolist() == pytest.approx(
         [0.5556, 0.3987, 0.8519, 0.8148, 0.6429, 0.7821], abs=1e-4
     )
     cut = [[4, 12, 3, 9], [0, 0, 0, 0], [0, 4, 3, 7], [7, 12, 0, 4]]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neuscale.data.sources.zip_runs import read_plain
-from neuscale.data.sources.zip_tree import ZipTree
+from neuscale.data.sources.zip_tree import ZipTree, read_plain
 from neuscale.errors import DataError
 
 NAMES = ("a/0.png", "a/ü.png", "b/0.png", "b/empty.png", "c/much.png")
