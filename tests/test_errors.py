@@ -50,6 +50,6 @@ def test_an_error_is_what_is_wrong_and_what_to_do() -> None:
 def test_an_error_of_the_disk_in_words(number: int, what: str, fix: str) -> None:
     error = disk_error(OSError(number, os.strerror(number)), "/big/runs")
     assert error.problem == f"/big/runs: {what}."
-    assert error.fix.startswith(f"To go on, {fix}: $NEUSCALE_DATA")
+    assert error.fix.startswith(f"To continue, {fix}: $NEUSCALE_DATA")
     assert error.exit_code == 1
     assert disk_error(OSError("odd"), "x").problem == "x: odd."

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from neuscale.config import compose_config
-from neuscale.runs.manifest import VERSION
+from runs.conftest import manifest_of
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 if not SCRIPTS.is_dir():
     pytest.skip("the benchmarks are not in this checkout", allow_module_level=True)
+
+REPLAY = {"of": "", "forced": [], "equal": True, "verdict": "equal", "first": None, "changed": []}
 
 README = """# Title
 before
@@ -29,16 +31,17 @@ after
 
 def write_run(folder: Path, name: str, seed: int, top1: float, *words: str, **fields: Any) -> None:
     """The manifest of a finished run."""
-    manifest = {
-        "version": VERSION,
-        "status": "finished",
+    whole = manifest_of(name)
+    manifest = whole | {
         "started": f"2026-11-21T12:00:0{seed}+00:00",
         "seed": seed,
         "precision": "fp32",
         "packages": {"torch": "2.15.0"},
         "config": asdict(compose_config(["experiment=quickstart", f"run.seed={seed}", *words])),
-        "machine": {"kind": "cpu", "cpu": "AMD EPYC", "device": "CPU, 2 threads", "processes": 2},
-        "result": {
+        "machine": whole["machine"]
+        | {"kind": "cpu", "cpu": "AMD EPYC", "device": "CPU, 2 threads", "processes": 2},
+        "result": whole["result"]
+        | {
             "last": {"top1": top1, "top5": 1.0, "loss": 1.0},
             "train_seconds": 90.0,
             "images_per_second": 1000.4,
@@ -64,7 +67,7 @@ def test_runs_become_rows_and_rows_the_readmes_table(tmp_path: Path) -> None:
     for seed, top1 in enumerate((0.88, 0.90, 0.92)):
         write_run(runs, f"s{seed}", seed, top1)
     write_run(runs, "changed", 0, 0.5, "optim.lr=1e-3")
-    write_run(runs, "replayed", 0, 0.1, replay={"of": "s0"})
+    write_run(runs, "replayed", 0, 0.1, replay=REPLAY | {"of": "s0"})
     write_run(runs, "failed", 5, 0.1, status="failed")
     (runs / "broken").mkdir()
     (runs / "broken" / "manifest.json").write_text("{")
@@ -79,7 +82,7 @@ def test_runs_become_rows_and_rows_the_readmes_table(tmp_path: Path) -> None:
 
     other = tmp_path / "elsewhere"
     machine = {"kind": "cuda", "cpu": "x", "device": "NVIDIA H100", "processes": 1}
-    write_run(other, "gpu", 0, 0.95, machine=machine)
+    write_run(other, "gpu", 0, 0.95, machine=manifest_of("gpu")["machine"] | machine)
     assert script("experiments.py", other, "--results", results).returncode == 0
     assert len(rows(results)) == 3, "the rows of other machines stay"
 

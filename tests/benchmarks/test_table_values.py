@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from neuscale.runs.manifest import write_manifest
+from runs.conftest import manifest_of
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 if not SCRIPTS.is_dir():
@@ -181,12 +182,13 @@ def test_a_row_is_over_the_newest_run_of_each_seed(scripts: dict[str, ModuleType
 def test_only_finished_runs_of_a_recipe_are_gathered(
     scripts: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = {"version": 2, "status": "finished", "config": {"experiment": "vit"}}
+    base = manifest_of("x", experiment="vit")
+    replay = {"of": "x", "forced": [], "equal": True, "verdict": "equal", "changed": []}
     runs = {
         "good": base,
         "stopped": base | {"status": "stopped"},
         "own": base | {"config": {"experiment": None}},
-        "replayed": base | {"replay": {}},
+        "replayed": base | {"replay": replay},
         "newer": base | {"version": 9},
     }
     for name, content in runs.items():

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any, NamedTuple
 
 import pytest
 import typer
 
+import neuscale
 from neuscale.cli import run
 from neuscale.cli.app import app
 
@@ -62,6 +64,10 @@ class Callees:
     """Stand-ins for functions; `arguments`: those of the last call of each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # A module that is first imported while a stand-in is there would keep it for good.
+        for module in walk_packages(neuscale.__path__, "neuscale."):
+            if not module.name.startswith(("neuscale.integrations", "neuscale.__main__")):
+                import_module(module.name)
         self._monkeypatch = monkeypatch
         self.arguments: dict[str, dict[str, Any]] = {}
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from conftest import TreeBuilder
-from neuscale.data.packed import PackedDataset, packed_path
-from neuscale.data.prepared import prepared_names
+from neuscale.data.datasets import prepared_names
+from neuscale.data.formats.packed import PackedDataset, packed_path
 
 TOP = "tiny-imagenet-200"
 IMAGE = f"{TOP}/train/n02/images/n02_1.JPEG"
@@ -41,9 +41,9 @@ def zip_of(path: Path, members: Members) -> Path:
     return path
 
 
-def gif() -> bytes:
+def icon() -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(buffer, format="GIF")
+    Image.new("RGB", (16, 16)).save(buffer, format="ICO")
     return buffer.getvalue()
 
 
@@ -53,7 +53,7 @@ def changed(members: Members, kind: str) -> Members:
         "image cut short": {IMAGE: image[: len(image) // 2]},
         "image of no bytes": {IMAGE: b""},
         "text called JPEG": {IMAGE: b"I am no image"},
-        "GIF called JPEG": {IMAGE: gif()},
+        "icon called JPEG": {IMAGE: icon()},
         "annotated image missing": {ANNOTATIONS: annotations.replace(b"val_2", b"val_77")},
         "unknown class": {ANNOTATIONS: annotations.replace(b"n03", b"n55", 1)},
         "no annotations": {ANNOTATIONS: None},
@@ -69,7 +69,7 @@ BAD = {
     "image cut short": ("n02_1.JPEG", "damaged or cut short", "Replace or remove it"),
     "image of no bytes": ("n02_1.JPEG", "the file is empty", "Replace or remove it"),
     "text called JPEG": ("n02_1.JPEG", "not an image", "Replace or remove it"),
-    "GIF called JPEG": ("n02_1.JPEG", "not an image", "Replace or remove it"),
+    "icon called JPEG": ("n02_1.JPEG", "it is an icon (ICO)", "Replace or remove it"),
     "annotated image missing": ("val_annotations.txt, line 3", "'val_77.JPEG' is missing", "anew"),
     "unknown class": ("val_annotations.txt, line 3", "class 'n55' is not in wnids.txt", "anew"),
     "no annotations": ("val_annotations.txt", "the file is missing", "anew"),

@@ -18,11 +18,11 @@ NOT_FOUND = [
     (["train", "--processes", "0"], ["--processes", "1"]),
     (["train", "--gpus", "2", "--processes", "3"], ["--gpus and --processes contradict"]),
     (["train", "--gpus", "1", "run.device=cpu"], ["--gpus 1 and run.device=cpu contradict"]),
-    (["train", "--resume", "one", "two"], ["one run, not with one and two"]),
+    (["train", "--resume", "one", "two"], ["one run, not one and two"]),
     (["train", "--resume", "nope"], ["nope: there is no such run in", "Runs there: none"]),
     (["eval", "nope"], ["nope: there is no such run in", "Runs there: none"]),
     (["eval", "last"], ["there are no runs yet", "neuscale train"]),
-    (["eval", "last", "--split", "test"], ["--split test: expected train or val"]),
+    (["eval", "last", "--split", "tset"], ["--split tset: expected train, val or test"]),
     (["data", "prepare", "fashion-mnist"], ["fashion-mnist", "Did you mean 'fashion_mnist'?"]),
     (["data", "prepare", "image_folder"], ["image_folder needs images", "--source"]),
     (["data", "verify", "a/b"], ["'a/b' cannot be the name"]),
@@ -90,7 +90,7 @@ def test_a_run_name_that_is_taken(train: Callable[..., Any], done: Path) -> None
     before = sorted(path.stat().st_mtime_ns for path in done.rglob("*"))
     said = train("run.name=done")
     assert said.code == 2
-    assert f"{done}: there is a run of this name. Add --resume" in said.words
+    assert f"{done}: there is a run of this name. Use --resume" in said.words
     assert sorted(path.stat().st_mtime_ns for path in done.rglob("*")) == before
 
 

@@ -8,7 +8,7 @@ import pytest
 
 # A command up to an option, what the option takes, and how that is said.
 CHOICES = [
-    ("eval some --split", "train val", "expected train or val."),
+    ("eval some --split", "train val test", "expected train, val or test."),
     ("eval some --tta", "none flip", "expected none or flip."),
     ("eval some --weights", "auto raw ema", "expected auto, raw or ema."),
     ("predict some image.png --weights", "auto raw ema", "expected auto, raw or ema."),
@@ -24,10 +24,10 @@ BENCH = [
     ("bench step --precision", "expected fp32, bf16 or fp16."),
 ]
 CONTRADICTIONS = [
-    ("sweep --resume --name s", "--resume goes on with a sweep as it was begun."),
-    ("sweep --resume --random 2", "--resume goes on with a sweep as it was begun."),
-    ("sweep --resume run.seed=0,1", "--resume goes on with one sweep"),
-    ("sweep --resume one two", "--resume goes on with one sweep"),
+    ("sweep --resume --name s", "--resume continues a sweep as it was started."),
+    ("sweep --resume --random 2", "--resume continues a sweep as it was started."),
+    ("sweep --resume run.seed=0,1", "--resume continues one sweep"),
+    ("sweep --resume one two", "--resume continues one sweep"),
     ("predict some image.png --csv a.csv --json", "--csv and --json contradict each other."),
     ("data prepare image_folder --layout folder --size 8", "--size and --layout folder do not go together."),
     (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from neuscale.runs.compare import Comparison
-from neuscale.runs.equality import Verdict
+from neuscale.analysis.compare import Comparison
+from neuscale.analysis.equality import Verdict
 
 from .options import CALLED, NOT_CALLED, Callees, Option, commands, options_of
 
@@ -21,6 +21,7 @@ BASE = {
     "data prepare": ["data", "prepare", "cifar10"],
     "data verify": ["data", "verify", "pets"],
     "data info": ["data", "info", "pets"],
+    "data check": ["data", "check", "pets"],
     "data stage": ["data", "stage", "pets"],
     "runs list": ["runs", "list"],
     "runs show": ["runs", "show", "some"],
@@ -81,7 +82,20 @@ OPTIONS: dict[str, list[Option]] = {
     "data list": [AS_JSON],
     "data prepare": [
         Option(["--source", str(PATH)], "prepare.source", PATH, None),
-        Option(["--size", "48"], "prepare.size", 48, None),
+        Option(["--size", "48"], "prepare.options.size", 48, None),
+        Option(["--size", "48", "--fit", "pad"], "prepare.options.fit", "pad", None),
+        Option(["--val-share", "0.25"], "prepare.options.val_share", 0.25, None),
+        Option(["--folds", "5", "--fold", "3"], "prepare.options.folds", 5, None),
+        Option(["--folds", "5", "--fold", "3"], "prepare.options.fold", 3, None),
+        Option(["--val-share", "0.25", "--split-seed", "7"], "prepare.options.split_seed", 7, None),
+        Option(["--nested"], "prepare.options.nested", True, None),
+        Option(["--no-nested"], "prepare.options.nested", False, None),
+        Option(["--labels", "t.csv"], "prepare.options.labels", Path("t.csv"), None),
+        Option(["--labels", "t.csv", "--image-column", "a"], "prepare.options.image_column", "a", None),
+        Option(["--labels", "t.csv", "--label-column", "b"], "prepare.options.label_column", "b", None),
+        Option(["--labels", "t.csv", "--split-column", "c"], "prepare.options.split_column", "c", None),
+        Option(["--encoding", "cp932"], "prepare.options.encoding", "cp932", None),
+        Option(["--value-range", "16:4095"], "prepare.options.value_range", (16, 4095), None),
         Option(["--save-as", "mine"], "prepare.save_as", "mine", None),
         Option(["--force"], "prepare.force", True, False),
         Option(["--skip-bad"], "prepare.skip_bad", True, False),
@@ -89,7 +103,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--layout", "files"], "prepare", NOT_CALLED, CALLED),
         Option(["--layout", "files"], "list_images.name", "cifar10", NOT_CALLED),
         Option(["--layout", "files", "--source", str(PATH)], "list_images.source", PATH, NOT_CALLED),
-        Option(["--layout", "files", "--size", "48"], "list_images.size", 48, NOT_CALLED),
+        Option(["--layout", "files", "--size", "48"], "list_images.options.size", 48, NOT_CALLED),
         Option(["--layout", "files", "--save-as", "mine"], "list_images.save_as", "mine", NOT_CALLED),
         Option(["--layout", "files", "--force"], "list_images.force", True, NOT_CALLED),
         Option(["--layout", "files", "--skip-bad"], "list_images.skip_bad", True, NOT_CALLED),
@@ -97,6 +111,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--layout", "folder"], "write_image_tree.name", "cifar10", NOT_CALLED),
         Option(["--layout", "folder", "--source", str(PATH)], "write_image_tree.source", PATH, NOT_CALLED),
         Option(["--layout", "folder", "--save-as", "x"], "write_image_tree.save_as", "x", NOT_CALLED),
+        Option(["--layout", "folder", "--nested"], "write_image_tree.options.nested", True, NOT_CALLED),
         Option(["--layout", "folder", "--force"], "write_image_tree.force", True, NOT_CALLED),
         AS_JSON,
     ],
@@ -106,8 +121,14 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--json"], "_show_info", NOT_CALLED, CALLED),
         AS_JSON,
     ],
+    "data check": [
+        Option(["--run", "some"], "find_run.name", "some", NOT_CALLED),
+        Option(["--page", str(PATH)], "write_check_page.path", PATH, NOT_CALLED),
+        Option(["--json"], "_show", NOT_CALLED, CALLED),
+        AS_JSON,
+    ],
     "data stage": [Option(["--to", str(PATH)], "stage.to", PATH, None), AS_JSON],
-    "runs list": [Option(["--sort", "speed"], "run_rows.sort", "speed", "started"), AS_JSON],
+    "runs list": [Option(["--sort", "speed"], "sorted_rows.sort", "speed", "started"), AS_JSON],
     "runs show": [AS_JSON],
     "runs compare": [
         Option(["--png", str(PATH)], "save_curves.path", PATH, NOT_CALLED),
@@ -116,7 +137,7 @@ OPTIONS: dict[str, list[Option]] = {
     ],
     "runs replay": [
         Option(["--force"], "replay.force", True, False),
-        Option(["optim.lr=3"], "replay.words", ["optim.lr=3"], []),
+        Option(["optim.lr=3"], "replay.overrides", ["optim.lr=3"], []),
         AS_JSON,
     ],
     "runs report": [
@@ -164,6 +185,7 @@ def stand_ins() -> dict[str, Any]:
         title="Pets",
         classes=["a", "b", "c", "d"],
         num_classes=4,
+        splits=["train", "val"],
         counts={"train": 9, "val": 2},
         channels=3,
         height=8,
@@ -194,45 +216,52 @@ def stand_ins() -> dict[str, Any]:
     return {
         "neuscale.runs.folder.find_run": lambda name: run if name != "mine" else "some",
         "neuscale.runs.folder.all_runs": ["every", "run"],
-        "neuscale.cluster.launch.launch": 0,
-        "neuscale.cluster.launch.check_gpus": None,
+        "neuscale.distributed.launch.launch": 0,
+        "neuscale.hardware.check_gpus": None,
         "neuscale.cli.evaluation_report.print_evaluation": None,
         "neuscale.cli.evaluation_report.show_evaluation": None,
         "neuscale.evaluation.calibration.save_reliability_diagram": None,
-        "neuscale.evaluation.run.evaluate_run": evaluated,
+        "neuscale.inference.evaluate_run.evaluate_run": evaluated,
         "neuscale.cli.console.print_json": None,
-        "neuscale.data.picture.sample_grid": None,
-        "neuscale.data.picture.save_picture": None,
-        "neuscale.evaluation.predict.find_images": lambda paths: paths,
-        "neuscale.evaluation.predict.predict": [seen],
-        "neuscale.evaluation.prediction_csv.write_csv": lambda predictions, **_: len(list(predictions)),
-        "neuscale.evaluation.prediction_grid.prediction_grid": None,
-        "neuscale.evaluation.restore.restore": types.SimpleNamespace(data=data),
-        "neuscale.training.device.check_device": None,
-        "neuscale.training.resume.check_same_data": None,
+        "neuscale.data.datasets.sample_grid": None,
+        "neuscale.pictures.save_picture": None,
+        "neuscale.inference.predict.find_images": lambda paths: paths,
+        "neuscale.inference.predict.predict": [seen],
+        "neuscale.inference.predict.write_csv": lambda predictions, **_: len(list(predictions)),
+        "neuscale.inference.predict.prediction_grid": None,
+        "neuscale.inference.restore.restore": types.SimpleNamespace(data=data),
+        "neuscale.distributed.accelerator.check_device": None,
+        "neuscale.runs.differences.check_same_data": None,
         "neuscale.cli.predict._print_json": None,
         "neuscale.cli.predict._show": None,
-        "neuscale.evaluation.export.export": exported,
+        "neuscale.inference.export.export": exported,
         "neuscale.data.prepare.prepare": data,
-        "neuscale.data.listed_writer.list_images": data,
-        "neuscale.data.image_tree.write_image_tree": Path("tree"),
-        "neuscale.data.prepared.open_prepared": data,
+        "neuscale.data.formats.write_image_list.list_images": data,
+        "neuscale.data.formats.write_image_tree.write_image_tree": Path("tree"),
+        "neuscale.data.datasets.open_prepared": data,
         "neuscale.cli.data_info._show_info": None,
-        "neuscale.data.stage.stage": data,
-        "neuscale.runs.listing.run_rows": [],
-        "neuscale.runs.listing.run_row": types.SimpleNamespace(state="finished"),
+        "neuscale.analysis.data_check.check_data": types.SimpleNamespace(),
+        "neuscale.analysis.data_check.as_json": {},
+        "neuscale.analysis.data_check.store_check": None,
+        "neuscale.analysis.data_check_page.write_check_page": None,
+        "neuscale.cli.data_check._show": None,
+        "neuscale.data.staging.stage": data,
+        "neuscale.analysis.listing.run_rows": [],
+        "neuscale.slurm.jobs.with_jobs": [],
+        "neuscale.analysis.listing.sorted_rows": [],
+        "neuscale.analysis.listing.run_row": types.SimpleNamespace(state="finished"),
         "neuscale.runs.manifest.load_manifest": manifest,
-        "neuscale.runs.checkpoints.checkpoint_paths": [],
-        "neuscale.runs.checkpoints.best_checkpoint": None,
+        "neuscale.runs.folder.checkpoint_paths": [],
+        "neuscale.runs.folder.best_checkpoint": None,
         "neuscale.cli.runs_show._show": None,
         "neuscale.cli.runs_show._show_comparison": None,
-        "neuscale.runs.compare.compare_runs": Comparison([], {}, {}, {}),
-        "neuscale.runs.equality.compare_results": None,
-        "neuscale.runs.plot.save_curves": None,
-        "neuscale.runs.replay.replay": replayed,
-        "neuscale.runs.report.write_report": [],
-        "neuscale.runs.prune.removals": [removal],
-        "neuscale.runs.prune.remove": None,
+        "neuscale.analysis.compare.compare_runs": Comparison([], {}, {}, {}),
+        "neuscale.analysis.equality.compare_results": None,
+        "neuscale.analysis.compare.save_curves": None,
+        "neuscale.analysis.replay.replay": replayed,
+        "neuscale.analysis.report.write_report": [],
+        "neuscale.analysis.prune.removals": [removal],
+        "neuscale.analysis.prune.remove": None,
     }
 
 
@@ -246,7 +275,8 @@ def test_the_processes_of_an_evaluation_are_given_every_option(callees: Callees)
     words = ["--checkpoint", "last", "--split", "train", "--weights", "raw", "--tta", "flip", "--corruptions"]
     words += ["--reliability", "page.png", "--limit", "17", "--processes", "3", "--json"]
     plain = ["--checkpoint", "best", "--split", "val", "--weights", "auto", "--tta", "none"]
-    told = [Option(words, "launch.words", ["eval", "some", *words], ["eval", "some", *plain, "--gpus", "2"])]
+    without = ["eval", "some", *plain, "--gpus", "2"]
+    told = [Option(words, "launch.arguments", ["eval", "some", *words], without)]
     callees.check(["eval", "some", "--gpus", "2"], [])
-    assert callees.found("launch.words") == told[0].default
+    assert callees.found("launch.arguments") == told[0].default
     callees.check(["eval", "some"], [told[0]._replace(default=NOT_CALLED)])

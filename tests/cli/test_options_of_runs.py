@@ -12,9 +12,9 @@ from unittest.mock import ANY
 import pytest
 import torch
 
-from neuscale.cluster.nodes import Nodes
-from neuscale.cluster.site import Site
 from neuscale.config import Config, compose_config
+from neuscale.distributed.nodes import Nodes
+from neuscale.slurm.site import Site
 from neuscale.sweep.processes import Swept
 
 from .options import CALLED, NOT_CALLED, Callees, Named, Option, commands, options_of
@@ -35,7 +35,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--gpus", "1"], "train.config.run.device", "cuda", "auto"),
         Option(["--gpus", "1"], "check_gpus.wanted", 1, NOT_CALLED),
         Option(["--gpus", "4"], "launch.processes", 4, NOT_CALLED),
-        Option(["--gpus", "4"], "launch.words", ["train", "optim.lr=0.5", "run.device=cuda"], NOT_CALLED),
+        Option(["--gpus", "4"], "launch.arguments", ["train", "optim.lr=0.5", "run.device=cuda"], NOT_CALLED),
         Option(["--gpus", "4"], "check_gpus.wanted", 4, NOT_CALLED),
         Option(["--gpus", "4"], "train", NOT_CALLED, CALLED),
         Option(["--gpus", "4", "--processes", "4"], "check_gpus.wanted", 4, NOT_CALLED),
@@ -44,12 +44,12 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--processes", "2"], "check_gpus", NOT_CALLED, NOT_CALLED),
         Option(
             ["--processes", "2", "--json"],
-            "launch.words",
+            "launch.arguments",
             ["train", "optim.lr=0.5", "run.device=cpu", "--json"],
             NOT_CALLED,
         ),
         Option(["--resume"], "configure.resume", True, False),
-        Option(["run.seed=3"], "configure.words", ["optim.lr=0.5", "run.seed=3"], ["optim.lr=0.5"]),
+        Option(["run.seed=3"], "configure.overrides", ["optim.lr=0.5", "run.seed=3"], ["optim.lr=0.5"]),
         Option(["--print-config"], "train", NOT_CALLED, CALLED),
         Option(["--print-config"], "config_to_yaml", CALLED, NOT_CALLED),
         Option(["--json"], "_show_result.as_json", True, False),
@@ -162,8 +162,8 @@ def stand_ins(folder: Path) -> dict[str, Any]:
     }
     cached = cache(lambda *words: compose_config(list(words)))
 
-    def composed(words: list[str], **_: Any) -> Config:
-        return deepcopy(cached(*words))
+    def composed(overrides: list[str], **_: Any) -> Config:
+        return deepcopy(cached(*overrides))
 
     trained = types.SimpleNamespace(is_main=True, outcome=types.SimpleNamespace(stopped_by=None))
 
@@ -175,17 +175,17 @@ def stand_ins(folder: Path) -> dict[str, Any]:
         return sweep
 
     return {
-        "neuscale.cli.train_words.configure": lambda **asked: (composed(**asked), None),
+        "neuscale.cli.overrides.configure": lambda **asked: (composed(**asked), None),
         "neuscale.config.compose_config": composed,
         "neuscale.config.config_to_yaml": "",
-        "neuscale.cluster.launch.check_gpus": None,
-        "neuscale.cluster.launch.launch": 0,
-        "neuscale.cluster.nodes.srun_nodes": Nodes(),
-        "neuscale.training.train.open_data": None,
-        "neuscale.training.train.train": trained,
+        "neuscale.hardware.check_gpus": None,
+        "neuscale.distributed.launch.launch": 0,
+        "neuscale.distributed.nodes.srun_nodes": Nodes(),
+        "neuscale.data.open.open_data": None,
+        "neuscale.training.run.train": trained,
         "neuscale.cli.train._show_result": None,
-        "neuscale.config.sweep.sampled_overrides": [["run.seed=0"]],
-        "neuscale.config.sweep.sweep_overrides": lambda words: [words],
+        "neuscale.sweep.grid.sampled_overrides": [["run.seed=0"]],
+        "neuscale.sweep.grid.sweep_overrides": lambda overrides: [overrides],
         "neuscale.sweep.folder.plan_sweep": plan,
         "neuscale.sweep.folder.store_sweep": None,
         "neuscale.sweep.folder.open_sweep": sweep,
@@ -193,20 +193,22 @@ def stand_ins(folder: Path) -> dict[str, Any]:
         "neuscale.sweep.processes.run_sweep": Swept([], None),
         "neuscale.cli.sweep._show": None,
         "neuscale.cli.sweep._list": None,
-        "neuscale.cluster.script.batch_script": "",
-        "neuscale.cluster.slurm.check_sbatch": None,
-        "neuscale.cluster.slurm.check_partition": None,
-        "neuscale.cluster.slurm.submit": "77",
-        "neuscale.cluster.site.read_site": Site(None, site),
-        "neuscale.cluster.jobs.record_submission": types.SimpleNamespace(names=["mine"]),
-        "neuscale.cluster.doctor.examine": {"problems": [], "packages": {}},
+        "neuscale.slurm.script.batch_script": "",
+        "neuscale.slurm.commands.check_sbatch": None,
+        "neuscale.slurm.commands.check_partition": None,
+        "neuscale.slurm.commands.submit": "77",
+        "neuscale.slurm.site.read_site": Site(None, site),
+        "neuscale.slurm.jobs.record_submission": types.SimpleNamespace(names=["mine"]),
+        "neuscale.doctor.machine.examine": {"problems": [], "packages": {}},
         "neuscale.cli.doctor._examine_cluster": 0,
         "neuscale.cli.console.print_json": None,
         "neuscale.native_ops.native_ops": (object(), ""),
-        "neuscale.training.device.check_compiler": None,
-        "neuscale.training.device.check_device": None,
-        "neuscale.training.device.resolve_device": lambda device: "cuda" if device == "auto" else device,
-        "neuscale.training.device.resolve_precision": "fp32",
+        "neuscale.hardware.check_compiler": None,
+        "neuscale.distributed.accelerator.check_device": None,
+        "neuscale.distributed.accelerator.resolve_device": lambda device: (
+            "cuda" if device == "auto" else device
+        ),
+        "neuscale.distributed.accelerator.resolve_precision": "fp32",
         "neuscale.benchmark.ops.measure_ops": [types.SimpleNamespace(case="one")],
         "neuscale.benchmark.ops.report": {},
         "neuscale.benchmark.ops.table_lines": [],
@@ -233,7 +235,7 @@ def test_a_run_on_several_nodes_has_as_many_processes_on_each(
     callees: Callees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = Nodes(2, 1, "b", "a", 9)
-    callees.stand_in("neuscale.cluster.nodes.srun_nodes", nodes)
+    callees.stand_in("neuscale.distributed.nodes.srun_nodes", nodes)
     options = [
         Option(["--gpus", "2"], "launch.processes", 2, 1),
         Option(["--gpus", "2"], "launch.nodes", nodes, nodes),

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from neuscale.cli.progress import create_progress, duration, quantity
+from neuscale.cli.progress import create_progress
+from neuscale.units import duration, quantity
 
 from .conftest import TINY
 

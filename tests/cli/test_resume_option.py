@@ -51,7 +51,7 @@ def test_a_run_elsewhere_in_several_processes(
     """The workers are told the run by a word that they can find it by, and every changed field."""
     stop(done)
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "other"))
-    monkeypatch.setattr("neuscale.cluster.launch.launch", lambda words, _processes, _nodes: run(words))
+    monkeypatch.setattr("neuscale.distributed.launch.launch", lambda words, _processes, _nodes: run(words))
     words = ["train.epochs=4", "--processes", "2", "--json"]
     went_on(neuscale("train", "--resume", str(done), *words), done, 20)
 
@@ -112,7 +112,7 @@ def test_what_would_make_it_another_run(neuscale: Callable[..., Any], done: Path
     said = neuscale("train", "--resume", "done", "train.epochs=4", word)
     assert said.code == 2
     assert f"{done}: {word.partition('.')[0]}" in said.words
-    assert "cannot change in a run that has begun" in said.words
+    assert "cannot change in a run that has started" in said.words
     assert (done / "manifest.json").read_bytes() == before
 
 
@@ -148,7 +148,7 @@ def test_damaged_newest_checkpoint_is_passed_over(neuscale: Callable[..., Any], 
     said = neuscale("train", "--resume", "done", "--json")
     assert (said.code, said.json["steps"]) == (0, 15)
     assert f"{weights}: damaged" in said.words
-    assert "going on after step 10 of 15" in said.words
+    assert "resuming at step 10 of 15" in said.words
     assert len(weights.read_bytes()) > 0
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from neuscale.cluster.jobs import SubmittedJob
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import read_manifest, write_manifest
+from neuscale.slurm.jobs import SubmittedJob
 
 Command = Callable[..., Any]
 
@@ -60,7 +60,7 @@ def test_jobs_stand_among_the_runs(neuscale: Command, zoo: Path, monkeypatch: py
         SubmittedJob(str(20 - i), 3 if run == "waits" else None, run, state, "2026-01-01")
         for i, (run, state) in enumerate(submitted)
     ]
-    monkeypatch.setattr("neuscale.runs.listing.submitted_jobs", lambda: jobs)
+    monkeypatch.setattr("neuscale.slurm.jobs.submitted_jobs", lambda: jobs)
     rows = {row["name"]: row for row in neuscale("runs", "list", "--json").json["runs"]}
     assert (rows["waits"]["state"], rows["waits"]["note"]) == ("pending", "job 20_3")
     assert (rows["killed"]["state"], rows["killed"]["note"]) == ("requeued", "job 19")
@@ -97,7 +97,7 @@ def test_what_is_no_run_is_one_clear_line(neuscale: Command, zoo: Path, command:
     expected = {
         "broken": ("damaged", 1),
         "newer": ("is of version 99", 1),
-        "empty": ("has not begun to train", 1),
+        "empty": ("has not started to train", 1),
         str(zoo / "no run"): ("no run in this folder", 2),
         "dune": ("Did you mean 'done'", 2),
     }

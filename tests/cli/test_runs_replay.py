@@ -106,7 +106,7 @@ def test_what_changed_when_a_run_went_on_is_told(neuscale: Command, done: Path) 
     assert resumed[0]["step"] == 15
     assert [(c["what"], c["before"], c["now"]) for c in resumed[0]["changed"]] == [("train.epochs", 3, 4)]
     said = neuscale("runs", "replay", "done")
-    assert "went on after step 15 with another config (config: train.epochs 3 → 4)" in said.words
+    assert "resumed at step 15 with another config (config: train.epochs 3 → 4)" in said.words
 
 
 def test_a_configuration_changed_by_hand_does_not_hold(neuscale: Command, done: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from conftest import Said
+from neuscale.analysis.equality import Point, Verdict
 from neuscale.cli import doctor, run
 from neuscale.cli.data_info import MOST_CLASSES, _show_info
 from neuscale.cli.train import _show_table
 from neuscale.evaluation.calibration import Calibration
 from neuscale.evaluation.evaluate import Evaluation
 from neuscale.runs.differences import Difference
-from neuscale.runs.equality import Point, Verdict
 from neuscale.training.outcome import Outcome
 
 Command = Callable[..., Said]
@@ -67,7 +67,7 @@ def test_a_replay_exits_with_its_verdict(
     again: Any = SimpleNamespace(path=done.with_name("again"), argument="again")
     made = SimpleNamespace(run=again, verdict=verdict, changed=[CHANGE], forced=["x.npy"])
     asked: list[Any] = []
-    monkeypatch.setattr("neuscale.runs.replay.replay", lambda *words: asked.append(words) or made)
+    monkeypatch.setattr("neuscale.analysis.replay.replay", lambda *words: asked.append(words) or made)
     said = neuscale("runs", "replay", "done", "optim.lr=1", "--force")
     assert said.code == code
     assert asked[0][1:3] == (["optim.lr=1"], True)
@@ -132,13 +132,13 @@ def test_doctor_names_the_packages_that_matter_and_counts_the_rest(
 ) -> None:
     packages = {"torch": "2.15.0", "numpy": "2.1.0", **{f"p{i}": "1" for i in range(20)}}
     findings = {"packages": packages, "cores": 13, "data_sets": [], "problems": ["no [room]."]}
-    monkeypatch.setattr("neuscale.cluster.doctor.examine", lambda: dict(findings))
+    monkeypatch.setattr("neuscale.doctor.machine.examine", lambda: dict(findings))
     assert run(["doctor"]) == 1
     said = capsys.readouterr()
     lines = [line.split(maxsplit=1) for line in said.out.splitlines()]
     assert lines[0][0] == "packages"
     assert lines[0][1].startswith("torch 2.15.0, torchvision none, accelerate none, numpy 2.1.0")
-    assert lines[0][1].endswith("timm none, and 15 more (--json)")  # 22, and five of the seven are not there
+    assert lines[0][1].endswith("timm none, and 20 more (--json)")  # 22 are installed, two of those are named
     assert lines[1] == ["cores", "13"]
     assert said.out.splitlines()[2] == "data sets  none"
     assert said.err.splitlines() == ["problem: no [room]."]

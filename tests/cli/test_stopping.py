@@ -17,7 +17,7 @@ from .conftest import TINY
 
 def resume_command(said: Any) -> list[str]:
     """The command that a stopped training printed, without its first word."""
-    found = re.search(r"^Go on with: neuscale (train --resume .*)$", said.err, re.MULTILINE)
+    found = re.search(r"^Resume with: neuscale (train --resume .*)$", said.err, re.MULTILINE)
     assert found, said.err
     return shlex.split(found[1])
 
@@ -28,7 +28,7 @@ def end(neuscale: Callable[..., Any], runs: Path, said: Any) -> None:
     done = neuscale(*resume_command(said), f"train.max_steps={steps + 2}", "--json")
     assert done.code == 0, done.err
     assert (done.json["status"], done.json["steps"]) == ("finished", steps + 2)
-    assert f"going on after step {steps:,} of" in done.words
+    assert f"resuming at step {steps:,} of" in done.words
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ SHORT = [*TINY, "train.epochs=2", "tracking.tensorboard=false"]
 
 def status(run: Path) -> str:
     file = run / "manifest.json"
-    return json.loads(file.read_text())["status"] if file.exists() else "not begun"
+    return json.loads(file.read_text())["status"] if file.exists() else "not started"
 
 
 def test_a_failed_run_is_named_and_the_others_are_ranked(start: Callable[..., Any], runs: Path) -> None:
@@ -27,17 +27,19 @@ def test_a_failed_run_is_named_and_the_others_are_ranked(start: Callable[..., An
     rows = said.json["runs"]
     assert [row["status"] for row in rows] == ["finished", "finished", "failed"]
     assert rows[0]["best_top1"] >= rows[1]["best_top1"]
-    assert {row["name"] for row in rows[:2]} == {"s-0", "s-1"}
+    assert {row["name"] for row in rows[:2]} == {"s-patch_size1", "s-patch_size2"}
     assert rows[2]["values"] == {"model.patch_size": "3"}
-    assert "s-2 failed (model: an image of 8 pixels does not divide into patches of 3)" in said.words
+    assert (
+        "s-patch_size3 failed (model: an image of 8 pixels does not divide into patches of 3)" in said.words
+    )
     assert "sweep --resume s" in said.words
-    assert "does not divide into patches" in (runs / "s" / "s-2.log").read_text()
-    before = (runs / "s-0" / "manifest.json").read_bytes()
+    assert "does not divide into patches" in (runs / "s" / "s-patch_size3.log").read_text()
+    before = (runs / "s-patch_size1" / "manifest.json").read_bytes()
     again = start("sweep", "--resume", "s").end(120)
     assert again.code == 1 and "2 of 3 runs are finished" in again.words
-    assert (runs / "s-0" / "manifest.json").read_bytes() == before
+    assert (runs / "s-patch_size1" / "manifest.json").read_bytes() == before
     lines = [line for line in again.out.splitlines() if "s-" in line]
-    assert "s-0" in lines[0] or "s-1" in lines[0]
+    assert "s-patch_size1" in lines[0] or "s-patch_size2" in lines[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -47,23 +49,23 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(
     """The run under way has saved; after --resume all have trained as far as they were to."""
     steps = ["train.max_steps=300", *ENDLESS, "checkpoint.every_steps=21"]
     process = start("sweep", *TINY, *steps, "run.seed=0,1", "--name", "s")
-    process.until(lambda: list(runs.glob("s-0/checkpoints/step-*")))
+    process.until(lambda: list(runs.glob("s-seed0/checkpoints/step-*")))
     children = process.workers()
     assert len(children) == 1
     process.send(number)
     said = process.end()
     psutil.wait_procs(children, timeout=20)
-    assert status(runs / "s-0") == "stopped"
+    assert status(runs / "s-seed0") == "stopped"
     if number == signal.SIGINT:
         assert said.code == 75, said.err
-        assert "stopped by SIGINT; every run that has begun is saved." in said.words
-        assert "Go on with: neuscale sweep --resume s" in said.words
+        assert "stopped by SIGINT; every run that has started is saved." in said.words
+        assert "Resume with: neuscale sweep --resume s" in said.words
     again = start("sweep", "--resume", "--json").end(120)
     assert again.code == 0, again.err
     assert [(row["status"], row["steps"]) for row in again.json["runs"]] == [("finished", 300)] * 2
-    manifest = json.loads((runs / "s-0" / "manifest.json").read_text())
+    manifest = json.loads((runs / "s-seed0" / "manifest.json").read_text())
     assert len(manifest["resumed"]) == 1
-    assert not json.loads((runs / "s-1" / "manifest.json").read_text())["resumed"]
+    assert not json.loads((runs / "s-seed1" / "manifest.json").read_text())["resumed"]
 
 
 @pytest.mark.parametrize(
@@ -77,10 +79,10 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(
         ([], "this is one run"),
         (["run.seed=range(0,2000)"], "make 2,000 runs, more than 1,000"),
         (["run.seed=0,1", "run.name=x"], "a sweep names its runs"),
-        (["run.seed=0,1", "--name", "a/b"], "is no name for a folder"),
-        (["optim.lr=interval(1e-4,1e-2)"], "--random 20"),
+        (["run.seed=0,1", "--name", "a/b"], "is not a valid folder name"),
+        (["optim.lr=interval(1e-4,1e-2)"], "Set --random to the number of draws"),
         (["quickstart"], "is not of the form field=value"),
-        (["--resume"], "there is no sweep to go on with"),
+        (["--resume"], "there is no sweep to resume"),
         (["--resume", "nope"], "nope: there is no such sweep"),
     ],
 )
@@ -96,13 +98,13 @@ def test_what_cannot_be_swept_is_said_before_anything_begins(
 def test_a_dry_run_lists_commands_and_writes_nothing(neuscale: Callable[..., Any], runs: Path) -> None:
     said = neuscale("sweep", "run.seed=range(0,2)", "optim.lr=1e-3,3e-4", "--name", "s", "--dry-run")
     assert said.code == 0
-    assert said.out.splitlines()[1] == "neuscale train run.seed=0 optim.lr=0.0003 run.name=s-1"
+    assert said.out.splitlines()[1] == "neuscale train run.seed=0 optim.lr=0.0003 run.name=s-seed0-lr0.0003"
     assert len(said.out.splitlines()) == 4
     assert not runs.exists()
 
 
 def test_a_name_that_is_taken_is_not_used_again(neuscale: Callable[..., Any], done: Path) -> None:
-    done.rename(done.with_name("s-1"))
+    done.rename(done.with_name("s-seed1"))
     said = neuscale("sweep", "run.seed=0,1", "--name", "s")
-    assert said.code == 2 and "s-1: is there already" in said.words
+    assert said.code == 2 and "s-seed1: already exists" in said.words
     assert not (done.parent / "s").exists()

@@ -15,10 +15,10 @@ from neuscale.sweep.processes import Swept
 WORDS = ["optim.lr=0.1,0.2", "run.seed=3,4", "--name", "s"]
 # By name: status, best and last top-1, last loss, steps; nothing for one that has not begun.
 RUNS: dict[str, tuple[str, float, float, float, int] | None] = {
-    "s-0": ("finished", 0.4, 0.3, 2.25, 40),
-    "s-1": ("finished", 0.9, 0.2, 1.5, 50),
-    "s-2": ("stopped", 0.6, 0.6, 1.75, 1030),
-    "s-3": None,
+    "s-lr0.1-seed3": ("finished", 0.4, 0.3, 2.25, 40),
+    "s-lr0.1-seed4": ("finished", 0.9, 0.2, 1.5, 50),
+    "s-lr0.2-seed3": ("stopped", 0.6, 0.6, 1.75, 1030),
+    "s-lr0.2-seed4": None,
 }
 
 
@@ -57,40 +57,44 @@ def test_the_runs_of_a_sweep_are_ranked_by_their_best_evaluation(
         if "s-" in line
     ]
     assert rows == [
-        ["s-1", "0.1", "4", "90.00%", "1.5000", "50", ""],
-        ["s-2", "0.2", "3", "60.00%", "1.7500", "1,030", "stopped"],
-        ["s-0", "0.1", "3", "40.00%", "2.2500", "40", ""],
-        ["s-3", "0.2", "4", "", "", "", "not begun"],
+        ["s-lr0.1-seed4", "0.1", "4", "90.00%", "1.5000", "50", ""],
+        ["s-lr0.2-seed3", "0.2", "3", "60.00%", "1.7500", "1,030", "stopped"],
+        ["s-lr0.1-seed3", "0.1", "3", "40.00%", "2.2500", "40", ""],
+        ["s-lr0.2-seed4", "0.2", "4", "", "", "", "not started"],
     ]
     (heading,) = [line for line in said.out.splitlines() if "best top-1" in line]
     names = [cell.strip() for cell in heading.strip("┃").split("┃")]
     assert names == ["run", "optim.lr", "run.seed", "best top-1", "last loss", "steps", ""]
-    assert "stopped by SIGTERM; every run that has begun is saved." in said.err
+    assert "stopped by SIGTERM; every run that has started is saved." in said.err
     assert "neuscale sweep --resume s" in said.err
 
 
 def test_a_sweep_says_which_runs_failed_and_exits_so(
     sweep: Callable[..., None], runs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    sweep(["s-0"], None)
+    sweep(["s-lr0.1-seed3"], None)
     assert run(["sweep", *WORDS, "--json"]) == EXIT_FAILED
     said = capfd.readouterr()
-    assert "failed: s-0. Try these again with: neuscale sweep --resume s" in said.err
+    assert "failed: s-lr0.1-seed3. Try these again with: neuscale sweep --resume s" in said.err
     found = json.loads(said.out)
     assert found["sweep"] == str(runs / "s")
     assert [(row["name"], row["status"]) for row in found["runs"]] == [
-        ("s-1", "finished"),
-        ("s-2", "stopped"),
-        ("s-0", "failed"),
-        ("s-3", "not begun"),
+        ("s-lr0.1-seed4", "finished"),
+        ("s-lr0.2-seed3", "stopped"),
+        ("s-lr0.1-seed3", "failed"),
+        ("s-lr0.2-seed4", "not started"),
     ]
     assert found["runs"][0]["values"] == {"optim.lr": "0.1", "run.seed": "4"}
-    assert found["runs"][0]["log"] == str(runs / "s" / "s-1.log")
+    assert found["runs"][0]["log"] == str(runs / "s" / "s-lr0.1-seed4.log")
 
 
 @pytest.mark.parametrize(
     ("failed", "stopped_by", "code"),
-    [([], None, EXIT_RESUME), (["s-0"], "SIGINT", EXIT_RESUME), (["s-0"], None, EXIT_FAILED)],
+    [
+        ([], None, EXIT_RESUME),
+        (["s-lr0.1-seed3"], "SIGINT", EXIT_RESUME),
+        (["s-lr0.1-seed3"], None, EXIT_FAILED),
+    ],
 )
 def test_a_sweep_with_runs_that_are_not_finished_is_not_a_success(
     failed: list[str], stopped_by: str | None, code: int, sweep: Callable[..., None], runs: Path

@@ -16,9 +16,10 @@ from rich.progress import Progress as RichProgress
 from conftest import Said, TreeBuilder
 from neuscale.cli import console, progress
 from neuscale.cli.doctor import _words
-from neuscale.cli.progress import Bars, Lines, _part, duration, quantity
-from neuscale.data.packed import PackedDataset
+from neuscale.cli.progress import Bars, Lines, _part
+from neuscale.data.formats.packed import PackedDataset
 from neuscale.data.prepare import prepare
+from neuscale.units import duration, quantity
 
 Command = Callable[..., Said]
 

@@ -115,7 +115,7 @@ def leveldb_records(log: bytes) -> Iterator[bytes]:
 def test_without_wandb_it_says_how_to_get_it_before_anything_is_written(
     train: Callable[..., Any], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuscale.training.wandb_run.find_spec", lambda _name: None)
+    monkeypatch.setattr("neuscale.training.tracking.wandb_run.find_spec", lambda _name: None)
     said = train(*WANDB)
     assert said.code == 2
     assert said.words.endswith("tracking.wandb=true: wandb is not installed. Install it: pip install wandb.")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from neuscale.data.packed import PackedDataset
+from neuscale.data.formats.packed import PackedDataset
 
 KEYS = {
     "run",
@@ -171,7 +171,7 @@ def test_run_without_a_checkpoint(neuscale: Callable[..., Any], done: Path) -> N
     shutil.rmtree(done / "checkpoints")
     said = neuscale("eval", "done")
     assert said.code == 1
-    assert "has no checkpoint yet. Go on training: neuscale train --resume done" in said.words
+    assert "has no checkpoint yet. Train on: neuscale train --resume done" in said.words
 
 
 def test_checkpoint_of_another_model(

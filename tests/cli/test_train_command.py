@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from neuscale.cli import run
-from neuscale.cluster.nodes import Nodes
 from neuscale.config import compose_config
-from neuscale.data.order import check_shares
+from neuscale.distributed.nodes import Nodes
 from neuscale.errors import EXIT_RESUME
 from neuscale.training.outcome import Outcome
+from neuscale.training.validate import validate
 
-from .options import NOT_CALLED, Callees
+from .options import CALLED, NOT_CALLED, Callees
 
 
 @pytest.fixture
@@ -23,27 +23,24 @@ def callees(monkeypatch: pytest.MonkeyPatch, runs: Path) -> Callees:
     """Stand-ins for the training itself, its processes and its data."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     found = Callees(monkeypatch)
-    found.stand_in("neuscale.cluster.launch.check_gpus")
-    found.stand_in("neuscale.cluster.launch.launch", 0)
-    found.stand_in("neuscale.cluster.nodes.srun_nodes", Nodes())
-    found.stand_in("neuscale.data.order.check_shares", check_shares)
-    found.stand_in("neuscale.training.micro_batch.accumulation_steps", 1)
-    found.stand_in("neuscale.models.registry.check_arch")
-    found.stand_in("neuscale.training.train.open_data")
+    found.stand_in("neuscale.hardware.check_gpus")
+    found.stand_in("neuscale.hardware.keep_freed_memory")
+    found.stand_in("neuscale.distributed.launch.launch", 0)
+    found.stand_in("neuscale.distributed.nodes.srun_nodes", Nodes())
+    found.stand_in("neuscale.training.validate.validate", validate)
+    found.stand_in("neuscale.data.open.open_data")
     outcome = types.SimpleNamespace(stopped_by=None)
-    found.stand_in("neuscale.training.train.train", types.SimpleNamespace(is_main=False, outcome=outcome))
+    found.stand_in("neuscale.training.run.train", types.SimpleNamespace(is_main=False, outcome=outcome))
     return found
 
 
 def test_what_processes_would_fail_at_is_found_before_they_start(
     callees: Callees, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    callees.stand_in("neuscale.cluster.nodes.srun_nodes", Nodes(count=3))
-    assert run(["train", "train.global_batch_size=36", "train.micro_batch=5", "--gpus", "4"]) == 0
-    assert callees.found("check_shares.processes") == 12, "on all nodes together"
-    asked = callees.arguments["accumulation_steps"]
-    assert (asked["micro_batch"], asked["global_batch_size"], asked["processes"]) == ("5", 36, 12)
-    assert callees.found("check_arch.config.name") == "swin"
+    callees.stand_in("neuscale.distributed.nodes.srun_nodes", Nodes(count=3))
+    assert run(["train", "train.global_batch_size=36", "train.micro_batch=3", "--gpus", "4"]) == 0
+    assert callees.found("validate.world_size") == 12, "on all nodes together"
+    assert callees.found("validate.config.train.global_batch_size") == 36
     assert callees.found("open_data.config.data.name") == "fashion_mnist"
     callees.arguments.clear()
     for words, says in (
@@ -55,16 +52,28 @@ def test_what_processes_would_fail_at_is_found_before_they_start(
     assert callees.found("launch") == callees.found("open_data") == NOT_CALLED
 
 
+@pytest.mark.parametrize(("index", "secret", "warned"), [(0, "", True), (1, "", False), (0, "known", False)])
+def test_nodes_that_meet_without_a_secret_are_warned_once(
+    callees: Callees, capfd: pytest.CaptureFixture[str], index: int, secret: str, warned: bool
+) -> None:
+    nodes = Nodes(count=3, index=index, secret=secret)
+    callees.stand_in("neuscale.distributed.nodes.srun_nodes", nodes)
+    assert run(["train", "train.global_batch_size=36", "--gpus", "4"]) == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert ("export NEUSCALE_JOB_SECRET=$(od -An -N16 -tx1 /dev/urandom" in said) == warned
+    assert "known" not in said
+
+
 def test_processes_go_on_with_the_run_and_the_fields_that_are_changed(
     callees: Callees, tmp_path: Path
 ) -> None:
     """A preset stands in the run's own configuration, and cannot be changed in it."""
     begun: Any = types.SimpleNamespace(path=tmp_path / "begun")
-    callees.stand_in("neuscale.cli.train_words.configure", lambda **_: (compose_config([]), begun))
+    callees.stand_in("neuscale.cli.overrides.configure", lambda **_: (compose_config([]), begun))
     words = ["experiment=quickstart", "optim.lr=3", "--resume", "--processes", "2", "--json"]
     assert run(["train", "begun", *words]) == 0
     changed = ["optim.lr=3", "run.device=cpu", "--json"]
-    assert callees.found("launch.words") == ["train", str(tmp_path / "begun"), "--resume", *changed]
+    assert callees.found("launch.arguments") == ["train", str(tmp_path / "begun"), "--resume", *changed]
 
 
 @pytest.mark.parametrize(("given", "threads"), [("3", []), (None, [7])])
@@ -73,7 +82,7 @@ def test_one_process_computes_on_all_cores_unless_somebody_says_otherwise(
 ) -> None:
     set_to: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
-    callees.stand_in("neuscale.cluster.cores.available_cores", 7)
+    callees.stand_in("neuscale.hardware.available_cores", 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     if given is None:
         monkeypatch.delenv("OMP_NUM_THREADS")
@@ -102,7 +111,7 @@ def trained(callees: Callees, runs: Path) -> Callable[..., str]:
             name="told", argument="told", path=runs / "told", manifest_file=runs / "told" / "manifest.json"
         )
         result = types.SimpleNamespace(is_main=True, outcome=outcome, run=folder)
-        callees.stand_in("neuscale.training.train.train", result)
+        callees.stand_in("neuscale.training.run.train", result)
         return run(["train", *words])
 
     return command  # type: ignore[return-value]
@@ -153,6 +162,15 @@ def test_a_stopped_run_says_how_to_go_on_with_as_many_processes(
     assert trained(3, "SIGTERM", f"run.device={device}") == EXIT_RESUME
     said = capfd.readouterr()
     assert "stopped by SIGTERM after step 1,234; everything is saved." in said.err
-    (line,) = [line for line in said.err.splitlines() if line.startswith("Go on with: ")]
-    assert line == f"Go on with: neuscale train --resume told {option}".rstrip()
+    (line,) = [line for line in said.err.splitlines() if line.startswith("Resume with: ")]
+    assert line == f"Resume with: neuscale train --resume told {option}".rstrip()
     assert "top-1" not in said.out
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cpu", CALLED), ("mps", NOT_CALLED)])
+def test_freed_memory_is_kept_where_the_cpu_trains(
+    device: str, kept: str, callees: Callees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda _count: None)
+    assert run(["train", f"run.device={device}"]) == 0
+    assert callees.found("keep_freed_memory") == kept

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neuscale.config import compose_config, config_from_yaml, config_to_yaml, preset_words
+from neuscale.config import compose_config, config_from_yaml, config_to_yaml, preset_overrides
 from neuscale.config.compose import preset_groups
 
 # What a preset leaves to the command line.
@@ -63,8 +63,10 @@ def test_without_an_experiment_every_recipe_field_can_be_given() -> None:
     assert config.data.name == "fashion_mnist"
 
 
-def test_preset_words_are_told_from_field_words() -> None:
-    assert preset_words(["model=swin_t", "train.epochs=2", "optim.name=adamw", "experiment=quickstart"]) == [
+def test_preset_overrides_are_told_from_field_words() -> None:
+    assert preset_overrides(
+        ["model=swin_t", "train.epochs=2", "optim.name=adamw", "experiment=quickstart"]
+    ) == [
         "model=swin_t",
         "experiment=quickstart",
     ]

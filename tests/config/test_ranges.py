@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from neuscale.config import schema
-from neuscale.config.check import check_ranges
+from neuscale.config.fields import check_ranges
 from neuscale.errors import EXIT_USAGE, UsageError
 
 # "[" and "]": the bound is allowed; "(" and ")": it is not.

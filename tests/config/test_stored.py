@@ -93,7 +93,7 @@ def test_a_file_cut_short_never_ends_in_a_traceback(length: int) -> None:
         ("model.depths", [[1]], "model.depths=[[1]]: expected a list of whole numbers"),
         ("train.precision", "fp8", "train.precision=fp8: expected one of auto"),
         ("train.epochs", "???", "train.epochs has no value."),
-        ("train.epochs", "${nothing}", "'nothing' not found"),
+        ("train.epochs", "${nothing}", "refers to something else"),
     ],
 )
 def test_a_stored_value_that_is_not_allowed_is_named_with_the_file(
@@ -114,7 +114,7 @@ def test_field_words_change_what_is_stored_and_nothing_else() -> None:
 @pytest.mark.parametrize("word", ["model=swin_t", "experiment=cifar10_swin_t", "optim=sgd"])
 def test_a_preset_cannot_be_changed_in_a_run_that_has_begun(word: str) -> None:
     error = refused(STORED, word)
-    assert error.problem == f"{word}: a preset cannot be changed in a run that has begun."
+    assert error.problem == f"{word}: a preset cannot be changed in a run that has started."
     assert "new run" in error.fix
 
 

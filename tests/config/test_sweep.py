@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from neuscale.config.sweep import sampled_overrides, sweep_overrides, swept_fields
 from neuscale.errors import UsageError
+from neuscale.sweep.grid import sampled_overrides, sweep_overrides, swept_fields
 
 
 def test_lists_and_ranges_make_a_grid_in_the_order_of_the_words() -> None:

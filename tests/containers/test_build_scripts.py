@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.stand_in import calls, make_programs
 from containers.conftest import CHECKOUT
+from stand_in import calls, make_programs
 
 if not (CHECKOUT / "scripts" / "build_image.sh").is_file():
     pytest.skip("the scripts are not in this checkout", allow_module_level=True)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.stand_in import calls, make_programs
 from containers.conftest import CHECKOUT
+from stand_in import calls, make_programs
 
 if not (CHECKOUT / "docker-compose.yml").is_file():
     pytest.skip("the recipes are not in this checkout", allow_module_level=True)

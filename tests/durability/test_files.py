@@ -10,14 +10,12 @@ import pytest
 from PIL import Image
 
 from durability.power_cut import recorded
-from neuscale.data.picture import save_picture
+from neuscale.analysis.compare import Comparison, save_curves
 from neuscale.errors import UserError
 from neuscale.evaluation.calibration import Calibration, save_reliability_diagram
-from neuscale.evaluation.predict import Prediction
-from neuscale.evaluation.prediction_csv import write_csv
-from neuscale.files import make_folder, replacing, write_atomically
-from neuscale.runs.compare import Comparison
-from neuscale.runs.plot import save_curves
+from neuscale.fs import make_folder, replacing, write_atomically
+from neuscale.inference.predict import Prediction, write_csv
+from neuscale.pictures import save_picture
 
 OLD, NEW = "what was there before\n", "something newer, of another length\n"
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from durability.power_cut import recorded
-from neuscale.cluster.jobs import record_submission, submitted_jobs
-from neuscale.cluster.script import Job
+from neuscale.analysis.prune import Removal, remove
 from neuscale.config import compose_config
 from neuscale.errors import UserError
 from neuscale.evaluation.calibration import Calibration
 from neuscale.evaluation.evaluate import Evaluation
-from neuscale.evaluation.stored import store_evaluation, stored_evaluation
+from neuscale.runs.evaluation_file import store_evaluation, stored_evaluation
 from neuscale.runs.folder import RunFolder, all_runs, create_run
 from neuscale.runs.manifest import read_manifest
-from neuscale.runs.prune import Removal, remove
+from neuscale.runs.metrics import MetricsFile, read_metrics
+from neuscale.slurm.jobs import record_submission, submitted_jobs
+from neuscale.slurm.script import Job
 from neuscale.sweep.folder import PlannedRun, Sweep, open_sweep, store_sweep
-from neuscale.training.metrics import MetricsFile, read_metrics
-from neuscale.training.record import RunRecord
+from neuscale.training.manifest_writer import ManifestWriter
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def test_a_run_that_was_begun_is_there_with_its_configuration(
     assert record.replay(tmp_path / "after", check).keys() == {"none", "3", "17"}
 
 
-def recorder_of(run: RunFolder, patch: bytes, number: int) -> RunRecord:
+def recorder_of(run: RunFolder, patch: bytes, number: int) -> ManifestWriter:
     """What writes the manifest and the patch, of a training that is none."""
     trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=False))
-    record = RunRecord(run, trainer)
+    record = ManifestWriter(run, trainer)
     record._is_main, record._patch = True, patch
     diff = {"file": "code.diff", "sha256": hashlib.sha256(patch).hexdigest()}
-    record.manifest = {"status": "running", "number": number, "code": {"diff": diff}}
+    record.manifest = {"status": "running", "seed": number, "code": {"diff": diff}}
     return record
 
 
@@ -73,16 +73,16 @@ def test_a_manifest_names_a_patch_that_is_there(runs: Path, tmp_path: Path) -> N
     run = RunFolder(runs)
     with recorded(runs) as record:
         for number, patch in enumerate((b"the first patch", b"another patch, of another size")):
-            recorder_of(run, patch, number).begins()
+            recorder_of(run, patch, number).on_start()
             record.done(str(number))
 
     def check(after: Path, done: tuple[str, ...]) -> str:
         manifest = read_manifest(after / "manifest.json")
-        assert len(done) <= manifest.get("number", -1) + 1
+        assert len(done) <= manifest.get("seed", -1) + 1
         if manifest:
             diff = manifest["code"]["diff"]
             assert hashlib.sha256((after / diff["file"]).read_bytes()).hexdigest() == diff["sha256"]
-        return str(manifest.get("number"))
+        return str(manifest.get("seed"))
 
     assert record.replay(tmp_path / "after", check).keys() == {"None", "0", "1"}
 

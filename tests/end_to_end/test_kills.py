@@ -12,8 +12,8 @@ import pytest
 
 from conftest import TINY_RECIPE
 from neuscale.data.prepare import prepare
+from neuscale.runs.metrics import TIMINGS
 from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
-from neuscale.training.meters import TIMINGS
 
 RECIPE = [
     *TINY_RECIPE,
@@ -31,7 +31,7 @@ RECIPE = [
 # is forked for each start. What is killed is a process of its own all the same.
 PROGRAM = """
 import json, os, random, signal, socket, sys, time
-import neuscale.cli, neuscale.training.train, neuscale.training.tensorboard
+import neuscale.cli, neuscale.training.run, neuscale.training.tracking.tensorboard
 import torch
 torch.set_num_threads(1)
 words, processes, kills, runs = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuscale.data.loader import Batch
+from neuscale.data.loaders.loader import Batch
 from neuscale.evaluation.evaluate import Evaluation, evaluate
 from neuscale.progress import Silent
 
@@ -28,7 +28,7 @@ def run(logits: Tensor, labels: Tensor, sizes: list[int]) -> Evaluation:
     model = Table(logits).train()
     images = torch.arange(len(labels)).float()[:, None, None, None]
     parts = zip(images.split(sizes), labels.split(sizes), strict=True)
-    batches = [Batch(image, label, image.flatten().long()) for image, label in parts]
+    batches = [Batch(image, label, image.flatten().long(), 0, slice(0, 0)) for image, label in parts]
     result = evaluate(
         model, batches, logits.shape[1], torch.device("cpu"), nullcontext, Silent(), total=len(labels)
     )

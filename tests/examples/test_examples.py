@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neuscale.data.packed import PackedDataset
+from neuscale.data.formats.packed import PackedDataset
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

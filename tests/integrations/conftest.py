@@ -43,21 +43,23 @@ STAND_INS: dict[str, dict[str, Any]] = {
         "SingleDeviceStrategy": type("SingleDeviceStrategy", (), {"root_device": None}),
     },
 }
-OURS = ["lightning_batches", "lightning_checks", "lightning_recipe", "lightning_data", "lightning"]
+OURS = ["recipe", "data", "classifier"]
 
 
 @pytest.fixture(scope="module")
 def under_stand_ins() -> Iterator[SimpleNamespace]:
-    """Our modules for Lightning, imported with stand-ins: `batches`, `checks`, `recipe`, `data`, `module`."""
-    names = [f"neuscale.integrations.{name}" for name in OURS]
+    """Our modules for Lightning, imported with stand-ins: `recipe`, `data`, `classifier`."""
+    package = "neuscale.integrations.lightning"
+    names = [package, *(f"{package}.{name}" for name in OURS)]
     before = {name: sys.modules.pop(name, None) for name in names}
     with pytest.MonkeyPatch.context() as patch:
         for name, content in STAND_INS.items():
             module = ModuleType(name)
             vars(module).update(content)
             patch.setitem(sys.modules, name, module)
-        batches, checks, recipe, data, module = map(import_module, names)
-        yield SimpleNamespace(batches=batches, checks=checks, recipe=recipe, data=data, module=module)
+        sys.modules["lightning"].pytorch = sys.modules["lightning.pytorch"]  # type: ignore[attr-defined]
+        recipe, data, classifier = (import_module(name) for name in names[1:])
+        yield SimpleNamespace(recipe=recipe, data=data, classifier=classifier)
     for name in names:
         del sys.modules[name]
     sys.modules.update({name: module for name, module in before.items() if module is not None})

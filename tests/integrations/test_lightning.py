@@ -14,11 +14,11 @@ import torch
 
 from conftest import TINY_RECIPE
 from neuscale.config import compose_config
-from neuscale.data.order import permutation
 from neuscale.data.prepare import prepare
+from neuscale.data.sampling import permutation
 from neuscale.errors import UsageError
-from neuscale.training.metrics import read_metrics
-from neuscale.training.train import train
+from neuscale.runs.metrics import read_metrics
+from neuscale.training.run import train
 
 pytest.importorskip("lightning")
 
@@ -115,7 +115,7 @@ def test_it_goes_on_from_the_middle_of_an_epoch(folder: Path) -> None:
 
 
 def test_a_checkpoint_holds_all_that_the_model_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neuscale.integrations.lightning import ImageClassifier
+    from neuscale.integrations.lightning.classifier import ImageClassifier
 
     under_lightning(folder / "kept", 1, steps=1)
     monkeypatch.setenv("NEUSCALE_DATA", str(folder / "elsewhere"))
@@ -137,7 +137,7 @@ def test_a_checkpoint_holds_all_that_the_model_needs(folder: Path, monkeypatch: 
     ],
 )
 def test_what_only_we_do_is_refused_by_name(word: str, way: str) -> None:
-    from neuscale.integrations.lightning import ImageClassifier
+    from neuscale.integrations.lightning.classifier import ImageClassifier
 
     with pytest.raises(UsageError, match=rf"^{word.partition('=')[0]} (.|\n)*{way}"):
         ImageClassifier([*RECIPE, word])
@@ -157,7 +157,8 @@ def test_a_trainer_that_would_train_something_else_is_refused(
 ) -> None:
     from lightning import Trainer
 
-    from neuscale.integrations.lightning import ImageClassifier, ImageDataModule
+    from neuscale.integrations.lightning.classifier import ImageClassifier
+    from neuscale.integrations.lightning.data import ImageDataModule
 
     words = [*RECIPE, *words]
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -169,7 +170,8 @@ def test_a_trainer_that_would_train_something_else_is_refused(
 def test_both_halves_have_one_recipe(tmp_path: Path) -> None:
     from lightning import Trainer
 
-    from neuscale.integrations.lightning import ImageClassifier, ImageDataModule
+    from neuscale.integrations.lightning.classifier import ImageClassifier
+    from neuscale.integrations.lightning.data import ImageDataModule
 
     trainer = Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, logger=False)
     with pytest.raises(UsageError, match="of the same recipe"):

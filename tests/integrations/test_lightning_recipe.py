@@ -49,7 +49,7 @@ def test_a_changed_word_changes_its_argument(
 
 
 def test_precisions_have_lightnings_names(under_stand_ins: Any) -> None:
-    assert under_stand_ins.checks.PRECISIONS == {
+    assert under_stand_ins.recipe.PRECISIONS == {
         "fp32": "32-true",
         "tf32": "32-true",
         "bf16": "bf16-mixed",
@@ -86,17 +86,17 @@ def test_a_recipe_is_a_config_words_a_word_or_what_a_checkpoint_holds(under_stan
 def test_what_only_we_do_is_refused_with_lightnings_own_way(
     under_stand_ins: Any, word: str, way: str
 ) -> None:
-    check = under_stand_ins.checks.check_config
+    check = under_stand_ins.recipe.check_config
     check(compose_config(RECIPE))
     with pytest.raises(UsageError) as caught:
         check(compose_config([*RECIPE, word]))
     assert caught.value.problem == f"{word.partition('=')[0]} is followed by 'neuscale train' only."
-    assert caught.value.fix == f"Leave it away; under Lightning use {way}."
+    assert caught.value.fix == f"Remove it; under Lightning use {way}."
 
 
 def trainer(modules: Any, **changed: Any) -> Any:
     usual = {
-        "strategy": modules.checks.SingleDeviceStrategy(),
+        "strategy": modules.recipe.SingleDeviceStrategy(),
         "precision": "32-true",
         "gradient_clip_val": None,
         "callbacks": [],
@@ -107,8 +107,8 @@ def trainer(modules: Any, **changed: Any) -> Any:
 
 
 def test_trainers_that_train_the_recipe_pass(under_stand_ins: Any) -> None:
-    check = under_stand_ins.checks.check_trainer
-    ddp = under_stand_ins.checks.DDPStrategy()
+    check = under_stand_ins.recipe.check_trainer
+    ddp = under_stand_ins.recipe.DDPStrategy()
     for words, changed in (
         ([], {}),
         ([], {"precision": "bf16-mixed", "accumulate_grad_batches": 4, "callbacks": [object()]}),
@@ -139,7 +139,7 @@ def test_a_trainer_that_would_train_something_else_is_refused(
     under_stand_ins: Any, words: list[str], changed: dict[str, Any], problem: str, fix: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        under_stand_ins.checks.check_trainer(
+        under_stand_ins.recipe.check_trainer(
             compose_config([*RECIPE, *words]), trainer(under_stand_ins, **changed)
         )
     assert problem in caught.value.problem
@@ -147,8 +147,8 @@ def test_a_trainer_that_would_train_something_else_is_refused(
 
 
 def test_a_schedule_of_accumulation_is_refused(under_stand_ins: Any) -> None:
-    callbacks = [under_stand_ins.checks.GradientAccumulationScheduler()]
+    callbacks = [under_stand_ins.recipe.GradientAccumulationScheduler()]
     with pytest.raises(UsageError, match="one global batch throughout"):
-        under_stand_ins.checks.check_trainer(
+        under_stand_ins.recipe.check_trainer(
             compose_config(RECIPE), trainer(under_stand_ins, callbacks=callbacks)
         )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import TINY_RECIPE
-from neuscale.data.loader import Share
+from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 
 WORDS = [*TINY_RECIPE, "model.ops=eager"]
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def trainer(modules: Any, **changed: Any) -> Any:
     """A Trainer of rank 1 of 3."""
-    strategy = modules.checks.DDPStrategy()
+    strategy = modules.recipe.DDPStrategy()
     strategy.root_device = CPU
     usual = {"strategy": strategy, "global_rank": 1, "world_size": 3, "precision": "32-true"}
     usual |= {"gradient_clip_val": None, "callbacks": [], "accumulate_grad_batches": 1}
@@ -30,16 +30,16 @@ class Opened:
     def __init__(self, modules: Any, patch: pytest.MonkeyPatch) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.checked: list[tuple[Any, ...]] = []
-        self.meta = SimpleNamespace(fingerprint="print", classes=7)
+        self.meta = SimpleNamespace(fingerprint="print", fingerprint_v1="older", classes=7)
         patch.setattr(modules.data, "open_data", lambda _config, _progress: self)
         patch.setattr(modules.data, "choose_loader", lambda _config, _data, device: ("choice", device))
         patch.setattr(modules.data, "check_augment", lambda *given: self.checked.append(given))
         patch.setattr(modules.data, "create_loader", self.create)
 
-    def create(self, choice: Any, _config: Any, data: Any, split: str, device: Any, share: Share) -> Any:
+    def create(self, choice: Any, _config: Any, data: Any, split: str, device: Any, rank: Rank) -> Any:
         assert (choice, data) == (("choice", CPU), self)
-        self.asked.append((split, device, share))
-        return SimpleNamespace(split=split, share=share)
+        self.asked.append((split, device, rank))
+        return SimpleNamespace(split=split, rank=rank)
 
 
 def test_each_process_opens_its_share_and_the_whole_validation_split(
@@ -50,14 +50,14 @@ def test_each_process_opens_its_share_and_the_whole_validation_split(
     data.trainer = trainer(under_stand_ins)
     data.setup("fit")
     assert opened.asked == [
-        ("train", CPU, Share(1, 3)),
-        ("val", CPU, Share(1, 3)),
-        ("val", CPU, Share(0, 1)),
+        ("train", CPU, Rank(1, 3)),
+        ("val", CPU, Rank(1, 3)),
+        ("val", CPU, Rank(0, 1)),
     ]
     assert opened.checked == [(data.config.augment, ("choice", CPU))]
     assert data.meta is opened.meta
     validation = data.val_dataloader()
-    assert (validation._loader.share, validation._whole.share) == (Share(1, 3), Share(0, 1))
+    assert (validation._loader.rank, validation._whole.rank) == (Rank(1, 3), Rank(0, 1))
     assert validation._batch_size == 5
     assert data.train_dataloader()._loader.split == "train"
     batch = object()
@@ -79,7 +79,7 @@ def test_what_the_trainer_does_otherwise_matters_where_it_trains(
 
 
 def ready(modules: Any, *words: str, stage: str = "validate") -> Any:
-    module = modules.module.ImageClassifier([*WORDS, *words], SIZES)
+    module = modules.classifier.ImageClassifier([*WORDS, *words], SIZES)
     data = modules.data.ImageDataModule([*WORDS, *words])
     data._training = [0] * 60
     module.trainer = trainer(modules, datamodule=data)
@@ -88,7 +88,7 @@ def ready(modules: Any, *words: str, stage: str = "validate") -> Any:
 
 
 def test_a_data_module_of_another_recipe_or_none_is_refused(under_stand_ins: Any) -> None:
-    module = under_stand_ins.module.ImageClassifier(WORDS, SIZES)
+    module = under_stand_ins.classifier.ImageClassifier(WORDS, SIZES)
     others = [None, object(), under_stand_ins.data.ImageDataModule([*WORDS, "run.seed=1"])]
     for other in others:
         module.trainer = trainer(under_stand_ins, datamodule=other)
@@ -101,10 +101,10 @@ def test_the_native_ops_are_put_in_where_they_serve_the_device(
     under_stand_ins: Any, monkeypatch: pytest.MonkeyPatch, deterministic: str
 ) -> None:
     fused: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(under_stand_ins.module, "fuse", lambda *given: fused.append(given))
+    monkeypatch.setattr(under_stand_ins.classifier, "fuse", lambda *given: fused.append(given))
     for kind in ("eager", "fused"):
         choice = SimpleNamespace(kind=kind)
-        monkeypatch.setattr(under_stand_ins.module, "choose_ops", lambda *_given, choice=choice: choice)
+        monkeypatch.setattr(under_stand_ins.classifier, "choose_ops", lambda *_given, choice=choice: choice)
         module = ready(under_stand_ins, f"run.deterministic={deterministic}")
         assert fused == ([] if kind == "eager" else [(module.model, CPU, deterministic == "true")])
 
@@ -121,7 +121,7 @@ def test_channels_last_holds_for_the_filters_and_the_images(under_stand_ins: Any
 
 def test_it_is_compiled_for_training_only(under_stand_ins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(under_stand_ins.module, "check_compiler", lambda: calls.append("checked"))
+    monkeypatch.setattr(under_stand_ins.classifier, "check_compiler", lambda: calls.append("checked"))
     monkeypatch.setattr("torch.nn.Module.compile", lambda self: calls.append(type(self).__name__))
     ready(under_stand_ins, "train.compile=true")
     ready(under_stand_ins, stage="fit")
@@ -144,13 +144,15 @@ def test_starting_weights_are_for_a_new_model_and_not_for_a_loaded_one(
 ) -> None:
     """A checkpoint brings its sizes, and the weights after them."""
     loaded: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(under_stand_ins.module, "load_starting_weights", lambda *given: loaded.append(given))
+    monkeypatch.setattr(
+        under_stand_ins.classifier, "load_starting_weights", lambda *given: loaded.append(given)
+    )
     meta = SimpleNamespace(name="some", height=8, width=8, channels=3, num_classes=7)
-    monkeypatch.setattr(under_stand_ins.module, "open_data", lambda *_given: SimpleNamespace(meta=meta))
+    monkeypatch.setattr(under_stand_ins.classifier, "open_data", lambda *_given: SimpleNamespace(meta=meta))
     words = [*WORDS, "model.weights=some.pth"]
-    under_stand_ins.module.ImageClassifier(words, SIZES)
+    under_stand_ins.classifier.ImageClassifier(words, SIZES)
     assert loaded == []
-    module = under_stand_ins.module.ImageClassifier(words)
+    module = under_stand_ins.classifier.ImageClassifier(words)
     assert loaded == [(module.model, module.config.model, 8, 3, 7)]
 
 
@@ -158,7 +160,7 @@ def test_running_statistics_are_shared_before_an_evaluation(
     under_stand_ins: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared: list[Any] = []
-    monkeypatch.setattr(under_stand_ins.module, "share_running_statistics", shared.append)
-    module = under_stand_ins.module.ImageClassifier(WORDS, SIZES)
+    monkeypatch.setattr(under_stand_ins.classifier, "share_running_statistics", shared.append)
+    module = under_stand_ins.classifier.ImageClassifier(WORDS, SIZES)
     module.on_validation_start()
     assert shared == [module.model]

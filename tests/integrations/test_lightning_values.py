@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from conftest import TINY_RECIPE
 from neuscale.config import compose_config
-from neuscale.data.loader import Batch, Share
-from neuscale.data.randomness import derived_seed, uniform_draws
+from neuscale.data.loaders.loader import Batch
+from neuscale.data.sampling import derived_seed, uniform_draws
+from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 from neuscale.models.layers import DropPath
 from neuscale.models.registry import create_model
@@ -24,8 +25,8 @@ COUNT = 60  # 5 steps of 12
 class Loader:
     """Batches that say where they stand, and what was asked of it."""
 
-    def __init__(self, count: int = COUNT, share: Share = Share(1, 2)) -> None:  # noqa: B008
-        self.count, self.share = count, share
+    def __init__(self, count: int = COUNT, rank: Rank = Rank(1, 2)) -> None:  # noqa: B008
+        self.count, self.rank = count, rank
         self.asked: list[tuple[Any, ...]] = []
 
     def __len__(self) -> int:
@@ -38,8 +39,8 @@ class Loader:
             yield [f"{step}.{part}" for part in range(parts)]
 
     def evaluation(self, size: int) -> Iterator[str]:
-        first = self.count * self.share.rank // self.share.processes
-        last = self.count * (self.share.rank + 1) // self.share.processes
+        first = self.count * self.rank.rank // self.rank.world_size
+        last = self.count * (self.rank.rank + 1) // self.rank.world_size
         for i in range(first, last, size):
             yield f"{i}-{min(i + size, last)}"
 
@@ -54,24 +55,16 @@ def fit_trainer(ready: int, parts: int = 3, epoch: int = 6) -> Any:
 def test_an_epoch_goes_on_with_the_part_that_comes_next(
     under_stand_ins: Any, ready: int, first: int, begun: int
 ) -> None:
-    """Process 1 of 2 has the second 6 images of each 12, in three parts of 2."""
     config, loader = compose_config(WORDS), Loader()
-    batches = under_stand_ins.batches.TrainingBatches(loader, config, "print", fit_trainer(ready))
+    batches = under_stand_ins.data.TrainingBatches(loader, config, "print", fit_trainer(ready))
     assert len(batches) == 15
     found = list(batches)
     assert loader.asked == [(config.augment, 3, 6, first, 5, 12, 3)]
-    wanted = [(step, part) for step in range(5) for part in range(3)][3 * first + begun :]
-    assert [(b.step, b.part) for b in found] == wanted
-    for batch in found:
-        start = batch.step * 12 + 6 + batch.part * 2
-        assert (batch.epoch, batch.content) == (6, f"{batch.step}.{batch.part}")
-        assert batch.positions == slice(start, start + 2)
+    assert found == [f"{step}.{part}" for step in range(5) for part in range(3)][3 * first + begun :]
 
 
 def test_a_run_that_goes_on_keeps_the_order_of_its_images(under_stand_ins: Any) -> None:
-    batches = under_stand_ins.batches.TrainingBatches(
-        Loader(), compose_config(WORDS), "print", fit_trainer(0)
-    )
+    batches = under_stand_ins.data.TrainingBatches(Loader(), compose_config(WORDS), "print", fit_trainer(0))
     state = batches.state_dict()
     assert state == {"run.seed": 3, "train.global_batch_size": 12, "data fingerprint": "print"}
     batches.load_state_dict(state)
@@ -91,15 +84,15 @@ def test_a_run_that_goes_on_keeps_the_order_of_its_images(under_stand_ins: Any) 
 def test_each_validation_image_is_counted_once_in_equally_many_batches(
     under_stand_ins: Any, rank: int, seen: list[tuple[str, bool]]
 ) -> None:
-    own, whole = Loader(7, Share(rank, 3)), Loader(7, Share())
-    batches = under_stand_ins.batches.ValidationBatches(own, whole, 2)
+    own, whole = Loader(7, Rank(rank, 3)), Loader(7, Rank())
+    batches = under_stand_ins.data.ValidationBatches(own, whole, 2)
     assert len(batches) == 2
     assert [(batch.content, batch.counted) for batch in batches] == seen
 
 
 def classifier(modules: Any, *words: str, steps: float = 20, rank: int = 0) -> Any:
     """An ImageClassifier as the Trainer has set it up."""
-    module = modules.module.ImageClassifier([*WORDS, *words], SIZES)
+    module = modules.classifier.ImageClassifier([*WORDS, *words], SIZES)
     data = modules.data.ImageDataModule([*WORDS, *words])
     data._training = Loader()
     module.device = torch.device("cpu")
@@ -108,42 +101,42 @@ def classifier(modules: Any, *words: str, steps: float = 20, rank: int = 0) -> A
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
         estimated_stepping_batches=steps,
         global_rank=rank,
+        world_size=2,
         precision_plugin=None,
     )
     module.setup("fit")
     return module
 
 
-def a_batch(modules: Any, positions: slice, part: int = 0) -> Any:
+def a_batch(positions: slice) -> Batch:
     images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    content = Batch(images, torch.tensor([0, 6, 2, 2]), torch.arange(4))
-    return modules.batches.TrainingBatch(content, epoch=2, step=3, part=part, positions=positions)
+    return Batch(images, torch.tensor([0, 6, 2, 2]), torch.arange(4), 2, positions)
 
 
 def test_the_model_is_the_recipes_of_its_seed(under_stand_ins: Any) -> None:
-    module = under_stand_ins.module.ImageClassifier(WORDS, SIZES)
+    module = under_stand_ins.classifier.ImageClassifier(WORDS, SIZES)
     expected = create_model(compose_config(WORDS).model, *SIZES, 3).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in module.model.state_dict().items())
     assert module.saved["sizes"] == [8, 3, 7]
     assert module.saved["config"]["run"]["seed"] == 3
     assert (module.top1.num_classes, module.top1.top_k, module.top1.average) == (7, 1, "micro")
     assert (module.top5.num_classes, module.top5.top_k, module.top5.average) == (7, 5, "micro")
-    few = under_stand_ins.module.ImageClassifier(WORDS, (8, 3, 4))
+    few = under_stand_ins.classifier.ImageClassifier(WORDS, (8, 3, 4))
     assert few.top5.top_k == 4
 
 
 def test_its_sizes_are_those_of_the_data(under_stand_ins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = SimpleNamespace(name="some", height=16, width=16, channels=1, num_classes=7)
-    monkeypatch.setattr(under_stand_ins.module, "open_data", lambda *_given: SimpleNamespace(meta=meta))
-    assert under_stand_ins.module.ImageClassifier(WORDS).saved["sizes"] == [16, 1, 7]
-    module = under_stand_ins.module.ImageClassifier([*WORDS, "data.image_size=24"])
+    monkeypatch.setattr(under_stand_ins.classifier, "open_data", lambda *_given: SimpleNamespace(meta=meta))
+    assert under_stand_ins.classifier.ImageClassifier(WORDS).saved["sizes"] == [16, 1, 7]
+    module = under_stand_ins.classifier.ImageClassifier([*WORDS, "data.image_size=24"])
     assert module.saved["sizes"] == [24, 1, 7]
     assert module(torch.zeros(2, 1, 24, 24)).shape == (2, 7)
 
 
 def test_the_loss_is_the_smoothed_cross_entropy_under_the_samples_own_drop_path(under_stand_ins: Any) -> None:
     module = classifier(under_stand_ins, "model.drop_path_rate=0.4")
-    batch = a_batch(under_stand_ins, slice(16, 20))
+    batch = a_batch(slice(16, 20))
     loss = module.training_step(batch, 0)
     layers = [m for m in module.model.modules() if isinstance(m, DropPath) and m.rate > 0]
     for i, layer in enumerate(layers):
@@ -152,21 +145,21 @@ def test_the_loss_is_the_smoothed_cross_entropy_under_the_samples_own_drop_path(
             expected = torch.from_numpy(kept).float() / (1 - layer.rate)
             assert layer.scale is not None
             torch.testing.assert_close(layer.scale[branch], expected)
-    log_p = module.model(batch.content.images).log_softmax(1)
-    target = 0.8 * F.one_hot(batch.content.labels, 7) + 0.2 / 7
+    log_p = module.model(batch.images).log_softmax(1)
+    target = 0.8 * F.one_hot(batch.labels, 7) + 0.2 / 7
     assert loss.item() == pytest.approx(-(target * log_p).sum(1).mean().item(), rel=1e-5)
     assert [(name, options["batch_size"]) for name, _, options in module.logged] == [("train/loss", 4)]
 
 
 def test_dropout_is_seeded_by_the_step_and_the_process_at_its_first_part(under_stand_ins: Any) -> None:
-    module = classifier(under_stand_ins, "model.dropout=0.5", rank=1)
-    module.training_step(a_batch(under_stand_ins, slice(0, 4), part=0), 0)
+    module = classifier(under_stand_ins, "model.dropout=0.5", rank=1)  # images 6 to 11 of each 12
+    module.training_step(a_batch(slice(42, 46)), 0)
     after = torch.get_rng_state()
     torch.manual_seed(99)
-    module.training_step(a_batch(under_stand_ins, slice(0, 4), part=0), 0)
+    module.training_step(a_batch(slice(42, 46)), 0)
     assert torch.equal(torch.get_rng_state(), after)
     torch.default_generator.manual_seed(derived_seed(3, 2 * 5 + 3, "dropout 1"))
-    module.training_step(a_batch(under_stand_ins, slice(0, 4), part=1), 0)  # goes on where part 0 ended
+    module.training_step(a_batch(slice(44, 48)), 0)  # continues where the first part ended
     assert torch.equal(torch.get_rng_state(), after)
 
 
@@ -220,7 +213,9 @@ def test_what_is_frozen_stays_in_evaluation_mode(under_stand_ins: Any) -> None:
 def evaluation_batch(modules: Any, count: int, seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     images = 3 * torch.randn(count, 3, 8, 8, generator=generator)
-    return Batch(images, torch.randint(7, (count,), generator=generator), torch.arange(count))
+    return Batch(
+        images, torch.randint(7, (count,), generator=generator), torch.arange(count), 0, slice(0, count)
+    )
 
 
 @pytest.mark.parametrize(("step", "split"), [("validation_step", "val"), ("test_step", "test")])
@@ -234,7 +229,7 @@ def test_each_evaluated_image_counts_once_if_it_is_ours(under_stand_ins: Any, st
     filling = evaluation_batch(under_stand_ins, 20, 3)
     for content, counted in ((ours[0], True), (filling, False), (ours[1], True)):
         module.logged.clear()
-        getattr(module, step)(under_stand_ins.batches.ValidationBatch(content, counted), 0)
+        getattr(module, step)(under_stand_ins.data.ValidationBatch(content, counted), 0)
         assert [name for name, *_ in module.logged] == [f"{split}/{n}" for n in ("loss", "top1", "top5")]
         assert [value for _, value, _ in module.logged] == [module.loss, module.top1, module.top5]
         size = len(content.labels)

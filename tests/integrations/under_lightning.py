@@ -26,9 +26,10 @@ class Record(Callback):
     ) -> None:
         self.lines.append(
             {
-                "step": batch.epoch * pl_module._steps_per_epoch + batch.step,
+                "step": batch.epoch * pl_module._steps_per_epoch
+                + batch.positions.start // pl_module.config.train.global_batch_size,
                 "loss": outputs["loss"].item() * trainer.accumulate_grad_batches,
-                "samples": batch.content.samples.tolist(),
+                "samples": batch.samples.tolist(),
             }
         )
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from neuscale import native_ops
 from neuscale.config import compose_config
-from neuscale.config.schema import ModelConfig
+from neuscale.config.model_options import ModelConfig
 from neuscale.errors import UsageError
 from neuscale.models.fused import choose_ops, fuse
 from neuscale.models.registry import create_model
@@ -116,9 +116,9 @@ def test_the_loader_gives_the_same_bits_with_and_without(
     ops: Any, build_image_tree: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from neuscale.config.schema import AugmentConfig
-    from neuscale.data.loader import Share
+    from neuscale.data.loaders.resident import ResidentLoader
     from neuscale.data.prepare import prepare
-    from neuscale.data.resident import ResidentLoader
+    from neuscale.distributed.rank import Rank
 
     data = prepare(
         "image_folder",
@@ -131,7 +131,7 @@ def test_the_loader_gives_the_same_bits_with_and_without(
     for switch in ("on", "off"):
         monkeypatch.setenv("NEUSCALE_OPS", switch)
         native_ops.load_native_ops.cache_clear()
-        loader = ResidentLoader(data, "train", None, CPU, Share())
+        loader = ResidentLoader(data, "train", None, CPU, Rank())
         assert (loader._normalize._ops is None) == (switch == "off")
         batches.append([batch.images for [batch] in loader.training(augment, 0, 0, 0, 5, 12)])
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))

@@ -75,7 +75,7 @@ def test_timms_gradient_checkpointing_changes_no_gradient() -> None:
         ("hf-hub:some/model", [], 32, "timm has no such", "timm.list_models() lists them"),
         ("resnet18.none", [], 32, "has no tag 'none'", "a1_in1k"),
         ("vit_tiny_patch16_224", [], 8, "an image of 8×8 does not go through", "data.image_size=224"),
-        ("vgg11", ["model.drop_path_rate=0.1"], 32, "model.drop_path_rate: timm's vgg11", "away"),
+        ("vgg11", ["model.drop_path_rate=0.1"], 32, "model.drop_path_rate: timm's vgg11", "Remove it"),
         ("resnet18", ["model.gradient_checkpointing=true"], 32, "resnet18 has BatchNorm", "without"),
     ],
 )

@@ -16,7 +16,7 @@ from neuscale.models.library import head_names, try_one_image
 from neuscale.models.registry import check_arch, create_model
 from neuscale.models.torchvision_model import as_now, published_weights
 from neuscale.models.weights import _HEADS, load_starting_weights, load_weights
-from neuscale.training.layers import HEADS
+from neuscale.training.param_groups import HEADS
 
 Scrambler = Callable[[nn.Module], nn.Module]
 

@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 from neuscale.config import compose_config, config_to_yaml
 from neuscale.errors import CheckpointError
 from neuscale.models.registry import create_model
-from neuscale.models.trained_with import check_heads
-from neuscale.models.weights import load_starting_weights
+from neuscale.models.weights import check_heads, load_starting_weights
 
 VIT = ["experiment=tiny_imagenet_vit", "model.hidden_dim=12", "model.num_layers=1"]
 

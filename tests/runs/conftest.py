@@ -122,6 +122,8 @@ def manifest_of(name: str, *words: str, experiment: str | None = None, **fields:
             "average_sha256": None,
         },
     }
+    if fields.get("result") is not None:
+        fields["result"] = {**made["result"], "last": None, "best_top1": None} | fields["result"]
     return made | fields
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from neuscale.runs import code, manifest
-from neuscale.runs.code import describe_code, source_hash, uncommitted
+from neuscale.runs import environment as code
+from neuscale.runs.environment import describe_code, source_hash, uncommitted
 
 Git = Callable[..., str]
 
@@ -72,8 +72,8 @@ def test_without_git_the_files_are_known_all_the_same(
 ) -> None:
     package = tmp_path / "checkout" / "package"
     (package / "model.py").write_text("depth = 4\n")
-    monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "none.json")
-    monkeypatch.setattr(manifest, "__file__", str(package / "runs" / "manifest.py"))
+    monkeypatch.setattr(code, "IMAGE_RECORD", tmp_path / "none.json")
+    monkeypatch.setattr(code, "__file__", str(package / "runs" / "environment.py"))
     monkeypatch.setattr(code, "PACKAGE", package)
     described, patch = describe_code()
     assert described["changed"]

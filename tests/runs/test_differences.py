@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from neuscale.runs.compare import compare_runs
+from neuscale.analysis.compare import compare_runs
 from neuscale.runs.differences import Difference, changing_fields, code_words, differences
 
 from .conftest import RunWriter, manifest_of

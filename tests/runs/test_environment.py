@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from neuscale.cluster import gpus
-from neuscale.runs import code, environment, manifest
-from neuscale.runs.manifest import installed_packages, migrated, now
+from neuscale import hardware as gpus
+from neuscale import units
+from neuscale.runs import environment
+from neuscale.runs import environment as code
+from neuscale.runs.environment import installed_packages
+from neuscale.runs.manifest import migrated
+from neuscale.units import now
 
 from .conftest import manifest_of
 
@@ -69,7 +73,7 @@ def test_the_lock_is_that_of_the_checkout_and_of_an_image_its_own(
 ) -> None:
     package = tmp_path / "app" / "neuscale"
     package.mkdir(parents=True)
-    monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "image.json")
+    monkeypatch.setattr(environment, "IMAGE_RECORD", tmp_path / "image.json")
     monkeypatch.setattr(environment, "PACKAGE", package)
     assert environment.lock_hash() is None
     (tmp_path / "requirements.lock").write_bytes(b"torch==2.15.0\n")
@@ -79,7 +83,7 @@ def test_the_lock_is_that_of_the_checkout_and_of_an_image_its_own(
 
 
 def test_an_image_is_named_by_what_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "image.json")
+    monkeypatch.setattr(environment, "IMAGE_RECORD", tmp_path / "image.json")
     (tmp_path / "image.json").write_text('{"version": "1"}')
     for name in ("NEUSCALE_IMAGE", "NEUSCALE_IMAGE_DIGEST"):
         monkeypatch.delenv(name, raising=False)
@@ -138,8 +142,8 @@ def test_packages_have_one_spelling_and_the_version_that_is_imported(
     put("second", "zope-interface-x", "2.0")
     (tmp_path / "second" / "broken-1.dist-info").mkdir()
     found = [tmp_path / "first", tmp_path / "second"]
-    real = manifest.distributions
-    monkeypatch.setattr(manifest, "distributions", lambda: real(path=list(map(str, found))))
+    real = environment.distributions
+    monkeypatch.setattr(environment, "distributions", lambda: real(path=list(map(str, found))))
     assert installed_packages() == {"zope-interface-x": "1.0"}
 
 
@@ -174,7 +178,7 @@ def test_times_are_in_utc_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None
             moment = cls(2026, 11, 21, 23, 30, 15, 999_999, tzinfo=timezone(timedelta(hours=-2)))
             return moment.astimezone(tz)
 
-    monkeypatch.setattr(manifest, "datetime", Clock)
+    monkeypatch.setattr(units, "datetime", Clock)
     monkeypatch.setenv("TZ", "Etc/GMT+5")
     time.tzset()
     try:

@@ -13,9 +13,9 @@ import jsonschema
 import pytest
 
 from neuscale.errors import UserError
-from neuscale.runs import manifest
-from neuscale.runs.environment import image, lock_hash
-from neuscale.runs.manifest import code_revision, load_manifest, read_manifest, write_manifest
+from neuscale.runs import environment, manifest
+from neuscale.runs.environment import code_revision, image, lock_hash
+from neuscale.runs.manifest import load_manifest, read_manifest, write_manifest
 
 WRITER = """
 import itertools, sys
@@ -43,8 +43,8 @@ def test_killed_at_any_moment_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_written_and_read(tmp_path: Path) -> None:
-    write_manifest(tmp_path / "manifest.json", {"a": ["ä", None]})
-    assert read_manifest(tmp_path / "manifest.json") == {"a": ["ä", None]}
+    write_manifest(tmp_path / "manifest.json", {"name": "ä", "resumed": [], "error": None})
+    assert read_manifest(tmp_path / "manifest.json") == {"name": "ä", "resumed": [], "error": None}
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
@@ -65,8 +65,8 @@ def test_the_code_is_named_with_whether_it_was_changed(
         who = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
         subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
 
-    monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "none.json")
-    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "runs" / "manifest.py"))
+    monkeypatch.setattr(environment, "IMAGE_RECORD", tmp_path / "none.json")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "runs" / "environment.py"))
     assert code_revision() is None
     git("init")
     (tmp_path / "manifest.py").write_text("1")
@@ -86,13 +86,13 @@ def test_in_an_image_the_code_is_the_one_it_was_built_from(
     """An image has no git, and a run in it would not know its own code."""
     record = {"version": "1", "revision": revision, "lock_sha256": "00"}
     write_manifest(tmp_path / "image.json", record)
-    monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "image.json")
-    assert manifest.image_record() == record
+    monkeypatch.setattr(environment, "IMAGE_RECORD", tmp_path / "image.json")
+    assert environment.image_record() == record
     assert code_revision() == {"revision": "ab12", "changed": changed}
 
 
 def test_an_image_is_named_as_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "IMAGE_RECORD", tmp_path / "image.json")
+    monkeypatch.setattr(environment, "IMAGE_RECORD", tmp_path / "image.json")
     assert image() is None
     write_manifest(tmp_path / "image.json", {"version": "1", "lock_sha256": "ab"})
     (tmp_path / "sbom.spdx.json").write_bytes(b"{}")

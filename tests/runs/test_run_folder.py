@@ -32,7 +32,7 @@ def test_names_that_are_taken_as_they_are(root: Path, name: str) -> None:
 def test_names_that_would_lead_elsewhere(root: Path, name: str) -> None:
     config = compose_config([])
     config.run.name = name
-    with pytest.raises(UsageError, match="is no name for a folder"):
+    with pytest.raises(UsageError, match="is not a valid folder name"):
         create_run(config)
     assert not root.exists()
 
@@ -49,7 +49,7 @@ def test_runs_begun_in_the_same_second_are_different_runs() -> None:
 def test_a_name_is_given_once() -> None:
     first = begin("mine")
     before = first.config_file.read_bytes()
-    with pytest.raises(UsageError, match=r"there is a run of this name(?s:.*)--resume"):
+    with pytest.raises(UsageError, match=r"there is a run of this name(?s:.*)Use `resume`"):
         begin("mine")
     assert first.config_file.read_bytes() == before
 

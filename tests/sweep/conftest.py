@@ -1,3 +1,3 @@
 """What these tests start instead of trainings."""
 
-from cluster.stand_in import stand_in as stand_in
+from stand_in import stand_in as stand_in

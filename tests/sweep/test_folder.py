@@ -38,16 +38,21 @@ def store(name: str, statuses: Sequence[str], age: float = 0) -> Sweep:
     return sweep
 
 
+def test_runs_are_called_what_differs_between_them() -> None:
+    sweep = plan_sweep([["run.seed=0", "optim.lr=0.1"], ["run.seed=0", "optim.lr=0.2"]], ["optim.lr"], "s")
+    assert [planned.name for planned in sweep.runs] == ["s-lr0.1", "s-lr0.2"]
+    assert [planned.words[1] for planned in sweep.runs] == ["optim.lr=0.1", "optim.lr=0.2"]
+    assert not sweep.path.exists()
+
+
 @pytest.mark.parametrize(
     ("count", "names"), [(2, ["s-0", "s-1"]), (10, ["s-0", "s-9"]), (11, ["s-00", "s-10"])]
 )
-def test_the_names_of_runs_sort_as_the_runs_do(count: int, names: list[str]) -> None:
-    sweep = plan_sweep(lists(count), ["run.seed"], "s")
-    found = [planned.name for planned in sweep.runs]
+def test_long_names_are_numbers_that_sort_as_the_runs_do(count: int, names: list[str]) -> None:
+    long = [["experiment=quickstart", f"model.weights={'a' * 100}{i}"] for i in range(count)]
+    found = [planned.name for planned in plan_sweep(long, ["model.weights"], "s").runs]
     assert [found[0], found[-1]] == names
     assert found == sorted(found)
-    assert [planned.words[1] for planned in sweep.runs] == [f"run.seed={i}" for i in range(count)]
-    assert not sweep.path.exists()
 
 
 def test_the_list_is_what_a_resumed_sweep_goes_on_with(runs: Path) -> None:
@@ -56,7 +61,7 @@ def test_the_list_is_what_a_resumed_sweep_goes_on_with(runs: Path) -> None:
     content = json.loads((runs / "s" / "sweep.json").read_text())
     assert content["command"] == ["neuscale", "sweep", "run.seed=0,1,2"]
     assert content["fields"] == ["run.seed"]
-    assert content["runs"][1] == {"name": "s-1", "words": ["experiment=quickstart", "run.seed=1"]}
+    assert content["runs"][1] == {"name": "s-seed1", "words": ["experiment=quickstart", "run.seed=1"]}
     found = open_sweep("s")
     assert (found.path, found.fields, found.runs) == (runs / "s", ["run.seed"], planned.runs)
     assert open_sweep(str(runs / "s")).runs == planned.runs
@@ -71,28 +76,28 @@ def test_without_a_name_the_newest_that_is_not_finished_goes_on() -> None:
 
 def test_where_all_are_finished_none_goes_on() -> None:
     store("one", ["finished", "finished"])
-    with pytest.raises(UsageError, match=r"no sweep to go on with \(there: one\)"):
+    with pytest.raises(UsageError, match=r"no sweep to resume \(existing: one\)"):
         open_sweep(None)
     assert open_sweep("one").name == "one", "one that is named may"
 
 
 def test_a_list_that_is_none_is_named(runs: Path) -> None:
     (runs / "s").mkdir(parents=True)
-    (runs / "s" / "sweep.json").write_text('{"runs": [{"name": "s-0"}]}')
+    (runs / "s" / "sweep.json").write_text('{"runs": [{"name": "s-seed0"}]}')
     with pytest.raises(UserError, match=r"s/sweep\.json: not the list of a sweep"):
         open_sweep("s")
 
 
-@pytest.mark.parametrize("taken", ["s", "s-1"])
+@pytest.mark.parametrize("taken", ["s", "s-seed1"])
 def test_a_folder_that_is_there_is_left_alone(runs: Path, taken: str) -> None:
     (runs / taken).mkdir(parents=True)
-    with pytest.raises(UsageError, match=rf"{taken}: is there already\.\nChoose another --name"):
+    with pytest.raises(UsageError, match=rf"{taken}: already exists\.\nChoose another `name`"):
         plan_sweep(lists(2), ["run.seed"], "s")
 
 
 def test_a_sweep_of_that_name_is_pointed_out() -> None:
     store("s", ["finished", "finished"])
-    with pytest.raises(UsageError, match="neuscale sweep --resume s; or choose another --name"):
+    with pytest.raises(UsageError, match="neuscale sweep --resume s; or choose another `name`"):
         plan_sweep(lists(2), ["run.seed"], "s")
 
 
@@ -148,4 +153,4 @@ def test_the_command_that_made_a_sweep_is_kept(
     monkeypatch.setattr(processes, "run_sweep", note)
     assert run(["sweep", "run.seed=0,1", "run.device=cpu", "--name", "s", "--jobs", "3"]) == 75
     assert json.loads((runs / "s" / "sweep.json").read_text())["command"][1:] == ["sweep", "run.seed=0,1"]
-    assert called == [(["s-0", "s-1"], 3)]
+    assert called == [(["s-seed0", "s-seed1"], 3)]

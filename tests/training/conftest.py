@@ -10,10 +10,10 @@ from PIL import Image
 
 from conftest import TINY_RECIPE
 from neuscale.config import Config, compose_config
+from neuscale.data.open import open_data
 from neuscale.data.prepare import prepare
+from neuscale.distributed.accelerator import create_accelerator
 from neuscale.progress import Silent
-from neuscale.training.device import create_accelerator
-from neuscale.training.train import open_data
 from neuscale.training.trainer import Trainer
 from reference.training import Photos
 

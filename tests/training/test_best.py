@@ -11,7 +11,7 @@ from neuscale.config import Config
 from neuscale.evaluation.evaluate import Evaluation, evaluate
 from neuscale.training import trainer
 from neuscale.training.checkpoint import CheckpointFolder
-from neuscale.training.train import TrainedRun, train
+from neuscale.training.run import TrainedRun, train
 
 ConfigBuilder = Callable[..., Config]
 TOP1 = [0.25, 0.5, 0.75, 0.5, 0.625, 0.75, 0.375]  # the second 0.75 is no better than the first

@@ -19,15 +19,14 @@ from torch import Tensor
 
 from conftest import TINY_RECIPE
 from neuscale.config import compose_config, config_to_yaml
-from neuscale.data.packed import PackedDataset
+from neuscale.data.formats.packed import PackedDataset
 from neuscale.evaluation.calibration import Calibration
 from neuscale.evaluation.evaluate import Evaluation
 from neuscale.runs.folder import RunFolder
-from neuscale.training.meters import TIMINGS
-from neuscale.training.pictures import confusion_picture
-from neuscale.training.tensorboard import TensorBoard
-from neuscale.training.tracking import Tracker, hyperparameters
-from neuscale.training.train import train
+from neuscale.runs.metrics import TIMINGS
+from neuscale.training.run import train
+from neuscale.training.tracking.tensorboard import TensorBoard
+from neuscale.training.tracking.tracker import Tracker, confusion_picture, hyperparameters
 
 from .watched import Watched, watch
 

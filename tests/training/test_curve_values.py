@@ -12,7 +12,7 @@ import pytest
 from conftest import ListeningProgress, ListeningTask
 from neuscale.config import Config
 from neuscale.runs.manifest import read_manifest
-from neuscale.training.train import TrainedRun, train
+from neuscale.training.run import TrainedRun, train
 
 from .watched import BATCH, WAIT, Watched, seconds_of, watch
 

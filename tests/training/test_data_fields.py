@@ -9,12 +9,13 @@ import pytest
 
 from neuscale.config import Config, compose_config
 from neuscale.config.schema import DataConfig
-from neuscale.data import choose, file_loader
-from neuscale.data.listed_writer import list_images
-from neuscale.data.packed import PackedDataset
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.data.formats.write_image_list import list_images
+from neuscale.data.loaders import choose
+from neuscale.data.loaders import image_files as file_loader
+from neuscale.data.open import open_data
 from neuscale.data.prepare import prepare
 from neuscale.progress import Silent
-from neuscale.training.train import open_data
 from neuscale.training.trainer import Trainer
 
 TrainerBuilder = Callable[..., Trainer]

@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-from neuscale.cluster.accelerate_env import asked_device, asked_precision, check_accelerate_environment
-from neuscale.errors import UsageError
-from neuscale.training import device as devices
-from neuscale.training.device import (
-    be_deterministic,
-    check_compiler,
+from neuscale.distributed import accelerator as devices
+from neuscale.distributed.accelerator import (
+    asked_device,
+    asked_precision,
+    check_accelerate_environment,
     check_device,
     create_accelerator,
     device_name,
     resolve_device,
     resolve_precision,
-    seed_generator,
-    share_of,
 )
+from neuscale.distributed.rank import Rank
+from neuscale.errors import UsageError
+from neuscale.hardware import check_compiler
+from neuscale.training.determinism import be_deterministic, seed_generator
 
 Machine = Callable[..., None]
 
@@ -184,20 +185,14 @@ def test_several_processes_on_the_cpu_want_something_that_starts_them(
     check_accelerate_environment()
 
 
-def test_what_ddp_is_told_and_what_a_cpu_keeps(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ddp_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
-    kept: list[str] = []
     monkeypatch.setattr(devices, "Accelerator", lambda **options: made.append(options))
-    monkeypatch.setattr(devices, "keep_freed_memory", lambda: kept.append("kept"))
     create_accelerator("cpu", "fp32")
     (ddp,) = made[0]["kwargs_handlers"]
     assert not ddp.broadcast_buffers, "buffers would be sent before each forward"
     assert ddp.gradient_as_bucket_view
     assert not made[0]["step_scheduler_with_optimizer"]
-    assert kept == ["kept"]
-    machine(cuda=True, bf16=True)
-    create_accelerator("auto", "fp32")
-    assert kept == ["kept"], "on a GPU nothing is held back"
 
 
 def test_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,9 +252,13 @@ def test_the_generator_of_the_device_is_seeded(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rank_and_device_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    process: Any = SimpleNamespace(process_index=2, num_processes=5, device=torch.device("cpu"))
-    share = share_of(process)
-    assert (share.rank, share.processes) == (2, 5)
+    assert Rank.current() == Rank(0, 1)
+    with monkeypatch.context() as group:
+        group.setattr(torch.distributed, "is_initialized", lambda: True)
+        group.setattr(torch.distributed, "get_rank", lambda: 2)
+        group.setattr(torch.distributed, "get_world_size", lambda: 5)
+        assert Rank.current() == Rank(2, 5)
+    process: Any = SimpleNamespace(device=torch.device("cpu"))
     for threads, name in ((1, "CPU, 1 thread"), (3, "CPU, 3 threads")):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert device_name(process) == name

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from neuscale.config import Config
-from neuscale.training.train import train
+from neuscale.training.run import train
 from reference.recording import recorded
 
 

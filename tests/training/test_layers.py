@@ -5,7 +5,7 @@ from torch import nn
 
 from neuscale.config import compose_config
 from neuscale.models.registry import create_model
-from neuscale.training.layers import freeze, parameter_layers, training_mode
+from neuscale.training.param_groups import freeze, parameter_layers, training_mode
 
 
 def test_the_layers_of_a_vit_count_from_the_patches_to_the_head() -> None:

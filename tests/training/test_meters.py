@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from neuscale.config import compose_config
 from neuscale.errors import UsageError
 from neuscale.models.registry import create_model
-from neuscale.training import limit, meters, step_log
+from neuscale.training import metrics_logger
+from neuscale.training import stopping as limit
 from neuscale.training.flops import peak_tflops, training_flops
-from neuscale.training.limit import Deadline, limit_seconds
-from neuscale.training.meters import Clock, Window, batch_sums, memory_gigabytes
-from neuscale.training.step_log import StepLog
+from neuscale.training.loss import batch_sums
+from neuscale.training.metrics_logger import MetricsLogger, RunningSums, Timer, memory_gigabytes
+from neuscale.training.stopping import Deadline
+from neuscale.units import limit_seconds
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -34,7 +36,7 @@ def test_sums_of_a_micro_batch_are_of_images_and_not_of_batches() -> None:
 
 
 def test_a_window_adds_up_and_remembers_its_first_bad_step() -> None:
-    window = Window(CPU)
+    window = RunningSums(CPU)
     for step, loss in ((7, 1.5), (8, float("nan")), (9, float("inf"))):
         window.add(step, torch.tensor([loss, 2.0]))
     assert (window.sums[1], window.steps, int(window.bad)) == (6.0, 3, 8)
@@ -44,7 +46,7 @@ def test_a_window_adds_up_and_remembers_its_first_bad_step() -> None:
 
 def test_the_clock_counts_waiting_and_the_whole_of_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(meters, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(metrics_logger, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def batches() -> Any:
         for batch in range(4):
@@ -52,7 +54,7 @@ def test_the_clock_counts_waiting_and_the_whole_of_each_step(monkeypatch: pytest
             yield batch
         now[0] += 500.0  # what ends an epoch is no waiting for a batch
 
-    clock, seen = Clock(), []
+    clock, seen = Timer(), []
     clock.start(10)
     for batch in clock.timed(batches()):
         now[0] += 10.0
@@ -63,7 +65,7 @@ def test_the_clock_counts_waiting_and_the_whole_of_each_step(monkeypatch: pytest
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> StepLog:
+def log(monkeypatch: pytest.MonkeyPatch) -> MetricsLogger:
     """Of two processes that reduce to three times this one's sums, with batches of 40 images."""
 
     def reduce(sums: Tensor, how: str) -> Tensor:
@@ -71,15 +73,15 @@ def log(monkeypatch: pytest.MonkeyPatch) -> StepLog:
         return sums * 3
 
     accelerator: Any = SimpleNamespace(device=CPU, num_processes=2, reduce=reduce)
-    monkeypatch.setattr(step_log, "memory_gigabytes", lambda _device: 1.25)
-    return StepLog(accelerator, 40, 3e9, 8.0)
+    monkeypatch.setattr(metrics_logger, "memory_gigabytes", lambda _device: 1.25)
+    return MetricsLogger(accelerator, 40, 3e9, 8.0)
 
 
-def test_a_point_has_means_speed_operations_and_utilisation(log: StepLog) -> None:
-    log.clock.start(20)
+def test_a_point_has_means_speed_operations_and_utilisation(log: MetricsLogger) -> None:
+    log.timer.start(20)
     for step in range(20, 25):
-        log.window.add(step, torch.tensor([8.0, 4.0]))
-    log.clock.seconds, log.clock.waited = 0.5, 0.2
+        log.running.add(step, torch.tensor([8.0, 4.0]))
+    log.timer.seconds, log.timer.waited = 0.5, 0.2
     point = log.values(25, 0.125, pytest.fail)
     assert point == pytest.approx(
         {
@@ -93,32 +95,32 @@ def test_a_point_has_means_speed_operations_and_utilisation(log: StepLog) -> Non
             "mfu": 0.48 / 8.0,
         }
     )
-    assert log.window.sums.tolist() == [0.0, 0.0]
-    log.window.add(25, torch.tensor([1.0, 1.0]))
-    log.clock.seconds = 1.5
+    assert log.running.sums.tolist() == [0.0, 0.0]
+    log.running.add(25, torch.tensor([1.0, 1.0]))
+    log.timer.seconds = 1.5
     assert log.values(26, 0.1, pytest.fail)["images_per_second"] == 40.0
 
 
-def test_what_is_not_known_is_left_out(log: StepLog) -> None:
-    log.window.add(0, torch.tensor([8.0, 4.0]))
+def test_what_is_not_known_is_left_out(log: MetricsLogger) -> None:
+    log.running.add(0, torch.tensor([8.0, 4.0]))
     assert set(log.values(1, 0.1, pytest.fail)) == {"loss", "accuracy", "lr", "memory_gb"}, (
         "no step has ended"
     )
     log.peak = None
-    log.clock.seconds = 2.0
-    log.window.add(1, torch.tensor([8.0, 4.0]))
+    log.timer.seconds = 2.0
+    log.running.add(1, torch.tensor([8.0, 4.0]))
     assert set(log.values(2, 0.1, pytest.fail)) >= {"tflops", "images_per_second"}
     log.flops, log.peak = None, 9.0
-    log.clock.seconds = 3.0
-    log.window.add(2, torch.tensor([8.0, 4.0]))
+    log.timer.seconds = 3.0
+    log.running.add(2, torch.tensor([8.0, 4.0]))
     point = log.values(3, 0.1, pytest.fail)
     assert {"tflops", "mfu"}.isdisjoint(point)
     assert point["data_wait"] == 0.0
 
 
-def test_a_loss_that_is_no_number_is_looked_into(log: StepLog) -> None:
+def test_a_loss_that_is_no_number_is_looked_into(log: MetricsLogger) -> None:
     called: list[int] = []
-    log.window.add(0, torch.tensor([float("nan"), 4.0]))
+    log.running.add(0, torch.tensor([float("nan"), 4.0]))
     log.values(1, 0.1, lambda: called.append(1))
     assert called == [1]
 

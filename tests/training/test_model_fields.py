@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
-from neuscale.config.schema import ModelConfig, SwinConfig, TimmConfig, TorchvisionConfig, ViTConfig
+from neuscale.config.model_options import ModelConfig, SwinConfig, TimmConfig, TorchvisionConfig, ViTConfig
 from neuscale.errors import UsageError
 from neuscale.models import fused, swin, vit
 from neuscale.models.layers import MLP, DropPath

@@ -7,11 +7,11 @@ import torch
 
 from neuscale.config import Config
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.loader import Share
-from neuscale.data.packed import PackedDataset, packed_path
-from neuscale.data.resident import ResidentLoader
-from neuscale.data.stream import StreamLoader
-from neuscale.training.train import train
+from neuscale.data.formats.packed import PackedDataset, packed_path
+from neuscale.data.loaders.resident import ResidentLoader
+from neuscale.data.loaders.streaming import StreamLoader
+from neuscale.distributed.rank import Rank
+from neuscale.training.run import train
 from training.test_resume import SignalAt, assert_equal, curves, final_state
 
 pytestmark = [
@@ -51,7 +51,7 @@ def test_loaders_on_the_card_give_the_cpus_batches(tiny: ConfigBuilder, processe
     augment = AugmentConfig(crop_padding=1, horizontal_flip=0.5, erasing=0.5)
     tiny()
     data = PackedDataset.open(packed_path("tiny"))
-    share = Share(processes - 1, processes)
+    share = Rank(processes - 1, processes)
     expected = [
         batch
         for step in ResidentLoader(data, "train", None, torch.device("cpu"), share).training(

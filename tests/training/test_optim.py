@@ -9,8 +9,8 @@ import torch
 
 from neuscale.config import Config, compose_config
 from neuscale.models.registry import create_model
+from neuscale.training.lr_schedule import lr_at, set_lr
 from neuscale.training.optim import create_optimizer
-from neuscale.training.schedule import lr_at, set_lr
 
 ConfigBuilder = Callable[..., Config]
 

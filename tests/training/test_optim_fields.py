@@ -10,10 +10,10 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from neuscale.config import Config
-from neuscale.config.schema import AdamWConfig, MuonConfig, OptimConfig, SGDConfig
+from neuscale.config.model_options import AdamWConfig, MuonConfig, OptimConfig, SGDConfig
 from neuscale.training import trainer
 from neuscale.training.optim import OptimizerSet
-from neuscale.training.train import train
+from neuscale.training.run import train
 
 ConfigBuilder = Callable[..., Config]
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from neuscale.training.norm import share_running_statistics
+from neuscale.evaluation.evaluate import share_running_statistics
 
 PROGRAM = """
 import json, os, signal, sys
 import torch, torch.distributed as dist
 from torch import nn
-from neuscale.training.limit import Deadline
-from neuscale.training.norm import share_running_statistics
-from neuscale.training.stop import StopRequest
+from neuscale.training.stopping import Deadline
+from neuscale.evaluation.evaluate import share_running_statistics
+from neuscale.training.stopping import StopRequest
 
 def run(rank):
     torch.set_num_threads(1)

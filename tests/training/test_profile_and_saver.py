@@ -11,10 +11,10 @@ import torch
 from torch.profiler import record_function
 
 from conftest import ListeningProgress
-from neuscale.training import saver as saver_module
-from neuscale.training.metrics import MetricsFile, read_metrics
+from neuscale.runs.metrics import MetricsFile, read_metrics
+from neuscale.training import checkpoint as saver_module
+from neuscale.training.checkpoint import BackgroundSaver
 from neuscale.training.profiling import STEPS, StepProfiler
-from neuscale.training.saver import BackgroundSaver
 
 CPU = torch.device("cpu")
 

@@ -11,13 +11,13 @@ from neuscale.config import Config, compose_config
 from neuscale.errors import UsageError
 from neuscale.models.registry import create_model
 from neuscale.runs.folder import RunFolder
+from neuscale.runs.metrics import read_metrics
 from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
 from neuscale.training.ema import WeightAverage
-from neuscale.training.layers import parameter_layers
-from neuscale.training.metrics import read_metrics
+from neuscale.training.lr_schedule import lr_at, set_lr
 from neuscale.training.optim import create_optimizer
-from neuscale.training.schedule import lr_at, set_lr
-from neuscale.training.train import train
+from neuscale.training.param_groups import parameter_layers
+from neuscale.training.run import train
 
 ConfigBuilder = Callable[..., Config]
 
@@ -92,14 +92,13 @@ def test_the_average_is_the_average_and_is_what_is_evaluated(tiny: ConfigBuilder
         average.update()
         decay = min(0.5, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * model.weight.detach()
-    torch.testing.assert_close(average.state["weight"], expected)
+    torch.testing.assert_close(average.average["weight"], expected)
     raw = model.weight.detach().clone()
-    average.swap()
-    torch.testing.assert_close(model.weight.detach(), expected)
-    average.swap()
+    with average.swapped():
+        torch.testing.assert_close(model.weight.detach(), expected)
     assert torch.equal(model.weight, raw)
 
-    from neuscale.evaluation.run import evaluate_run
+    from neuscale.inference.evaluate_run import evaluate_run
     from neuscale.progress import Silent
 
     words = ["train.epochs=3", "optim.lr=0.01", "train.ema_decay=0.9"]

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from neuscale.config import compose_config
-from neuscale.training.metrics import read_metrics
-from neuscale.training.train import train
+from neuscale.runs.metrics import read_metrics
+from neuscale.training.run import train
 from reference.images import Augment
 from reference.models import swin, vit
 from reference.optimizers import SGD, AdamW, Muon

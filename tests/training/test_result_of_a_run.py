@@ -16,16 +16,18 @@ import pytest
 import torch
 
 from conftest import ListeningProgress, ListeningTask
+from neuscale.analysis.listing import run_row
 from neuscale.config import Config
 from neuscale.errors import UsageError, UserError
+from neuscale.models.weights import weights_hash
 from neuscale.runs.folder import RunFolder
-from neuscale.runs.listing import run_row
 from neuscale.runs.manifest import read_manifest
-from neuscale.training import record, trainer
+from neuscale.training import manifest_writer as record
+from neuscale.training import trainer
 from neuscale.training.checkpoint import open_checkpoint
-from neuscale.training.fingerprint import weights_hash
-from neuscale.training.record import RunRecord, determinism
-from neuscale.training.train import train
+from neuscale.training.determinism import determinism
+from neuscale.training.manifest_writer import ManifestWriter
+from neuscale.training.run import train
 
 ConfigBuilder = Callable[..., Config]
 TOP1 = (0.25, 0.75, 0.5, 0.625)
@@ -183,7 +185,7 @@ def test_changes_of_the_code_lie_beside_the_manifest_one_file_for_each(
         sha = hashlib.sha256(patch).hexdigest()
         made: dict[str, Any] = {"code": {"diff": {"file": "code.diff", "sha256": sha}}}
         monkeypatch.setattr(record, "_first_manifest", lambda *_, made=made, patch=patch: (made, patch))
-        RunRecord(run, fake).begins()
+        ManifestWriter(run, fake).on_start()
         names.append(read_manifest(run.manifest_file)["code"]["diff"]["file"])
     second = f"code-{hashlib.sha256(b'two').hexdigest()[:8]}.diff"
     assert names == ["code.diff", second, "code.diff"]
@@ -193,10 +195,10 @@ def test_changes_of_the_code_lie_beside_the_manifest_one_file_for_each(
 
 def test_only_the_main_process_writes(tmp_path: Path, tiny: ConfigBuilder) -> None:
     fake: Any = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=False))
-    told = RunRecord(RunFolder(tmp_path), fake)
-    told.goes_on(5)
-    told.begins()
-    told.fails(ValueError("x"))
+    told = ManifestWriter(RunFolder(tmp_path), fake)
+    told.on_resume(5)
+    told.on_start()
+    told.on_error(ValueError("x"))
     told.write(ended=True)
     assert list(tmp_path.iterdir()) == []
 

@@ -18,13 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from neuscale.config import Config
 from neuscale.data.prepare import prepare
 from neuscale.errors import UsageError
+from neuscale.models.weights import weights_hash
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import SCHEMA, read_manifest
+from neuscale.runs.metrics import TIMINGS, read_metrics
 from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
-from neuscale.training.fingerprint import weights_hash
-from neuscale.training.meters import TIMINGS
-from neuscale.training.metrics import read_metrics
-from neuscale.training.train import train
+from neuscale.training.run import train
 
 ConfigBuilder = Callable[..., Config]
 

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from neuscale.config import Config
-from neuscale.training import meters
+from neuscale.training import metrics_logger as meters
 from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
-from neuscale.training.train import train
+from neuscale.training.run import train
 
 ConfigBuilder = Callable[..., Config]
 

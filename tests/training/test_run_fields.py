@@ -13,14 +13,16 @@ import pytest
 import torch
 
 from neuscale.config import Config, compose_config, schema
-from neuscale.data.randomness import derived_seed
+from neuscale.data.sampling import derived_seed
+from neuscale.distributed import accelerator as device
 from neuscale.models.registry import create_model
 from neuscale.runs.folder import create_run
-from neuscale.training import device, limit, tensorboard
-from neuscale.training import step as step_module
-from neuscale.training import train as train_module
+from neuscale.training import run as train_module
+from neuscale.training import stopping as limit
+from neuscale.training import trainer as trainer_module
 from neuscale.training.drop_path import DropPathDraws
-from neuscale.training.train import TrainedRun, train
+from neuscale.training.run import TrainedRun, train
+from neuscale.training.tracking import tensorboard
 from neuscale.training.trainer import Trainer
 
 ConfigBuilder = Callable[..., Config]
@@ -55,14 +57,15 @@ def test_the_seed_is_that_of_the_model_of_drop_path_and_of_dropout(
     build_trainer: TrainerBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr(step_module, "seed_generator", lambda _device, seed: drawn.append(seed))
+    monkeypatch.setattr(trainer_module, "seed_generator", lambda _device, seed: drawn.append(seed))
     for seed in (5, 6):
         trainer = build_trainer(f"run.seed={seed}")
         expected = create_model(trainer.config.model, 8, 3, 3, seed).state_dict()
         own = trainer.raw_model.state_dict()
         assert all(torch.equal(own[name], value) for name, value in expected.items())
         (batches,) = trainer.loader.training(trainer.config.augment, seed, 0, 2, 3, 12)
-        trainer.optimize(7, 0, 2, batches)
+        trainer.step = 7
+        trainer.train_step(batches)
         assert drawn[-1] == derived_seed(seed, 7, "dropout 0")
         layers = [module for module in trainer.raw_model.modules() if hasattr(module, "rate")]
         scales = [layer.scale.clone() for layer in layers if layer.rate > 0]

@@ -9,8 +9,8 @@ import pytest
 
 from neuscale.config import compose_config, config_to_yaml
 from neuscale.errors import UsageError
+from neuscale.runs.differences import check_same_data, check_same_run
 from neuscale.runs.folder import RunFolder
-from neuscale.training.resume import check_same_data, check_same_run
 
 BEGUN = [
     "model=swin_nano",
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> RunFolder:
     found = RunFolder(tmp_path / "begun")
     found.path.mkdir()
     found.config_file.write_text(config_to_yaml(compose_config(BEGUN)))
-    found.manifest_file.write_text(json.dumps({"data": {"fingerprint": "abc"}}))
+    found.manifest_file.write_text(json.dumps({"data": {"fingerprint": "abc1" * 16}}))
     return found
 
 
@@ -83,12 +83,12 @@ def test_another_model_is_another_run(run: RunFolder) -> None:
 
 def test_other_data_under_the_same_name_are_refused(run: RunFolder) -> None:
     def prepared(fingerprint: str) -> Any:
-        return SimpleNamespace(meta=SimpleNamespace(fingerprint=fingerprint, name="pets"))
+        return SimpleNamespace(meta=SimpleNamespace(is_recorded_as=lambda f: f == fingerprint, name="pets"))
 
-    check_same_data(prepared("abc"), run)
+    check_same_data(prepared("abc1" * 16), run)
     with pytest.raises(
         UsageError, match="begun: was trained on other data than what is now prepared as 'pets'"
     ):
-        check_same_data(prepared("abd"), run)
+        check_same_data(prepared("abd1" * 16), run)
     run.manifest_file.write_text("{}")  # of a run that ended before it said so
-    check_same_data(prepared("abd"), run)
+    check_same_data(prepared("abd1" * 16), run)

@@ -6,7 +6,7 @@ import pytest
 
 from neuscale.config import Config
 from neuscale.training.checkpoint import CheckpointFolder
-from neuscale.training.train import train
+from neuscale.training.run import train
 
 
 @pytest.mark.parametrize(("every", "steps"), [(5, [5, 10, 15, 20]), (10, [10, 20]), (4, [4, 8, 12, 16, 20])])

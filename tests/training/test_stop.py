@@ -9,10 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cluster.stand_in import send, signals_survived
-from neuscale.training import stop as stopping
-from neuscale.training.limit import Deadline
-from neuscale.training.stop import StopRequest
+from neuscale.training import stopping
+from neuscale.training.stopping import Deadline, StopRequest
+from stand_in import send, signals_survived
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,12 @@ import torch
 
 from neuscale.config import Config
 from neuscale.config.schema import CheckpointConfig, EvalConfig, TrainConfig
-from neuscale.data.loader import Loader
+from neuscale.data.loaders.loader import Loader
 from neuscale.models.swin import SwinTransformer
+from neuscale.runs.metrics import read_metrics
 from neuscale.training import trainer as trainer_module
 from neuscale.training.checkpoint import CheckpointFolder
-from neuscale.training.metrics import read_metrics
-from neuscale.training.train import train
+from neuscale.training.run import train
 from neuscale.training.trainer import Trainer
 
 ConfigBuilder = Callable[..., Config]
@@ -132,8 +132,9 @@ def first_step(trainer: Trainer) -> tuple[float, torch.Tensor, torch.Tensor]:
     trainer.raw_model.head.register_forward_hook(
         lambda _module, _args, out: logits.append(out.detach().clone())
     )
-    (batches,) = trainer.loader.training(trainer.config.augment, 0, 0, 0, 1, 12, trainer.optimize.parts)
-    sums = trainer.optimize(0, 0, 0, batches)
+    (batches,) = trainer.loader.training(trainer.config.augment, 0, 0, 0, 1, 12, trainer.accumulation.steps)
+    trainer.train_step(batches)
+    sums = trainer.metrics.running.sums
     return sums[0].item() / 12, torch.cat(logits), torch.cat([batch.labels for batch in batches])
 
 
@@ -157,17 +158,17 @@ def test_steps_follow_from_epochs_the_batch_and_the_most_that_are_asked_for(
     assert (trainer.steps_per_epoch, trainer.total_steps) == (7, 49), "60 images"
     assert build_trainer("train.epochs=7", "train.max_steps=11").total_steps == 11
     assert build_trainer("train.epochs=2", "train.max_steps=11").total_steps == 10
-    assert build_trainer("train.epochs=2", "train.micro_batch=2").optimize.parts == 6
+    assert build_trainer("train.epochs=2", "train.micro_batch=2").accumulation.steps == 6
 
 
 def test_patience_is_over_after_as_many_evaluations(build_trainer: TrainerBuilder) -> None:
     trainer = build_trainer("train.epochs=9", "train.patience=2")
     for stale, over in ((1, False), (2, True), (3, True)):
-        trainer.state.stale = stale
-        assert trainer.is_over() == over
+        trainer.evals_since_best = stale
+        assert trainer.should_stop() == over
     trainer = build_trainer("train.epochs=9")
-    trainer.state.stale = 1000
-    assert not trainer.is_over()
+    trainer.evals_since_best = 1000
+    assert not trainer.should_stop()
 
 
 def test_what_is_frozen_is_what_is_asked_for(build_trainer: TrainerBuilder) -> None:
@@ -184,14 +185,14 @@ def test_what_is_frozen_is_what_is_asked_for(build_trainer: TrainerBuilder) -> N
 
 def test_the_average_has_the_decay_that_is_asked_for(build_trainer: TrainerBuilder) -> None:
     trainer = build_trainer("train.ema_decay=0.15", "optim.lr=0.1", "optim.warmup_epochs=0")
-    average = trainer.optimize.average
-    assert average is not None
+    ema = trainer.ema
+    assert ema is not None
     before = trainer.raw_model.head.weight.detach().clone()
     first_step(trainer)
     now = trainer.raw_model.head.weight.detach()
     assert not torch.equal(before, now)
-    torch.testing.assert_close(average.state["head.weight"], 0.15 * before + 0.85 * now)
-    assert build_trainer().optimize.average is None
+    torch.testing.assert_close(ema.average["head.weight"], 0.15 * before + 0.85 * now)
+    assert build_trainer().ema is None
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -200,7 +201,7 @@ def test_a_model_is_compiled_and_in_channels_last_where_that_is_asked_for(
 ) -> None:
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
-    monkeypatch.setattr(trainer_module, "check_compiler", lambda: None)
+    monkeypatch.setattr("neuscale.training.build.check_compiler", lambda: None)
     trainer = build_trainer(f"train.compile={asked}", f"train.channels_last={asked}")
     assert compiled == ([trainer.raw_model] if asked else [])
     weight = trainer.raw_model.features[0][0].weight

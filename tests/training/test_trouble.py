@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from hypothesis import strategies as st
 
 from conftest import ListeningProgress
 from neuscale.config import Config
-from neuscale.data.order import permutation
+from neuscale.data.loaders.loader import Batch
+from neuscale.data.sampling import permutation
 from neuscale.errors import UsageError, UserError
 from neuscale.models.swin import SwinTransformer
 from neuscale.runs.manifest import SCHEMA, read_manifest
-from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
-from neuscale.training.limit import limit_seconds
-from neuscale.training.micro_batch import accumulation_steps, smaller
-from neuscale.training.saver import BackgroundSaver
-from neuscale.training.train import train
+from neuscale.training.accumulation import accumulation_steps, next_accumulation_steps
+from neuscale.training.checkpoint import BackgroundSaver, CheckpointFolder, open_checkpoint
+from neuscale.training.run import train
+from neuscale.training.trainer import Trainer
+from neuscale.units import limit_seconds
 
 ConfigBuilder = Callable[..., Config]
 
@@ -75,19 +77,18 @@ def test_memory_is_tried_before_training_where_processes_must_agree(
     tiny: ConfigBuilder, small_memory: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trial of a GPU run, on the CPU: what it computed leaves no trace."""
-    from neuscale.training import step
 
-    def with_trial(self: Any, at: int, epoch: int, place: int, batches: Any) -> torch.Tensor:
-        if at == 0:
-            self.fit_memory(epoch, place, batches)
-            assert self.parts == 4
+    def with_trial(self: Trainer, batches: list[Batch]) -> None:
+        if self.step == 0:
+            self.accumulation.fit_memory(partial(self.forward_backward, batches))
+            assert self.accumulation.steps == 4
             assert all(p.grad is None for p in self.model.parameters())
-        return call(self, at, epoch, place, batches)
+        train_step(self, batches)
 
-    call = step.OptimizerStep.__call__
-    monkeypatch.setattr(step.OptimizerStep, "__call__", with_trial)
+    train_step = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", with_trial)
     tried = train(tiny("train.epochs=1", "run.name=tried")).run
-    monkeypatch.setattr(step.OptimizerStep, "__call__", call)
+    monkeypatch.setattr(Trainer, "train_step", train_step)
     plain = train(tiny("train.epochs=1", "train.micro_batch=3", "run.name=plain")).run
     a, b = (
         open_checkpoint(CheckpointFolder(run.checkpoints).paths()[-1]).weights() for run in (tried, plain)
@@ -99,7 +100,7 @@ def test_memory_is_tried_before_training_where_processes_must_agree(
 def test_smaller_micro_batches_divide_the_share(share: int, parts: int) -> None:
     if share % parts:
         return
-    more = smaller(share, parts)
+    more = next_accumulation_steps(share, parts)
     if more is None:
         assert share == parts
     else:
@@ -135,7 +136,7 @@ def test_other_forms_are_refused(text: str) -> None:
 def test_a_loss_that_is_no_number_is_traced_to_its_step_and_images(
     tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neuscale.training import step
+    from neuscale.training import trainer as step
 
     real = step.batch_loss
     calls = iter(range(1, 100))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuscale.training import meters, step, trainer
-from neuscale.training.tracking import Tracker
+from neuscale.data.loaders.loader import Batch
+from neuscale.training import metrics_logger, trainer
+from neuscale.training.tracking.tracker import Tracker
 
 BATCH = 12
 WAIT, COMPUTE, EVALUATION = 0.25, 1.0, 1000.0  # seconds; those of a step times (its number + 1)
@@ -44,17 +45,18 @@ class Watched:
 def watch(patch: pytest.MonkeyPatch) -> Watched:
     """Watches the trainings of this process from here on."""
     watched = Watched()
-    real_loss, real_step = step.batch_loss, step.OptimizerStep.__call__
+    real_loss, real_step = trainer.batch_loss, trainer.Trainer.forward_backward
     real_loader, real_evaluate, real_images = trainer.create_loader, trainer.evaluate, Tracker.images
 
     def loss(logits: Tensor, batch: Any, smoothing: float) -> Tensor:
         watched.pending.append((logits.detach().clone(), batch.labels.clone()))
         return real_loss(logits, batch, smoothing)
 
-    def call(self: Any, number: int, *words: Any) -> Tensor:
+    def forward_backward(self: trainer.Trainer, batches: list[Batch], synchronise: bool = True) -> Tensor:
+        number = self.step
         watched.pending = []
         watched.rates[number] = self.optimizer.param_groups[0]["lr"]
-        sums: Tensor = real_step(self, number, *words)
+        sums = real_step(self, batches, synchronise)
         watched.logits[number] = watched.pending
         watched.seconds += COMPUTE * (number + 1)
         return sums
@@ -81,12 +83,12 @@ def watch(patch: pytest.MonkeyPatch) -> Watched:
         watched.images.append(shown.clone())
         real_images(self, shown, of)
 
-    patch.setattr(step, "batch_loss", loss)
-    patch.setattr(step.OptimizerStep, "__call__", call)
+    patch.setattr(trainer, "batch_loss", loss)
+    patch.setattr(trainer.Trainer, "forward_backward", forward_backward)
     patch.setattr(trainer, "create_loader", loader)
     patch.setattr(trainer, "evaluate", evaluate)
     patch.setattr(Tracker, "images", images)
-    patch.setattr(meters, "time", SimpleNamespace(perf_counter=lambda: watched.seconds))
+    patch.setattr(metrics_logger, "time", SimpleNamespace(perf_counter=lambda: watched.seconds))
     torch.set_num_threads(1)
     return watched
 

@@ -1,0 +1,87 @@
+"""A run folder that an earlier version of the program wrote is resumed, replayed and evaluated by this one.
+
+`made_before/run` was written before the package's folders became layers: seven steps, in one thread and
+without native ops. `expected.json` has what that version found when it evaluated the run, and when it resumed
+it to step 12. On another processor or version of torch the same computation has other last bits; there the
+numbers are compared, and not the hashes.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from neuscale.analysis.replay import replay
+from neuscale.hardware import cpu_name
+from neuscale.inference.evaluate_run import evaluate_run
+from neuscale.progress import Silent
+from neuscale.runs.folder import RunFolder
+from neuscale.runs.manifest import load_manifest
+from neuscale.runs.metrics import read_metrics
+from neuscale.training.run import train
+
+TORCH = torch.__version__.partition("+")[0]  # a manifest has the version without that of CUDA
+
+MADE_BEFORE = Path(__file__).with_name("made_before")
+
+
+@pytest.fixture
+def run(tiny: Callable[..., Any], tmp_path: Path) -> RunFolder:
+    """A copy of the run, in the runs folder, whose data set is prepared."""
+    del tiny  # for the environment that it sets, and the data
+    return RunFolder(Path(shutil.copytree(MADE_BEFORE / "run", tmp_path / "runs" / "made_before")))
+
+
+@pytest.fixture
+def expected() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((MADE_BEFORE / "expected.json").read_text())
+    return found
+
+
+def same_machine(manifest: dict[str, Any]) -> bool:
+    """True where the same computation gives the same bits as then: many processors share a name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    same_flags = json.loads((MADE_BEFORE / "expected.json").read_text())["cpu_flags_sha256"]
+    then = (manifest["machine"]["cpu"], manifest["packages"]["torch"], same_flags)
+    return then == (cpu_name(), TORCH, hashlib.sha256(" ".join(sorted(flags)).encode()).hexdigest())
+
+
+@pytest.mark.parametrize("weights", ["average", "weights"])
+def test_it_is_evaluated_as_then(run: RunFolder, expected: dict[str, Any], weights: str) -> None:
+    kind = {"average": "auto", "weights": "raw"}[weights]
+    found = evaluate_run(run, "last", "val", "cpu", Silent(), kind).evaluation.scalars()
+    assert found == pytest.approx(expected["evaluation"][weights], abs=1e-5)
+
+
+def test_it_is_resumed_to_what_it_would_have_become(run: RunFolder, expected: dict[str, Any]) -> None:
+    before = load_manifest(run.manifest_file)
+    lines = list(read_metrics(run.metrics_file))
+    train(run.config(["train.max_steps=12"]), run)
+    manifest, wanted = load_manifest(run.manifest_file), expected["resumed_to_step_12"]
+    assert manifest["resumed"][0]["step"] == 7
+    assert list(read_metrics(run.metrics_file))[: len(lines)] == lines, "the points of then are kept"
+    assert manifest["result"]["steps"] == 12
+    assert manifest["result"]["last"]["loss"] == pytest.approx(wanted["last"]["loss"], abs=1e-3)
+    if same_machine(before):
+        for name in ("weights_sha256", "average_sha256", "last"):
+            assert manifest["result"][name] == wanted[name]
+
+
+def test_it_is_replayed(run: RunFolder) -> None:
+    replayed = replay(run, [], False, Silent())
+    assert replayed.verdict is not None
+    if same_machine(load_manifest(run.manifest_file)):
+        assert replayed.verdict.equal, replayed.verdict.words
+    if load_manifest(run.manifest_file)["packages"]["torch"] != TORCH:
+        # Another version draws other initial weights, as `trunc_normal_` of 2.11 does: it is named.
+        assert any("torch" in str(change) for change in replayed.changed)
+        return
+    losses = [[line["loss"] for line in read_metrics(each.metrics_file)] for each in (run, replayed.run)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
