@@ -36,7 +36,7 @@ def plant(
     archive: Path, folder: Path, images: int, share: float, copies: int
 ) -> tuple[dict[str, str], set[frozenset[str]]]:
     """Write the cut to `folder`; returns the files with wrong labels and their classes, and the copies."""
-    from neuscale.data.sources.image_files import open_tree
+    from neuscale.data.sources.open_images import open_tree
 
     random = np.random.default_rng(SEED)
     tree = open_tree(archive)

@@ -19,7 +19,7 @@ from neuscale.data.datasets import prepared_names
 from neuscale.data.formats.packed import PackedDataset
 from neuscale.data.formats.write_packed import write_packed
 from neuscale.data.prepare import prepare
-from neuscale.data.sources.image_folder import open_image_folder
+from neuscale.data.sources.open_images import open_images
 from neuscale.errors import DataError, UserError
 from neuscale.fs import remove_leftovers
 from neuscale.progress import Silent
@@ -255,7 +255,7 @@ def test_a_file_size_limit_is_an_error_and_leaves_nothing(larger: Path, tmp_path
 def test_a_source_that_shrinks_while_it_is_read_is_noticed(
     trees: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = open_image_folder(trees[0])
+    source = open_images(trees[0])
     blocks = source.blocks
     monkeypatch.setattr(source, "blocks", lambda split: (block for block in blocks(split) if split == "val"))
     with pytest.raises(DataError, match="changed while it was read"):

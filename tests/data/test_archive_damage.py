@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from conftest import ArchiveBuilder, TreeBuilder
 from neuscale.data.sources.file_tree import MAX_MEMBER_BYTES
-from neuscale.data.sources.image_files import open_tree
-from neuscale.data.sources.image_folder import open_image_folder
+from neuscale.data.sources.open_images import open_images, open_tree
 from neuscale.errors import DataError
 
 CONTAINERS = ("images.zip", "images.tar.gz")
@@ -28,7 +27,7 @@ SHARED = settings(
 
 def read_all(path: Path) -> tuple[object, ...]:
     """Everything that would be packed, as comparable bytes."""
-    source = open_image_folder(path)
+    source = open_images(path)
     parts: list[object] = [tuple(source.classes), source.image_shape]
     for split in ("train", "val"):
         count = source.counts[split]

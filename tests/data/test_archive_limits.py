@@ -15,7 +15,7 @@ import pytest
 
 from neuscale.data.sources import file_tree, zip_tree
 from neuscale.data.sources.file_tree import MAX_LEVELS
-from neuscale.data.sources.image_files import open_tree
+from neuscale.data.sources.open_images import open_tree
 from neuscale.errors import DataError
 
 MEMORY = 256 << 20  # bytes of address space above what the process has when it begins to read
@@ -23,7 +23,7 @@ MEMORY = 256 << 20  # bytes of address space above what the process has when it 
 READ = f"""
 import resource, sys
 from pathlib import Path
-from neuscale.data.sources.image_files import open_tree
+from neuscale.data.sources.open_images import open_tree
 from neuscale.errors import DataError
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {MEMORY}, resource.RLIM_INFINITY))

@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from conftest import ListeningProgress
 from neuscale.data.prepare import prepare
 from neuscale.data.sources.options import SourceOptions
 from neuscale.errors import UsageError
 
-from .trees import as_folder, as_tar, as_zip, picture, ready, split_files
+from .trees import as_folder, as_tar, as_zip, ready, split_files
 
 
 def raw_zip(path: Path, files: Mapping[bytes, bytes], extras: Mapping[bytes, bytes] | None = None) -> Path:
@@ -128,44 +126,6 @@ def test_two_unicode_forms_of_a_name_are_one_class(tmp_path: Path, listening: Li
     assert data.meta.classes == ["café", "dog"] and data.class_counts("val") == [2, 2]
     assert "'café' is written in 2 forms of Unicode, and is one class" in listening.warnings
     assert data.meta.fingerprint == ready(tmp_path, as_folder(files, tmp_path / "tree")).meta.fingerprint
-
-
-@pytest.mark.parametrize("mode", ["w:", "w:gz", "w:bz2", "w:xz"])
-def test_compressed_tars_are_the_folder(tmp_path: Path, mode: str) -> None:
-    files = split_files(["cat", "dog"])
-    tree = ready(tmp_path, as_folder(files, tmp_path / "tree"), "tree")
-    assert ready(tmp_path, as_tar(files, tmp_path / "t", mode), "t").meta.fingerprint == tree.meta.fingerprint
-
-
-TEXT = st.text(
-    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters='/\\:*?"<>|.'), min_size=1, max_size=12
-).filter(lambda text: text.strip() == text and not text.startswith((".", "@", "#", "$")))
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_tree_of_any_names_is_the_same_from_a_folder_a_zip_and_a_tar(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    tmp_path = tmp_path_factory.mktemp("any")
-    names = data.draw(
-        st.lists(TEXT, min_size=2, max_size=4, unique_by=lambda n: unicodedata.normalize("NFC", n))
-    )
-    forms = st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
-    files = {}
-    for split in ("train", "val"):
-        for name in names:
-            for number in range(data.draw(st.integers(1, 3))):
-                form = data.draw(forms)
-                stem = f"{number}{data.draw(TEXT)}"
-                files[f"{split}/{name}/{stem}.{form.lower()}"] = picture(len(files), form)
-    found = [ready(tmp_path, as_folder(files, tmp_path / "tree"), "tree")]
-    found.append(ready(tmp_path, as_zip(files, tmp_path / "z"), "z"))
-    found.append(
-        ready(tmp_path, as_tar(files, tmp_path / "t", data.draw(st.sampled_from(["w:", "w:xz"]))), "t")
-    )
-    assert len({each.meta.fingerprint for each in found}) == 1
-    assert found[0].meta.classes == sorted(unicodedata.normalize("NFC", name) for name in names)
 
 
 def test_zip_of_the_command_zip(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from conftest import ArchiveBuilder, ListeningProgress, TreeBuilder
 from neuscale.data.formats.packed import PackedDataset
 from neuscale.data.prepare import prepare
-from neuscale.data.sources.image_folder import open_image_folder
+from neuscale.data.sources.open_images import open_images
 from neuscale.errors import DataError
 
 
@@ -70,7 +70,7 @@ def test_images_below_subfolders_count_and_clutter_does_not(
 def test_the_held_out_folder_may_have_any_usual_name(
     held_out: str, tmp_path: Path, build_image_tree: TreeBuilder
 ) -> None:
-    source = open_image_folder(build_image_tree(tmp_path, held_out=held_out))
+    source = open_images(build_image_tree(tmp_path, held_out=held_out))
     assert source.held_out == held_out
 
 
@@ -215,7 +215,7 @@ def test_layout_mistakes_are_named(tmp_path: Path, build_image_tree: TreeBuilder
 def test_a_folder_that_links_to_itself_ends(tmp_path: Path, build_image_tree: TreeBuilder) -> None:
     tree = build_image_tree(tmp_path / "tree")
     (tree / "train" / "cat" / "loop").symlink_to(tree)
-    assert open_image_folder(tree).counts["val"] == 6
+    assert open_images(tree).counts["val"] == 6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")

@@ -27,7 +27,7 @@ from neuscale.data.open_source import check_arguments, packed_name
 from neuscale.data.prepare import prepare
 from neuscale.data.sources import idx
 from neuscale.data.sources.idx import IdxSource
-from neuscale.data.sources.image_folder import open_image_folder
+from neuscale.data.sources.open_images import open_images
 from neuscale.data.sources.options import SourceOptions
 from neuscale.data.sources.source import Block
 from neuscale.errors import UsageError
@@ -41,7 +41,7 @@ def test_of_several_held_out_folders_val_is_taken_and_test_last(tmp_path: Path) 
             (tmp_path / name / "cat").mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / name / "cat" / f"{image}.png")
     for name, count in (("val", 5), ("validation", 4), ("valid", 3), ("test", 2)):
-        source = open_image_folder(tmp_path)
+        source = open_images(tmp_path)
         test = {} if name == "test" else {"test": 2}
         assert (source.held_out, dict(source.counts)) == (name, {"train": 1, "val": count, **test})
         unused = {"val": 2, "validation": 1}.get(name, 0)
@@ -58,7 +58,7 @@ def test_a_class_without_held_out_images_leaves_the_others_their_labels(
     for path in (tree / "val" / "cat").iterdir():
         path.unlink()
     (tree / "val" / "cat").rmdir()
-    source = open_image_folder(tree)
+    source = open_images(tree)
     assert list(source.classes) == ["cat", "dog", "owl"] == ImageFolder(str(tree / "train")).classes
     assert [sample.label for sample in source.samples("train")] == [0, 0, 1, 1, 2, 2]
     assert [sample.label for sample in source.samples("val")] == [1, 1, 1, 2, 2, 2]

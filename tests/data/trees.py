@@ -1,11 +1,12 @@
 """Small trees of images, as folders, zips and tars of the same files."""
 
 import io
+import json
 import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,58 @@ def as_zip(files: Files, path: Path) -> Path:
 
 def as_tar(files: Files, path: Path, mode: str = "w:gz") -> Path:
     path = path.with_suffix(f".tar.{mode[2:]}".rstrip("."))
+    if mode == "w:zst":
+        from backports import zstd
+
+        path.write_bytes(zstd.compress(as_tar(files, path.with_suffix(""), "w:").read_bytes()))
+        return path
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return path
+
+
+def as_shards(files: Files, folder: Path, per_shard: int = 3) -> Path:
+    """WebDataset shards of a tree of classes: train-0000.tar with 000000.jpg and 000000.cls and so on."""
+    folder.mkdir()
+    for split in sorted({name.split("/")[0] for name in files}):
+        names = sorted(name for name in files if name.startswith(f"{split}/"))
+        for first in range(0, len(names), per_shard):
+            members = {}
+            for place in range(first, min(first + per_shard, len(names))):
+                suffix = names[place].rpartition(".")[2]
+                members[f"{place:06}.{suffix}"] = files[names[place]]
+                members[f"{place:06}.cls"] = names[place].split("/")[1].encode()
+            as_tar(members, folder / f"{split}-{first // per_shard:04}", "w:")
+    return folder
+
+
+def as_parquet(files: Files, folder: Path, names: Sequence[str] | None = None, **columns: Any) -> Path:
+    """Parquet files of a tree of classes, one a split, as Hugging Face's `datasets` writes them.
+
+    `names`: the classes, whose numbers are the labels; without it, these are texts.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    folder.mkdir()
+    for split in sorted({name.split("/")[0] for name in files}):
+        inside = sorted(name for name in files if name.startswith(f"{split}/"))
+        classes = [name.split("/")[1] for name in inside]
+        table = pa.table(
+            {
+                "image": [{"bytes": files[name], "path": name.partition("/")[2]} for name in inside],
+                "label": classes if names is None else [names.index(name) for name in classes],
+                **columns,
+            }
+        )
+        if names is not None:
+            features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+        parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=3)
+    return folder
 
 
 def ready(root: Path, source: Path, name: str = "pets", **options: Any) -> PackedDataset:

@@ -25,8 +25,8 @@ from neuscale.data.prepare import prepare
 from neuscale.data.sources.decode import decode_image
 from neuscale.data.sources.decoding import Decoding
 from neuscale.data.sources.idx import IdxSource
-from neuscale.data.sources.image_folder import open_image_folder
-from neuscale.errors import DataError
+from neuscale.data.sources.open_images import open_images
+from neuscale.errors import DataError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def listed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> ListedDatase
 
 
 def read_source(path: Path) -> None:
-    source = open_image_folder(path)
+    source = open_images(path)
     for split in ("train", "val"):
         for block in source.blocks(split):
             assert block.images.dtype == np.uint8
@@ -97,6 +97,39 @@ def test_archives(kind: str, tree: Path, tmp_path: Path, data: st.DataObject) ->
         content = repaired_tar(content)
     path.write_bytes(content if data.draw(st.booleans()) or kind == "zip" else gzip.compress(content, 1))
     or_refused(lambda: read_source(path))
+
+
+def as_npz() -> bytes:
+    memory = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 4), np.uint8)
+    labels = np.array(["a", "b", "a", "b"])
+    np.savez(memory, x_train=pixels[0], y_train=labels, x_val=pixels[1], y_val=labels)
+    return memory.getvalue()
+
+
+def as_parquet() -> bytes:
+    pytest.importorskip("pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    images = [{"bytes": picture("PNG"), "path": f"{i}.png"} for i in range(4)]
+    splits = ["train", "train", "val", "val"]
+    table = pyarrow.table({"image": images, "label": ["a", "b"] * 2, "split": splits})
+    memory = io.BytesIO()
+    parquet.write_table(table, memory)
+    return memory.getvalue()
+
+
+@pytest.mark.parametrize("write", [as_npz, as_parquet])
+@fuzz
+@given(data=st.data())
+def test_arrays_and_tables_of_images(write: Callable[[], bytes], tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data.draw(damaged(write())))
+    try:
+        read_source(path)
+    except (DataError, UsageError) as error:  # a column may have another name now
+        assert error.problem
 
 
 def repaired_tar(content: bytes) -> bytes:

@@ -2,5 +2,8 @@
 
 import sys
 
-for name in ("lightning", "onnx", "onnxruntime", "onnxscript", "submitit", "timm", "wandb"):
+for name in (
+    *("backports.zstd", "lightning", "onnx", "onnxruntime", "onnxscript"),
+    *("pyarrow", "submitit", "timm", "wandb"),
+):
     sys.modules[name] = None  # type: ignore[assignment]

@@ -13,8 +13,8 @@ from neuscale.data.source_record import place_of
 from neuscale.data.sources.cifar import CIFAR10, CIFAR100, CifarSource
 from neuscale.data.sources.idx import IdxSource
 from neuscale.data.sources.image_files import ImageFilesSource
-from neuscale.data.sources.image_folder import open_image_folder
-from neuscale.data.sources.label_table import open_label_table, table_checksum
+from neuscale.data.sources.label_table import table_checksum
+from neuscale.data.sources.open_images import open_images
 from neuscale.data.sources.options import SourceOptions
 from neuscale.data.sources.source import Source
 from neuscale.data.sources.tiny_imagenet import open_tiny_imagenet
@@ -23,6 +23,8 @@ from neuscale.progress import Progress
 from neuscale.units import now
 
 MOST_REASONS = 10
+
+_SUFFIXES = r"\.(zip|tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz|tzst|parquet|npz)$"
 
 _CIFAR_LAYOUTS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
@@ -53,7 +55,7 @@ def open_source(
     else:
         # The list of a large archive takes as long as its checksum.
         with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
-            listed = pool.submit(_open_images, entry, path, options)
+            listed = pool.submit(_open_images, entry, path, options, progress)
             identities = _identities(path, progress)
             opened = listed.result()
         official = _is_official(entry, path, identities)
@@ -70,12 +72,12 @@ def _is_official(entry: CatalogEntry, path: Path, identities: list[FileIdentity]
     return any(is_published(identity, path, file) for identity in identities for file in entry.files)
 
 
-def _open_images(entry: CatalogEntry, path: Path, options: SourceOptions) -> ImageFilesSource:
-    if options.labels is not None:
-        return open_label_table(path, options)
+def _open_images(
+    entry: CatalogEntry, path: Path, options: SourceOptions, progress: Progress
+) -> ImageFilesSource:
     if entry.name == "tiny_imagenet":
-        return open_tiny_imagenet(path, options)
-    return open_image_folder(path, options, entry.classes)
+        return open_tiny_imagenet(path, options, progress)
+    return open_images(path, options, entry.classes, progress)
 
 
 def _given_cifar(
@@ -85,7 +87,7 @@ def _given_cifar(
     identities = _identities(path, progress)
     official = _is_official(entry, path, identities)
     if not official and path.name != entry.files[0].name:
-        return _open_images(entry, path, options), identities, official
+        return _open_images(entry, path, options, progress), identities, official
     if given := options.names:
         raise UsageError(f"`{given[0]}` is for image files; this archive holds arrays.", "Remove it.")
     return _open_published(entry, {entry.files[0].name: path}, options), identities, official
@@ -153,7 +155,7 @@ def _provenance(
 def check_arguments(entry: CatalogEntry, source: Path | None, options: SourceOptions) -> None:
     """Raise UsageError or DataError for arguments of `prepare` that do not go together."""
     if source is None and not entry.files:
-        raise UsageError(f"{entry.name} needs images.", "Set `source` to a folder, a .zip or a .tar of them.")
+        raise UsageError(f"{entry.name} needs images.", "Set `source` to a folder, archive or file of them.")
     if source is not None and not source.exists():
         raise DataError(
             f"{source}: there is no such file or folder.", "Give the path of a folder or archive."
@@ -178,9 +180,7 @@ def packed_name(entry: CatalogEntry, source: Path | None, save_as: str | None) -
     """The name that a data set of `entry` gets. Raises UsageError for another entry's name."""
     name = save_as or entry.name
     if save_as is None and entry.name == "image_folder" and source is not None:
-        stem = re.sub(
-            r"\.(zip|tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz)$", "", source.absolute().name, flags=re.IGNORECASE
-        )
+        stem = re.sub(_SUFFIXES, "", source.absolute().name, flags=re.IGNORECASE)
         name = re.sub(r"[^a-z0-9_-]+", "_", stem.lower()).strip("_-")[:64] or "images"
     if name in CATALOG and name != entry.name:
         raise UsageError(f"'{name}' is the name of another data set.", "Set `save_as` to a name of your own.")

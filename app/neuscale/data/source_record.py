@@ -9,7 +9,7 @@ from typing import Any
 
 from neuscale.data.catalog import CatalogEntry
 from neuscale.data.download.checksum import FileIdentity, file_identity
-from neuscale.data.sources.folder_tree import is_data, walk_folder
+from neuscale.data.sources.folder_tree import counted, is_data, walk_folder
 from neuscale.data.sources.label_table import table_checksum
 from neuscale.data.sources.listing import LISTING_FILE, changes, digest, stored_entries
 from neuscale.data.sources.options import USUAL, SourceOptions
@@ -80,7 +80,7 @@ def _source_difference(
     if not isinstance(recorded.get("listing"), dict):
         return f"{made_from}, by a version that did not record its files"
     moved = "" if _same_place(recorded, source) else f"{made_from}; compared with that, "
-    entries = (entry for entry in walk_folder(source) if is_data(entry.name))
+    entries = (entry for entry in counted(walk_folder(source), progress) if is_data(entry.name))
     if digest(entries) == recorded["listing"].get("sha256"):
         return None  # also where it was moved
     try:

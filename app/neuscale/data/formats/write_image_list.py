@@ -70,6 +70,8 @@ def list_images(
         opened, provenance = open_source(entry, source, options, root, progress)
         if not isinstance(opened, ImageFilesSource):
             raise UsageError(f"{source}: holds arrays and no image files.", "Pack it, without `layout`.")
+        if not opened.in_folder:
+            raise UsageError(f"{source}: its images are no files of their own.", "Pack it, without `layout`.")
         if skip_bad:
             provenance["left_out"] = opened.leave_out_bad(progress)
             report_left_out(provenance["left_out"], progress)

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -128,8 +128,12 @@ def _folder_names(source: Source) -> list[str]:
 def _files(source: Source, split: str, names: list[str]) -> Iterator[tuple[str, bytes]]:
     """`<class>/<file>` and content of every image."""
     if isinstance(source, ImageFilesSource):
+        short = Counter((sample.label, PurePosixPath(sample.name).name) for sample in source.samples(split))
         for sample, content in source.files(split):
-            yield f"{names[sample.label]}/{PurePosixPath(sample.name).name}", content
+            file = PurePosixPath(sample.name).name
+            if short[sample.label, file] > 1:  # of several folders, shards or tables
+                file = sample.name.replace("/", "-")
+            yield f"{names[sample.label]}/{file}", content
         return
     for block in source.blocks(split):
         for place, pixels, label in zip(block.places, block.images, block.labels, strict=True):

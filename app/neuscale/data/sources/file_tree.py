@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from neuscale.data.sources.listing import Listing
 from neuscale.errors import DataError
 
 # Far above any image that one would train on, far below what fills a memory.
@@ -66,6 +67,10 @@ class FileTree(Protocol):
     folders: set[str]
     listing_bytes: int
     warnings: list[str]
+
+    @property
+    def listing(self) -> Listing | None:
+        """The names, sizes and times of a folder's files; None of an archive, which has a checksum."""
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Name and content of each file in `names`, in the order that is fastest to read."""

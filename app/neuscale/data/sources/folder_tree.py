@@ -8,20 +8,26 @@ from posixpath import splitext
 from neuscale.data.sources.decode import is_image
 from neuscale.data.sources.file_tree import check_name, check_size, is_ignored
 from neuscale.data.sources.listing import Entry, Listing
+from neuscale.data.sources.tar_tree import SUFFIXES as TAR_SUFFIXES
 from neuscale.errors import DataError, read_error
+from neuscale.progress import Progress, Silent
+
+_SILENT = Silent()
+
+_STEP = 1000  # files between two reports
 
 
 class FolderTree:
     """A folder on disk. Links are followed, as everywhere on the user's own disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, progress: Progress = _SILENT) -> None:
         self.path = path
         self.files: dict[str, int] = {}
         self.folders: set[str] = set()
         self.listing_bytes = 0
         self.warnings: list[str] = []
         self.listing = Listing()
-        for entry in walk_folder(path, self.folders):
+        for entry in counted(walk_folder(path, self.folders), progress):
             self.files[entry.name] = entry.size
             if is_data(entry.name):
                 self.listing.add(entry)
@@ -51,6 +57,15 @@ def walk_folder(path: Path, folders: set[str] | None = None) -> Iterator[Entry]:
         raise read_error(error, error.filename or path) from None
 
 
+def counted(entries: Iterator[Entry], progress: Progress) -> Iterator[Entry]:
+    """The entries, counted for the user while they come: on a network disk a million files take minutes."""
+    with progress.task("listing files", None, "files") as task:
+        for number, entry in enumerate(entries, start=1):
+            yield entry
+            if number % _STEP == 0:
+                task.advance(_STEP)
+
+
 def _walk(
     top: Path, folder: Path, prefix: str, above: frozenset[tuple[int, int]], folders: set[str]
 ) -> Iterator[Entry]:
@@ -78,7 +93,7 @@ def _walk(
 
 def is_data(name: str) -> bool:
     """True for a file that a data set may be made from: an image, a table, an array."""
-    return is_image(name) or splitext(name)[1].lower() in _TABLES
+    return is_image(name) or splitext(name)[1].lower() in _TABLES or name.lower().endswith(TAR_SUFFIXES)
 
 
-_TABLES = frozenset([".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".npz", ".npy", ".cls", ".tar"])
+_TABLES = frozenset([".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"])

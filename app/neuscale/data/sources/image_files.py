@@ -1,23 +1,18 @@
 """Images in a tree of files: a folder, a zip or a tar."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from neuscale.data.sources.decode import image_size
 from neuscale.data.sources.decode_blocks import bad_images, decode_blocks
 from neuscale.data.sources.decoding import Decoding
-from neuscale.data.sources.file_tree import GET_ANEW, FileTree
+from neuscale.data.sources.file_tree import FileTree
 from neuscale.data.sources.folder_tree import FolderTree
 from neuscale.data.sources.listing import Listing
 from neuscale.data.sources.source import Block
-from neuscale.data.sources.tar_tree import COMPRESSIONS, TarTree
-from neuscale.data.sources.zip_tree import ZipTree
-from neuscale.errors import DataError, is_refused, read_error
+from neuscale.errors import DataError
 from neuscale.progress import Progress
-from neuscale.untrusted import open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +95,12 @@ class ImageFilesSource:
     @property
     def listing(self) -> Listing | None:
         """The names, sizes and times of a folder's files; None of an archive, which has a checksum."""
-        return self._tree.listing if isinstance(self._tree, FolderTree) else None
+        return self._tree.listing
+
+    @property
+    def in_folder(self) -> bool:
+        """True where the images are files in a folder on disk."""
+        return isinstance(self._tree, FolderTree)
 
     def files(self, split: str) -> Iterator[tuple[Sample, bytes]]:
         """The image files of a split as they are, in the order in which they are stored."""
@@ -113,33 +113,3 @@ class ImageFilesSource:
         places = {sample.name: (place, sample.label) for place, sample in enumerate(self._samples[split])}
         files = ((*places[name], name, data) for name, data in self._tree.read(places))
         return decode_blocks(self._tree.path, files, self.image_shape, self.decoding)
-
-
-def open_tree(path: Path, encoding: str | None = None) -> FileTree:
-    """The tree in a folder, a .zip or a .tar, compressed or not, told apart by content.
-
-    `encoding`: of an archive's names, where it does not say. Raises DataError where it is none of these.
-    """
-    if path.is_dir():
-        return FolderTree(path)
-    try:
-        with open_regular(path, limit=sys.maxsize, links=True) as stream:
-            head = stream.read(512)
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: there is no such file or folder.", "Give the path of a folder or archive."
-        ) from None
-    except OSError as error:
-        if is_refused(error):
-            raise read_error(error, path) from None
-        raise DataError(f"{path}: {error.strerror}.", "Give the path of a folder or archive.") from None
-    if not head:
-        raise DataError(f"{path}: the file is empty.", GET_ANEW)
-    if head.startswith(b"PK"):
-        return ZipTree(path, encoding)
-    if head.startswith(tuple(COMPRESSIONS)) or head[257:262] == b"ustar":
-        return TarTree(path, encoding)
-    raise DataError(
-        f"{path}: neither a folder nor a .zip or .tar archive (.gz, .bz2, .xz), or damaged at its beginning.",
-        "Give one of these.",
-    )

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from neuscale.data.sources.class_folders import by_class, listed
 from neuscale.data.sources.decode import is_image
 from neuscale.data.sources.file_tree import FileTree
-from neuscale.data.sources.image_files import ImageFilesSource, Sample, open_tree
+from neuscale.data.sources.image_files import ImageFilesSource, Sample
 from neuscale.data.sources.options import USUAL, SourceOptions
 from neuscale.data.sources.split_names import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
 from neuscale.data.sources.splitting import split_samples
@@ -34,9 +34,9 @@ class _Splits:
 
 
 def open_image_folder(
-    path: Path, options: SourceOptions = USUAL, classes: Sequence[str] | None = None
+    tree: FileTree, options: SourceOptions = USUAL, classes: Sequence[str] | None = None
 ) -> ImageFilesSource:
-    """The images below train/<class>/ and val/<class>/ of a folder or archive, at any depth.
+    """The images below train/<class>/ and val/<class>/ of a tree, at any depth.
 
     The tree may lie in folders that hold nothing else. Classes are sorted by name, images by path, as
     `torchvision.datasets.ImageFolder` has them. Where no images are held out, `val_share` or `folds` of
@@ -45,7 +45,7 @@ def open_image_folder(
     Raises DataError, naming archive and folder, where there is no such tree, a class has no image, a
     held-out class is unknown, or the classes may be those of another level of folders.
     """
-    tree = open_tree(path, options.encoding)
+    path = tree.path
     splits = _find_splits(tree, options)
     warnings = [*tree.warnings]
     folders = {"train": splits.train}

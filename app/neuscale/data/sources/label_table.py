@@ -1,19 +1,22 @@
-"""Labels from a table: a CSV, TSV or JSON Lines file that names images, classes and perhaps splits."""
+"""Labels from a table: a CSV, TSV, JSON Lines or Parquet file that names images, classes and splits."""
 
 import hashlib
+import io
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from neuscale.data.sources.class_folders import listed
 from neuscale.data.sources.decode import is_image
 from neuscale.data.sources.file_tree import FileTree
-from neuscale.data.sources.image_files import ImageFilesSource, Sample, open_tree
+from neuscale.data.sources.image_files import ImageFilesSource
+from neuscale.data.sources.labelled import Labelled, labelled_source
 from neuscale.data.sources.options import SourceOptions
+from neuscale.data.sources.parquet_rows import is_parquet, read_rows
 from neuscale.data.sources.split_names import split_of
-from neuscale.data.sources.splitting import split_samples
 from neuscale.data.sources.table_records import columns_of, delimited, json_lines
 from neuscale.errors import DataError, UsageError, is_refused, read_error
 from neuscale.untrusted import read_regular
@@ -53,7 +56,7 @@ class _Row:
         return f"{self.table.name}, line {self.number}"
 
 
-def open_label_table(path: Path, options: SourceOptions) -> ImageFilesSource:
+def open_label_table(tree: FileTree, options: SourceOptions) -> ImageFilesSource:
     """The images of a folder or archive that the table `options.labels` names, with classes and splits.
 
     The table is a file on disk, or in the tree: one at its top, or one in the folder of each split. A name
@@ -62,29 +65,21 @@ def open_label_table(path: Path, options: SourceOptions) -> ImageFilesSource:
     for a table or a column that is not there, and DataError, naming the line, for an image that is missing
     or has two classes, and where nothing is held out.
     """
-    tree = open_tree(path, options.encoding)
+    path = tree.path
     tables = _tables(tree, path, options)
     where = tables[0].name
     rows = [row for table in tables for row in _rows(table, options)]
     if not rows:
         raise DataError(f"{where}: it names no images.", "Give a table with a line for each image.")
     files = _files(tree, path, rows)
-    labels = {row.label for row in rows}
-    classes = sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
-    places = {name: label for label, name in enumerate(classes)}
-    samples: dict[str, list[Sample]] = {"train": []}
-    for row, file in zip(rows, files, strict=True):
-        samples.setdefault(row.split or "train", []).append(Sample(file, places[row.label]))
-    for found in samples.values():
-        found.sort(key=lambda sample: (sample.label, unicodedata.normalize("NFC", sample.name)))
-    samples, held_out = _held_out(samples, classes, options, path, where)
-    left = {sample.label for sample in samples["train"]}
-    if missing := [name for label, name in enumerate(classes) if label not in left]:
-        raise DataError(
-            f"{where}: the class {listed(missing)} has no training image.", "Add some, or remove it."
-        )
-    warnings = [*tree.warnings, *_unnamed(tree, files)]
-    return ImageFilesSource(tree, classes, samples, held_out, options.decoding, warnings=warnings)
+    return labelled_source(
+        tree,
+        [Labelled(file, row.label, row.split) for row, file in zip(rows, files, strict=True)],
+        options,
+        where,
+        how_to_split="`split_column` names a column of train, val and test",
+        warnings=[*tree.warnings, *_unnamed(tree, files)],
+    )
 
 
 def table_checksum(table: Path) -> str | None:
@@ -124,20 +119,15 @@ def _content(table: Path) -> bytes:
     except OSError as error:
         if is_refused(error):
             raise read_error(error, table) from None
-        raise DataError(f"{table}: {error.strerror}.", "Give a CSV, TSV or JSON Lines file.") from None
+        raise DataError(
+            f"{table}: {error.strerror}.", "Give a CSV, TSV, JSON Lines or Parquet file."
+        ) from None
 
 
 def _rows(table: _Table, options: SourceOptions) -> Iterator[_Row]:
     """The lines of a table, each checked."""
-    try:
-        text = table.content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{table.name}: not UTF-8 ({error.reason} at byte {error.start}).", "Save it as UTF-8."
-        ) from None
-    as_json = table.name.lower().endswith((".jsonl", ".ndjson"))
     columns: tuple[str, str, str | None] | None = None
-    for number, record in json_lines(table.name, text) if as_json else delimited(table.name, text):
+    for number, record in _records(table):
         if columns is None:
             columns = columns_of(table.name, list(record), options)
         image, label, split = (record.get(column) if column else None for column in columns)
@@ -152,6 +142,21 @@ def _rows(table: _Table, options: SourceOptions) -> Iterator[_Row]:
         if columns[2] and held is None:
             raise DataError(f"{where}: '{split}' is no split.", "Use train, val and test.")
         yield _Row(table, number, str(image), unicodedata.normalize("NFC", str(label)).strip(), held)
+
+
+def _records(table: _Table) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and values of each line."""
+    if is_parquet(table.name):
+        yield from enumerate(read_rows(table.name, io.BytesIO(table.content)), start=1)
+        return
+    try:
+        text = table.content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{table.name}: not UTF-8 ({error.reason} at byte {error.start}).", "Save it as UTF-8."
+        ) from None
+    as_json = table.name.lower().endswith((".jsonl", ".ndjson"))
+    yield from json_lines(table.name, text) if as_json else delimited(table.name, text)
 
 
 def _files(tree: FileTree, path: Path, rows: Sequence[_Row]) -> list[str]:
@@ -204,23 +209,6 @@ def _stems(tree: FileTree) -> Mapping[str, str]:
     """Name without suffix to name, where that is one image's alone."""
     stems = Counter(name.rpartition(".")[0] for name in tree.files if is_image(name))
     return {s: name for name in tree.files if is_image(name) and stems[s := name.rpartition(".")[0]] == 1}
-
-
-def _held_out(
-    samples: dict[str, list[Sample]], classes: Sequence[str], options: SourceOptions, path: Path, table: str
-) -> tuple[dict[str, list[Sample]], str]:
-    if options.splits:
-        if "val" in samples:
-            raise UsageError(f"{table}: it has images to validate, and {options.split_words} takes others.")
-        return split_samples(samples, classes, options, path), options.split_words
-    if "val" in samples:
-        return samples, "val"
-    if "test" in samples:
-        return {"train": samples["train"], "val": samples["test"]}, "test"
-    raise DataError(
-        f"{table}: no image is held out to validate.",
-        "`val_share` 0.1 takes a tenth of each class; `split_column` names a column of train, val and test.",
-    )
 
 
 def _unnamed(tree: FileTree, files: Sequence[str]) -> list[str]:

@@ -18,8 +18,8 @@ class SourceOptions:
     `size`: the side in pixels that images are made. `fit`, `value_range`: see `Decoding`. `encoding`: of
     an archive's names. `nested`: every folder with images is a class. `val_share`: the share of each
     class that is held out; `folds`, `fold`: as many parts, of which this one is; `split_seed` of either.
-    `labels`: a table, on disk or among the files, with the columns `image_column`, `label_column` and
-    perhaps `split_column`.
+    `labels`: a table, on disk or among the files. `image_column`, `label_column`, `split_column`: of a
+    table or Parquet files; of shards the second is a field of their JSON.
 
     Raises UsageError for what is not possible or does not go together.
     """
@@ -62,9 +62,6 @@ class SourceOptions:
             )
         if self.split_seed is not None and not self.splits:
             raise UsageError("`split_seed` is for `val_share` and `folds`.", "Remove it, or set one of them.")
-        columns = (self.image_column, self.label_column, self.split_column)
-        if self.labels is None and any(column is not None for column in columns):
-            raise UsageError("the columns are those of a table, and there is none.", "Set `labels`.")
         if self.labels is not None and self.nested is not None:
             raise UsageError(
                 "`nested` is for folders of classes, and `labels` for a table of them.", "Remove one."

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 from neuscale.data.sources.file_tree import GET_ANEW, REPACK, add_member, check_size, member_name
+from neuscale.data.sources.listing import Listing
 from neuscale.errors import DataError
+
+try:
+    from backports import zstd
+except ImportError:
+    zstd = None  # type: ignore[assignment]
 
 # A name, a link's target, or fields in the pax format; and how many of them a member has at most.
 _EXTENSIONS = {
@@ -25,16 +31,34 @@ _EXTENSIONS = {
 _MAX_EXTENSION, _MAX_CHAIN = 1 << 20, 16
 
 
+# How they are called, compressed or not.
+SUFFIXES = (
+    ".tar",
+    *(f".tar{kind}" for kind in (".gz", ".bz2", ".xz", ".zst")),
+    *(".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
+)
+
+
+def _open_zstd(path: Path, _: str) -> IO[bytes]:
+    if zstd is None:
+        raise DataError(
+            f"{path}: it is compressed by Zstandard, for which a package is missing.",
+            "Install it: pip install 'neuscale[zstd]'",
+        )
+    return cast(IO[bytes], zstd.open(path))
+
+
 # How compressed files begin, and what reads them.
 COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
 }
 
 
 class TarTree:
-    """A tar archive, compressed by gzip, bzip2 or xz, or not at all.
+    """A tar archive, compressed by gzip, bzip2, xz or Zstandard, or not at all.
 
     A compressed one is read whole once, which compares its checksum. `encoding`: of its names, where
     those are not UTF-8.
@@ -44,7 +68,7 @@ class TarTree:
 
     # A chain of extended headers is read by recursion.
     _ERRORS = (
-        *(tarfile.TarError, zlib.error, lzma.LZMAError),
+        *(tarfile.TarError, zlib.error, lzma.LZMAError, *((zstd.ZstdError,) if zstd is not None else ())),
         *(EOFError, OSError, ValueError, OverflowError, RecursionError),
     )
 
@@ -54,6 +78,7 @@ class TarTree:
         self.warnings: list[str] = []
         self.files: dict[str, int] = {}
         self.folders: set[str] = set()
+        self.listing: Listing | None = None
         self.listing_bytes = 0
         self._offsets: dict[str, int] = {}
         try:

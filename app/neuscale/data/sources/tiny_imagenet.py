@@ -12,20 +12,26 @@ from pathlib import Path
 
 from neuscale.data.sources.decode import is_image
 from neuscale.data.sources.file_tree import FileTree
-from neuscale.data.sources.image_files import ImageFilesSource, Sample, open_tree
+from neuscale.data.sources.image_files import ImageFilesSource, Sample
+from neuscale.data.sources.open_images import open_tree
 from neuscale.data.sources.options import USUAL, SourceOptions
 from neuscale.errors import DataError
+from neuscale.progress import Progress, Silent
+
+_SILENT = Silent()
 
 _FIX = "Get the official archive anew and run the command again."
 
 
-def open_tiny_imagenet(path: Path, options: SourceOptions = USUAL) -> ImageFilesSource:
+def open_tiny_imagenet(
+    path: Path, options: SourceOptions = USUAL, progress: Progress = _SILENT
+) -> ImageFilesSource:
     """The images of a zip or folder in the official layout, or of a part of it.
 
     Classes are in the order of their sorted WordNet ids and bear the first name of words.txt.
     Raises DataError with file and line where annotations and images do not fit together.
     """
-    tree = open_tree(path, options.encoding)
+    tree = open_tree(path, options.encoding, progress)
     top = _top(tree)
     wnids = sorted(_lines(tree, f"{top}wnids.txt").values())
     if len(set(wnids)) != len(wnids) or not wnids:

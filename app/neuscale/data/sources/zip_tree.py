@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuscale.data.sources.file_tree import GET_ANEW, REPACK, add_member, check_size, member_name
+from neuscale.data.sources.listing import Listing
 from neuscale.data.sources.zip_names import decoded_names
 from neuscale.errors import DataError, is_refused, read_error
 
@@ -50,6 +51,7 @@ class ZipTree:
             raise DataError(f"{path}: it lists {found} of its {recorded} members.", GET_ANEW)
         self.files: dict[str, int] = {}
         self.folders: set[str] = set()
+        self.listing: Listing | None = None
         self.listing_bytes = 0
         self._infos: dict[str, zipfile.ZipInfo] = {}
         names = decoded_names(path, self._zip.infolist(), encoding, self.warnings)

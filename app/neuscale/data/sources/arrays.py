@@ -1,0 +1,309 @@
+"""Images and labels as arrays in a `.npz` file, as numpy and the MedMNIST collection write them."""
+
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuscale.data.sources.class_folders import listed
+from neuscale.data.sources.decode import MAX_PIXELS
+from neuscale.data.sources.file_tree import GET_ANEW
+from neuscale.data.sources.image_files import ImageFilesSource
+from neuscale.data.sources.labelled import Labelled, labelled_source
+from neuscale.data.sources.listing import Listing
+from neuscale.data.sources.options import SourceOptions
+from neuscale.data.sources.split_names import split_of
+from neuscale.errors import DataError, is_refused, read_error
+
+MAX_LABEL_BYTES = 1 << 30
+
+# How people call the arrays, in small letters and without the name of a split.
+IMAGES = ("x", "images", "image", "imgs", "data", "pixels")
+LABELS = ("y", "labels", "label", "targets", "target", "class", "classes_of_images")
+NAMES = ("class_names", "label_names", "classes", "names")
+
+_NAMING = "Call the arrays x_train, y_train, x_val and y_val, or train_images, train_labels and so on."
+
+_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An array in the file: where its values begin, and what they are."""
+
+    key: str
+    member: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    start: int
+
+
+class ArrayTree:
+    """The images of arrays, each as `<array>/<place>` and an uncompressed PPM, PGM or 16-bit PGM file."""
+
+    def __init__(self, path: Path, arrays: Collection[_Stored]) -> None:
+        self.path = path
+        self.listing: Listing | None = None
+        self.listing_bytes = 0
+        self.warnings: list[str] = []
+        self.folders: set[str] = set()
+        self.files: dict[str, int] = {}
+        self._arrays = {array.key: array for array in arrays}
+        for array in arrays:
+            size = _image_bytes(array)
+            self.files.update((name_of(array.key, place), size) for place in range(array.shape[0]))
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """See FileTree."""
+        wanted: dict[str, set[int]] = {}
+        for name in names:
+            key, _, place = name.rpartition("/")
+            wanted.setdefault(key, set()).add(int(place.partition(".")[0]))
+        for key, places in wanted.items():
+            array = self._arrays[key]
+            size = _image_bytes(array)
+            with _member(self.path, array.member) as stream:
+                _exactly(stream, array.start)
+                for number in range(max(places) + 1):
+                    data = _exactly(stream, size)
+                    if number in places:
+                        pixels = np.frombuffer(data, array.dtype).reshape(array.shape[1:])
+                        yield name_of(key, number), _as_file(pixels)
+                # Reading past the last value makes zipfile compare the checksum.
+                if max(places) + 1 == array.shape[0]:
+                    stream.read(1)
+
+    def check_rest(self, used: Collection[str]) -> None:
+        """Nothing is left to check: an array is read to its end, which has a checksum."""
+
+
+def name_of(key: str, place: int) -> str:
+    """The name of an image of an array."""
+    return f"{key}/{place:08}.ppm"
+
+
+def is_array_file(path: Path) -> bool:
+    """True for a zip that holds arrays of numpy and nothing else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except _ERRORS:
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def open_arrays(path: Path, options: SourceOptions) -> ImageFilesSource:
+    """The images of a `.npz` file: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], or uint16 [N, H, W].
+
+    Labels are numbers or texts [N] or [N, 1], or one-hot [N, classes]. An array's name says its split and
+    what it is: x_train, train_images; two arrays without such names are told apart by their shapes.
+    Raises DataError for arrays of another kind, or that do not fit each other, and as `labelled_source`.
+    """
+    stored = {array.key: array for array in _stored(path)}
+    pairs = _pairs(path, stored)
+    tree = ArrayTree(path, [images for images, _ in pairs.values()])
+    names = _class_names(path, stored)
+    found = []
+    for split, (images, labels) in pairs.items():
+        _check_images(path, images)
+        values = _labels(path, labels)
+        if len(values) != images.shape[0]:
+            raise DataError(
+                f"{path}: {images.key} has {images.shape[0]:,} images, {labels.key} {len(values):,} labels.",
+                GET_ANEW,
+            )
+        if names is not None:
+            values = _named(path, labels.key, values, names)
+        found += [
+            Labelled(name_of(images.key, place), label, split or None) for place, label in enumerate(values)
+        ]
+    return labelled_source(tree, found, options, str(path), classes=names, how_to_split=_NAMING)
+
+
+def _stored(path: Path) -> Iterator[_Stored]:
+    """The arrays of the file, by their headers."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except _ERRORS as error:
+        raise _damaged(path, "", error) from None
+    if len({info.filename for info in members}) != len(members):
+        raise DataError(f"{path}: an array is there twice.", GET_ANEW)
+    for info in members:
+        key = info.filename.removesuffix(".npy")
+        with _member(path, info.filename) as stream:
+            version = np.lib.format.read_magic(stream)
+            if version not in _HEADERS:
+                raise DataError(f"{path}: {key}: of an unknown version of .npy.", GET_ANEW)
+            shape, fortran, dtype = _HEADERS[version](stream)
+            start = stream.tell()
+        if dtype.hasobject:
+            raise DataError(
+                f"{path}: {key}: holds objects of Python, which are never read.",
+                "Save numbers or texts.",
+            )
+        if fortran and len(shape) > 1:
+            raise DataError(
+                f"{path}: {key}: its order is that of Fortran.", "Save it through np.ascontiguousarray."
+            )
+        if info.file_size != start + int(np.prod(shape, dtype=object)) * dtype.itemsize:
+            raise DataError(f"{path}: {key}: has not the size that its header says.", GET_ANEW)
+        yield _Stored(key, info.filename, tuple(shape), dtype, start)
+
+
+def _pairs(path: Path, stored: dict[str, _Stored]) -> dict[str, tuple[_Stored, _Stored]]:
+    """Images and labels of each split, "" where there is one pair that names none."""
+    images: dict[str, _Stored] = {}
+    labels: dict[str, _Stored] = {}
+    for key, array in stored.items():
+        split, role = _role(key)
+        for there, names in ((images, IMAGES), (labels, LABELS)):
+            if role in names:
+                if split in there:
+                    raise DataError(f"{path}: '{there[split].key}' and '{key}' mean the same.", "Remove one.")
+                there[split] = array
+    if not images and len(stored) == 2:
+        first, second = sorted(stored.values(), key=lambda array: -len(array.shape))
+        images[""], labels[""] = first, second
+    if not images or images.keys() != labels.keys():
+        raise DataError(f"{path}: which of {listed(sorted(stored))} are images and labels?", _NAMING)
+    if "" in images and len(images) > 1:
+        raise DataError(f"{path}: '{images[''].key}' names no split, and others do.", _NAMING)
+    return {split: (images[split], labels[split]) for split in images}
+
+
+def _role(key: str) -> tuple[str, str]:
+    """The split in an array's name, or "", and the rest of it."""
+    words = key.lower().replace("-", "_").split("_")
+    for word in words:
+        if (split := split_of(word)) is not None:
+            return split, "_".join(other for other in words if other != word)
+    return "", "_".join(words)
+
+
+def _check_images(path: Path, array: _Stored) -> None:
+    shape = array.shape
+    deep = len(shape) == 4 and _channel_axis(shape[1:]) is not None
+    if len(shape) != 3 and not deep:
+        raise DataError(
+            f"{path}: {array.key}: of shape {list(shape)}.",
+            "Wanted are images [N, H, W], [N, H, W, C] or [N, C, H, W] of 1 or 3 channels.",
+        )
+    if array.dtype != np.uint8 and not (array.dtype == np.uint16 and len(shape) == 3):
+        raise DataError(
+            f"{path}: {array.key}: values of type {array.dtype}.", "Save them as uint8, from 0 to 255."
+        )
+    if not 0 < int(np.prod(shape[1:], dtype=object)) <= 4 * MAX_PIXELS:
+        raise DataError(f"{path}: {array.key}: images of shape {list(shape[1:])}.", "Save smaller ones.")
+
+
+def _channel_axis(shape: Sequence[int]) -> int | None:
+    """The axis of the channels in the three of an image: the last, where either could be."""
+    return next((axis for counts in ((1, 3), (4,)) for axis in (2, 0) if shape[axis] in counts), None)
+
+
+def _labels(path: Path, array: _Stored) -> list[str]:
+    """The label of each image."""
+    if int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize > MAX_LABEL_BYTES:
+        raise DataError(f"{path}: {array.key}: too large for labels.", _NAMING)
+    values = _values(path, array)
+    if values.ndim == 2 and values.shape[1] > 1 and values.dtype.kind in "biuf":
+        if not (((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all()):
+            raise DataError(
+                f"{path}: {array.key}: of shape {list(array.shape)}, and not one 1 in each row.",
+                "Give one class an image.",
+            )
+        values = values.argmax(axis=1)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "biuU":
+        raise DataError(
+            f"{path}: {array.key}: {values.dtype} of shape {list(array.shape)} are no labels.",
+            "Give a whole number or a text for each image.",
+        )
+    if values.dtype.kind == "U":
+        labels = [unicodedata.normalize("NFC", text).strip() for text in values.tolist()]
+        if not all(labels):
+            raise DataError(f"{path}: {array.key}: label {labels.index('')} is empty.", "Complete it.")
+        return labels
+    if values.size and int(values.min()) < 0:
+        raise DataError(f"{path}: {array.key}: it has a class below 0.", "Count classes from 0.")
+    return [str(int(value)) for value in values.tolist()]
+
+
+def _class_names(path: Path, stored: dict[str, _Stored]) -> list[str] | None:
+    found = [array for key, array in stored.items() if key.lower() in NAMES]
+    if len(found) != 1 or found[0].dtype.kind != "U" or len(found[0].shape) != 1:
+        return None
+    names = [unicodedata.normalize("NFC", text).strip() for text in _values(path, found[0]).tolist()]
+    if len(set(names)) != len(names) or not all(names):
+        raise DataError(f"{path}: {found[0].key}: a class has no name, or two have one.", "Correct it.")
+    return names
+
+
+def _named(path: Path, key: str, values: list[str], names: Sequence[str]) -> list[str]:
+    """The names of classes that are given as numbers."""
+    if all(value in names for value in values):
+        return values
+    numbers = [int(value) if value.isdecimal() else len(names) for value in values]
+    if numbers and max(numbers) >= len(names):
+        raise DataError(f"{path}: {key}: it has classes beyond the {len(names)} names.", "Correct the names.")
+    return [names[number] for number in numbers]
+
+
+def _values(path: Path, array: _Stored) -> NDArray[Any]:
+    with _member(path, array.member) as stream:
+        _exactly(stream, array.start)
+        data = _exactly(stream, int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize)
+        stream.read(1)
+        return np.frombuffer(data, array.dtype).reshape(array.shape)
+
+
+def _image_bytes(array: _Stored) -> int:
+    return int(np.prod(array.shape[1:], dtype=object)) * array.dtype.itemsize
+
+
+def _as_file(image: NDArray[Any]) -> bytes:
+    """A PGM or PPM file of [H, W], [H, W, C] or [C, H, W]; of four channels the first three."""
+    if image.ndim == 3:
+        image = image if _channel_axis(image.shape) == 2 else image.transpose(1, 2, 0)
+        image = image[:, :, 0] if image.shape[-1] == 1 else image[:, :, :3]
+    height, width = image.shape[:2]
+    kind = "P5" if image.ndim == 2 else "P6"
+    highest = 65535 if image.dtype == np.uint16 else 255
+    return (
+        f"{kind} {width} {height} {highest}\n".encode()
+        + image.astype(image.dtype.newbyteorder(">")).tobytes()
+    )
+
+
+@contextmanager
+def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """A member of the file, open; DataError where it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
+            yield stream
+    except _ERRORS as error:
+        raise _damaged(path, name.removesuffix(".npy"), error) from None
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError("cut short")
+    return data
+
+
+def _damaged(path: Path, key: str, error: Exception) -> Exception:
+    if isinstance(error, OSError) and is_refused(error):
+        return read_error(error, path)
+    return DataError(f"{path}: {key or 'it'}: damaged ({error}).", GET_ANEW)

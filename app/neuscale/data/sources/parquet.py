@@ -1,0 +1,200 @@
+"""Images in Parquet files, as the Hugging Face hub keeps them: a column of image bytes and one of classes."""
+
+import json
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuscale.data.sources.file_tree import check_size, check_text
+from neuscale.data.sources.folder_tree import FolderTree
+from neuscale.data.sources.image_files import ImageFilesSource
+from neuscale.data.sources.labelled import Labelled, labelled_source, splits_by_name
+from neuscale.data.sources.listing import Listing
+from neuscale.data.sources.options import SourceOptions
+from neuscale.data.sources.parquet_rows import is_parquet, read_rows, schema_of
+from neuscale.data.sources.split_names import split_of
+from neuscale.data.sources.table_records import columns_of
+from neuscale.errors import DataError
+
+_NO_CLASS = -1  # what Hugging Face's test splits have where the classes are kept back
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a file: `pixels` holds the bytes, `file` perhaps the names of the image files."""
+
+    pixels: str
+    file: str | None
+    label: str
+    split: str | None
+
+
+class ParquetTree:
+    """The images of Parquet files, each `<file>/<name of the image>`, or `<file>/<row>` without such names.
+
+    What a row takes is not known before it is read, so that `files` says 0.
+    """
+
+    def __init__(self, path: Path, listing: Listing | None) -> None:
+        self.path = path
+        self.listing = listing
+        self.listing_bytes = 0
+        self.warnings: list[str] = []
+        self.folders: set[str] = set()
+        self.files: dict[str, int] = {}
+        self._columns: dict[str, _Columns] = {}
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, file: str, columns: _Columns, names: list[str]) -> None:
+        """Add the images of a file, in the order of its rows."""
+        self._columns[file], self._names[file] = columns, names
+        self.files.update(dict.fromkeys(names, 0))
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """See FileTree."""
+        wanted = set(names)
+        for file, there in self._names.items():
+            here = wanted.intersection(there)
+            if not here:
+                continue
+            rows = read_rows(str(self.path / file), self.path / file, [self._columns[file].pixels])
+            for name, row in zip(there, rows, strict=True):
+                if name not in here:
+                    continue
+                data = _inner(row, self._columns[file].pixels)
+                check_size(self.path, name, len(data or b""))
+                yield name, data or b""
+                here.remove(name)
+                if not here:
+                    break
+
+    def check_rest(self, used: Collection[str]) -> None:
+        """Nothing is left to check: a page has a checksum, or none."""
+
+
+def open_parquet(path: Path, folder: FolderTree | None, options: SourceOptions) -> ImageFilesSource:
+    """The images of a Parquet file, or of those in `folder`, with their classes.
+
+    Columns are found as in a table; numbers become names where Hugging Face's features stand in the file.
+    A split is named by a column, or by each file or its folder (train-00000-of-00002.parquet); one whose
+    images have no class is left out, and said. Raises DataError, naming file and row, for a row without
+    class or image, and as `labelled_source`.
+    """
+    tree = ParquetTree(path if folder is not None else path.parent, folder.listing if folder else None)
+    files = sorted(name for name in folder.files if is_parquet(name)) if folder is not None else [path.name]
+    splits = splits_by_name(files, tree.warnings) if folder is not None else {path.name: None}
+    images: list[Labelled] = []
+    classes: Sequence[str] | None = None
+    for file, split in splits.items():
+        found, names = _images_of(tree, file, split, options)
+        if names is not None and classes is not None and names != classes:
+            raise DataError(f"{path}: {file}: other classes than in those before it.", "Give one of them.")
+        classes = names if names is not None else classes
+        images += found
+    if not images and classes is not None:
+        raise DataError(f"{path}: no image has a class.", "Give files with the classes.")
+    return labelled_source(
+        tree,
+        images,
+        options,
+        str(path),
+        classes=classes,
+        how_to_split="`split_column` names a column of train, val and test",
+        warnings=tree.warnings,
+    )
+
+
+def _images_of(
+    tree: ParquetTree, file: str, split: str | None, options: SourceOptions
+) -> tuple[list[Labelled], list[str] | None]:
+    """The images of a file, which is added to the tree, and the names of its classes where it has them."""
+    path = tree.path / file
+    schema = schema_of(path)
+    columns = _columns(path, schema, options)
+    names = _class_names(path, schema, columns.label)
+    files, labels, splits = [], [], []  # and not the rows, each of which is a dictionary
+    for row in read_rows(
+        str(path), path, [each for each in (columns.file, columns.label, columns.split) if each]
+    ):
+        files.append(_inner(row, columns.file) if columns.file else None)
+        labels.append(row[columns.label])
+        splits.append(row[columns.split] if columns.split else None)
+    # A name that two rows share, or that is no plain text, is none.
+    plain = len(set(files)) == len(files) and all(isinstance(each, str) and each for each in files)
+    members = [f"{file}/{name if plain else f'{row:08}'}" for row, name in enumerate(files)]
+    for member in members if plain else ():
+        check_text(path, member)
+    tree.add(file, columns, members)
+    found = []
+    without = 0
+    for number, (label, said, member) in enumerate(zip(labels, splits, members, strict=True), start=1):
+        if label is None or (names is not None and label == _NO_CLASS):
+            without += 1
+            continue
+        where = f"{path}, row {number}"
+        held = split_of(str(said)) if columns.split else split
+        if columns.split and held is None:
+            raise DataError(f"{where}: '{said}' is no split.", "Use train, val and test.")
+        found.append(Labelled(member, _label(where, label, names), held))
+    if without and found:
+        raise DataError(
+            f"{path}: {without:,} of {len(labels):,} rows have no class.", "Complete or remove them."
+        )
+    if without:
+        tree.warnings.append(f"left out: the {without:,} images of {file}, which have no classes")
+    return found, names
+
+
+def _label(where: str, label: object, names: list[str] | None) -> str:
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        raise DataError(f"{where}: the class is no text and no number.", "Give one class an image.")
+    if isinstance(label, int) and names is not None:
+        if not 0 <= label < len(names):
+            raise DataError(f"{where}: class {label} of {len(names)}.", "Correct the row.")
+        return names[label]
+    text = unicodedata.normalize("NFC", str(label)).strip()
+    if not text:
+        raise DataError(f"{where}: the class is empty.", "Complete or remove the row.")
+    return text
+
+
+def _columns(path: Path, schema: Any, options: SourceOptions) -> _Columns:
+    from pyarrow import types
+
+    image, label, split = columns_of(str(path), list(schema.names), options)
+    kind = schema.field(image).type
+    if types.is_struct(kind) and "bytes" in [each.name for each in kind]:
+        named = "path" in [each.name for each in kind]
+        return _Columns(f"{image}.bytes", f"{image}.path" if named else None, label, split)
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return _Columns(image, None, label, split)
+    hint = "Set `image_column`."
+    if types.is_string(kind) or types.is_large_string(kind):
+        hint = "If it names files, give their folder as the source, and this file as `labels`."
+    raise DataError(f"{path}: the column '{image}' is of type {kind} and holds no image files.", hint)
+
+
+def _class_names(path: Path, schema: Any, label: str) -> list[str] | None:
+    """The names of the classes, where Hugging Face's `datasets` recorded a ClassLabel."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        return None
+    names = [unicodedata.normalize("NFC", name) for name in names]
+    if len(set(names)) != len(names):
+        raise DataError(f"{path}: two of its classes have one name.", "Correct its features.")
+    return names
+
+
+def _inner(row: Mapping[str, Any], column: str) -> Any:
+    """The value of `column`, or of `column.field` in a row of structures."""
+    name, _, field = column.rpartition(".")
+    if column in row:
+        return row[column]
+    value = row[name]
+    return value[field] if value is not None else None
