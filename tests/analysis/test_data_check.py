@@ -62,6 +62,34 @@ def named(groups: list[list[object]]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("layout", [prepare, list_images])
+def test_tiny_and_huge_files(photos: Path, tmp_path: Path, layout: Callable[..., object]) -> None:
+    for name, size in (("narrow", (20, 100)), ("just", (24, 24)), ("large", (4 * SIDE, 4 * SIDE + 1))):
+        save(scene(70 + len(name)).resize(size), photos / "val" / "cat" / f"{name}.png")
+    sideways = scene(90).resize((200, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(sideways, photos / "train" / "dog" / "sideways.jpg", exif=exif)
+    check = checked(photos, tmp_path, layout)
+    assert check.tiny is not None and check.huge is not None
+    assert [image.name for image in check.tiny] == ["train/dog/sideways.jpg", "val/cat/narrow.png"]
+    assert [image.name for image in check.huge] == ["val/cat/large.png"]
+    numbers = check.summary()
+    assert (numbers["tiny"], numbers["huge"]) == (2, 1)
+    assert ("tiny images, enlarged", "2") in findings(check)
+
+
+def test_sizes_that_are_not_known_or_damaged_are_called_that(photos: Path, tmp_path: Path) -> None:
+    data = prepare("image_folder", root=tmp_path, source=photos, save_as="x")
+    for content in (b"", b"PK\3\4 no zip", None):
+        (data.folder / "image_sizes.npz").write_bytes(content) if content is not None else (
+            data.folder / "image_sizes.npz"
+        ).unlink()
+        check = check_data(data, None, Silent())
+        assert check.tiny is None and check.summary()["huge"] is None
+        assert ("huge images", "not known") in findings(check)
+
+
+@pytest.mark.parametrize("layout", [prepare, list_images])
 def test_different_images_are_no_copies(photos: Path, tmp_path: Path, layout: Callable[..., object]) -> None:
     check = checked(photos, tmp_path, layout)
     assert (check.equal, check.similar, check.dark, check.bright, check.flat) == ([], [], [], [], [])
@@ -188,7 +216,14 @@ def test_the_command_looks_at_a_folder_without_preparing_it(
     assert [image["name"] for image in found["equal"][0]] == ["train/cat/03.png", "val/cat/copy.png"]
     assert not (tmp_path / "data").exists()
     assert command(["data", "check", str(photos / "train")]) == 1
-    assert "and check it by its name" in " ".join(capsys.readouterr().err.split()), "it has no splits"
+    assert "--val-share 0.1 takes a tenth" in " ".join(capsys.readouterr().err.split())
+    assert command(["data", "check", str(photos / "train"), "--val-share", "0.1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["dog"] == {"train": 27, "val": 3}
+    assert command(["data", "check", str(photos), "--nested", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["dog"] == {"train": 30, "val": 10}
+    prepare("image_folder", root=tmp_path / "data", source=photos, save_as="pets", skip_bad=True)
+    assert command(["data", "check", "pets", "--nested"]) == 2
+    assert "--nested is for a folder or archive, and pets is a prepared" in capsys.readouterr().err
     assert command(["data", "check", "nothing"]) == 1
     assert "not prepared" in capsys.readouterr().err
 

@@ -90,7 +90,11 @@ COMMANDS: dict[str, dict[str, Any]] = {
         **JSON,
     },
     "data verify": JSON,
-    "data check": {"--run": None, "--page": None, **JSON},
+    "data check": {
+        **dict.fromkeys(("--run", "--page", "--val-share", "--nested", "--labels", "--image-column")),
+        **dict.fromkeys(("--label-column", "--split-column", "--encoding", "--value-range")),
+        **JSON,
+    },
     "data info": {"--picture": None, **JSON},
     "data stage": {"--to": None, **JSON},
     "runs list": {"--sort": "started", **JSON},

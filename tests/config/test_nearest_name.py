@@ -96,3 +96,7 @@ def test_another_architecture_by_name_is_answered_with_the_presets() -> None:
 def test_what_resembles_nothing_is_answered_with_what_there_is() -> None:
     assert advice("zzzzqqq=1") == "'neuscale train --print-config' shows what there is."
     assert advice("optim=zzz") == "Known: adamw, muon, sgd."
+
+
+def test_a_field_of_another_section_is_answered_with_all_that_it_may_be() -> None:
+    assert advice("train.batch_size=8") == "Did you mean 'eval.batch_size' or 'train.global_batch_size'?"

@@ -87,9 +87,15 @@ def test_two_files_of_one_name_are_not_made_one(build_image_tree: TreeBuilder, t
     source = build_image_tree(tmp_path / "pets")
     inner = source / "train" / "cat" / "more"
     inner.mkdir()
-    (inner / "0001.png").write_bytes((source / "train" / "cat" / "0001.png").read_bytes())
-    with pytest.raises(DataError, match=r"cat/0001\.png: two images"):
-        write_image_tree("image_folder", root=tmp_path / "data", source=source)
+    (inner / "0001.png").write_bytes((source / "train" / "cat" / "0002.png").read_bytes())
+    folder = write_image_tree("image_folder", root=tmp_path / "data", source=source) / "train" / "cat"
+    for name in ("0001.png", "more/0001.png"):
+        copied = folder / f"train-cat-{name.replace('/', '-')}"
+        assert copied.read_bytes() == (source / "train" / "cat" / name).read_bytes()
+    assert (folder / "0002.png").is_file()
+    (source / "train" / "cat" / "train-cat-more-0001.png").write_bytes((inner / "0001.png").read_bytes())
+    with pytest.raises(DataError, match=r"cat/train-cat-more-0001\.png: two images"):
+        write_image_tree("image_folder", root=tmp_path / "data", source=source, force=True)
 
 
 def test_it_is_made_once_and_again_by_force(build_image_tree: TreeBuilder, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from neuscale.data.datasets import Dataset
 from neuscale.data.duplicates import Prints, equal_images, prints_of, similar_images
 from neuscale.data.formats.image_list import ListedDataset
-from neuscale.data.formats.meta import CHECK_FILE
+from neuscale.data.formats.meta import CHECK_FILE, file_sizes
 from neuscale.evaluation.mislabelled import suspects
 from neuscale.fs import write_atomically
 from neuscale.inference.evaluate_run import evaluation_loader
@@ -22,6 +22,10 @@ from neuscale.units import now
 
 # Of gray values from 0 to 255.
 DARKEST, BRIGHTEST, FLATTEST = 8.0, 247.0, 2.0
+
+# A file is tiny where a side was enlarged more than twice or is shorter than 8 pixels; huge, where it has so
+# many times the pixels of the median one.
+_ENLARGED, _SHORTEST, _TIMES_THE_MEDIAN = 2, 8, 16
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class SuspectImage:
 class DataCheck:
     """Findings in a data set. `counts` maps class to split to images; groups are of equal or similar images.
 
-    `run`: whose model looked for wrong labels; None: none did.
+    `tiny`, `huge`: by the sizes of their files; None: these are not known, as of arrays. `run`: whose model
+    looked for wrong labels; None: none did.
     """
 
     name: str
@@ -59,6 +64,8 @@ class DataCheck:
     dark: list[CheckedImage]
     bright: list[CheckedImage]
     flat: list[CheckedImage]
+    tiny: list[CheckedImage] | None
+    huge: list[CheckedImage] | None
     mislabelled: list[SuspectImage]
     run: str | None = None
 
@@ -80,6 +87,8 @@ class DataCheck:
             "dark": len(self.dark),
             "bright": len(self.bright),
             "flat": len(self.flat),
+            "tiny": len(self.tiny) if self.tiny is not None else None,
+            "huge": len(self.huge) if self.huge is not None else None,
             "imbalance": round(self.imbalance, 4),
             "mislabelled": len(self.mislabelled) if self.run is not None else None,
             "run": self.run,
@@ -107,6 +116,7 @@ def check_data(data: Dataset, run: RunFolder | None, progress: Progress) -> Data
     dark = (prints.mean < DARKEST) & (prints.deviation < 2 * DARKEST)
     bright = (prints.mean > BRIGHTEST) & (prints.deviation < 2 * DARKEST)
     flat = (prints.deviation < FLATTEST) & ~dark & ~bright
+    tiny, huge = _of_odd_size(data, images)
     counts = {split: data.class_counts(split) for split in data.meta.splits}
     return DataCheck(
         data.meta.name,
@@ -118,6 +128,8 @@ def check_data(data: Dataset, run: RunFolder | None, progress: Progress) -> Data
         [images[i] for i in np.flatnonzero(dark)],
         [images[i] for i in np.flatnonzero(bright)],
         [images[i] for i in np.flatnonzero(flat)],
+        tiny,
+        huge,
         _suspects(data, run, progress) if run is not None else [],
         run.name if run is not None else None,
     )
@@ -151,6 +163,21 @@ def _images(data: Dataset, prints: Prints) -> list[CheckedImage]:
         CheckedImage(splits[split], int(sample), names[splits[split]][sample], data.meta.classes[label])
         for split, sample, label in zip(prints.splits, prints.samples, prints.labels, strict=True)
     ]
+
+
+def _of_odd_size(
+    data: Dataset, images: Sequence[CheckedImage]
+) -> tuple[list[CheckedImage] | None, list[CheckedImage] | None]:
+    """The images whose files are tiny, and those whose files are huge."""
+    known = file_sizes(data.folder, data.meta)
+    if known is None:
+        return None, None
+    sizes = np.concatenate([known[split] for split in data.meta.splits]).astype(np.int64)
+    wanted = np.array([data.meta.width, data.meta.height])
+    tiny = ((sizes * _ENLARGED < wanted) | (sizes < _SHORTEST)).any(axis=1)
+    pixels = sizes.prod(axis=1)
+    huge = pixels > _TIMES_THE_MEDIAN * np.median(pixels)
+    return [images[int(i)] for i in np.flatnonzero(tiny)], [images[int(i)] for i in np.flatnonzero(huge)]
 
 
 def _suspects(data: Dataset, run: RunFolder, progress: Progress) -> list[SuspectImage]:

@@ -31,6 +31,8 @@ def findings(check: DataCheck) -> list[tuple[str, str]]:
         ("images of one colour", len(check.flat)),
     ]
     rows = [(what, f"{count:,}") for what, count in found]
+    for what, images in (("tiny images, enlarged", check.tiny), ("huge images", check.huge)):
+        rows.append((what, f"{len(images):,}" if images is not None else "not known"))
     rows.append(("largest class for each of the smallest", f"{check.imbalance:.3g}"))
     if check.run is not None:
         rows.append(("probably mislabelled", f"{len(check.mislabelled):,}"))
@@ -71,6 +73,8 @@ def write_check_page(data: Dataset, check: DataCheck, path: Path) -> None:
         alone("Dark images", "Nearly black.", check.dark),
         alone("Bright images", "Nearly white.", check.bright),
         alone("Images of one colour", "Without any outline.", check.flat),
+        alone("Tiny images", "Their files are less than half as wide or high as here.", check.tiny or []),
+        alone("Huge images", "Their files have many times the pixels of the others.", check.huge or []),
     ]
     environment = jinja2.Environment(autoescape=True, finalize=without_controls)
     page = environment.from_string(TEMPLATE.read_text()).render(

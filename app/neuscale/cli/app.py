@@ -116,13 +116,19 @@ def _as_options(error: UserError, words: list[str]) -> UserError:
     command: Any = typer.main.get_command(app)
     for word in words:
         command = getattr(command, "commands", {}).get(word, command)
-    names = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
+    names = [
+        name
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+        if name.startswith("--")
+    ]
     options = {name[2:].replace("-", "_"): name for name in names}
 
     def option(found: re.Match[str]) -> str:
-        return options.get(found[1], found[0])
+        return options.get(f"no_{found[1]}" if found[2] else found[1], found[0])
 
-    error.problem, error.fix = (re.sub(r"`(\w+)`", option, text) for text in (error.problem, error.fix))
+    pattern = r"`(\w+)`( to false)?"
+    error.problem, error.fix = (re.sub(pattern, option, text) for text in (error.problem, error.fix))
     return error
 
 

@@ -8,6 +8,22 @@ import typer
 from neuscale.cli.data_check import check_command
 from neuscale.cli.data_info import info_command
 from neuscale.cli.options import AsJson, DataName
+from neuscale.cli.source_options import (
+    Encoding,
+    Fit,
+    Fold,
+    Folds,
+    ImageColumn,
+    LabelColumn,
+    Labels,
+    Nested,
+    Size,
+    SplitColumn,
+    SplitSeed,
+    ValShare,
+    ValueRange,
+    value_range_of,
+)
 from neuscale.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, fetching and packing, checking.")
@@ -76,7 +92,7 @@ def prepare_command(
         Path | None,
         typer.Option("--source", help="A file or folder to make it from, instead of fetching it."),
     ] = None,
-    size: Annotated[int | None, typer.Option("--size", help="Side in pixels to make image files.")] = None,
+    size: Size = None,
     save_as: Annotated[str | None, typer.Option("--save-as", help="Another name to keep it under.")] = None,
     layout: Annotated[
         str,
@@ -92,54 +108,18 @@ def prepare_command(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and list them.")
     ] = False,
-    fit: Annotated[
-        str | None,
-        typer.Option(
-            "--fit",
-            help="With --size: crop (scale to cover, keep the middle; the default), pad (whole image, black"
-            " around it) or squash (change its proportions).",
-        ),
-    ] = None,
-    val_share: Annotated[
-        float | None,
-        typer.Option("--val-share", help="Hold out this share of each class, where there is no val folder."),
-    ] = None,
-    folds: Annotated[
-        int | None, typer.Option("--folds", help="Divide each class into so many parts.")
-    ] = None,
-    fold: Annotated[int | None, typer.Option("--fold", help="And hold out this one, counted from 0.")] = None,
-    split_seed: Annotated[
-        int | None, typer.Option("--split-seed", help="Another choice of --val-share or --folds.")
-    ] = None,
-    nested: Annotated[
-        bool | None,
-        typer.Option(
-            "--nested/--no-nested",
-            help="Every folder with images is a class, or only the first below train and val.",
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option("--labels", help="A CSV, TSV or JSON Lines file that names images, classes and splits."),
-    ] = None,
-    image_column: Annotated[
-        str | None,
-        typer.Option("--image-column", help="Of --labels, where it is not called file_name or so."),
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option("--label-column", help="Of --labels, where it is not called label or class.")
-    ] = None,
-    split_column: Annotated[
-        str | None, typer.Option("--split-column", help="Of --labels: train, val or test of each image.")
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option("--encoding", help="Of an archive's names, where it does not say: cp932, gbk."),
-    ] = None,
-    value_range: Annotated[
-        str | None,
-        typer.Option("--value-range", help="Values of 16-bit images that become black and white: 0:4095."),
-    ] = None,
+    fit: Fit = None,
+    val_share: ValShare = None,
+    folds: Folds = None,
+    fold: Fold = None,
+    split_seed: SplitSeed = None,
+    nested: Nested = None,
+    labels: Labels = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    encoding: Encoding = None,
+    value_range: ValueRange = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a data set and pack it, so that training can begin.
@@ -158,7 +138,7 @@ def prepare_command(
     options = SourceOptions(
         size,
         fit,
-        _value_range(value_range),
+        value_range_of(value_range),
         encoding,
         nested,
         val_share,
@@ -215,16 +195,6 @@ def prepare_command(
         f" validation images{test} of {meta.height}×{meta.width} in {number} class{'es' * (number != 1)},"
         f" {'listed ' if layout == 'files' else ''}in {escape(data.folder)}"
     )
-
-
-def _value_range(text: str | None) -> tuple[int, int] | None:
-    """The two numbers of LOW:HIGH. Raises UsageError."""
-    if text is None:
-        return None
-    low, colon, high = text.partition(":")
-    if not (colon and low.isdecimal() and high.isdecimal()):
-        raise UsageError(f"--value-range {text}: expected the lowest and the highest value, as 0:4095.")
-    return int(low), int(high)
 
 
 @app.command("verify")

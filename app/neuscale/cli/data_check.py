@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuscale.cli.options import AsJson
+from neuscale.cli.source_options import (
+    Encoding,
+    ImageColumn,
+    LabelColumn,
+    Labels,
+    Nested,
+    SplitColumn,
+    ValShare,
+    ValueRange,
+    value_range_of,
+)
+from neuscale.errors import UsageError
 
 if TYPE_CHECKING:
     from neuscale.data.datasets import Dataset
+    from neuscale.data.sources.options import SourceOptions
 
 # Of images of different sizes that are looked at without being prepared: enough to compare them.
 _SIDE = 64
@@ -29,6 +42,14 @@ def check_command(
     page: Annotated[
         Path | None, typer.Option("--page", help="Also write a page of HTML with the pictures.")
     ] = None,
+    val_share: ValShare = None,
+    nested: Nested = None,
+    labels: Labels = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    encoding: Encoding = None,
+    value_range: ValueRange = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for copies within and across splits, odd images and wrong labels.
@@ -41,11 +62,24 @@ def check_command(
     from neuscale.analysis.data_check_page import write_check_page
     from neuscale.cli.console import print_json
     from neuscale.cli.progress import create_progress
+    from neuscale.data.sources.options import SourceOptions
     from neuscale.runs.folder import find_run
 
+    options = SourceOptions(
+        _SIDE,
+        "squash",
+        value_range_of(value_range),
+        encoding,
+        nested,
+        val_share,
+        labels=labels,
+        image_column=image_column,
+        label_column=label_column,
+        split_column=split_column,
+    )
     progress = create_progress()
     model = find_run(run) if run is not None else None
-    with _opened(data) as (opened, is_prepared):
+    with _opened(data, options) as (opened, is_prepared):
         check = check_data(opened, model, progress)
         if is_prepared:
             store_check(opened, check, progress)
@@ -58,32 +92,30 @@ def check_command(
 
 
 @contextmanager
-def _opened(name: str) -> "Iterator[tuple[Dataset, bool]]":
+def _opened(name: str, options: "SourceOptions") -> "Iterator[tuple[Dataset, bool]]":
     """The data set of this name; else a folder or archive, prepared in a place of its own for as long."""
     from neuscale.cli.progress import create_progress
-    from neuscale.data.datasets import is_prepared, open_prepared
+    from neuscale.data.datasets import open_prepared, prepared_names
     from neuscale.data.prepare import prepare
-    from neuscale.data.sources.options import SourceOptions
-    from neuscale.errors import DataError
 
-    path = Path(name)
-    if not path.exists() or ("/" not in name and is_prepared(name)):
+    path = Path(name).expanduser()
+    if not path.exists() or ("/" not in name and name in prepared_names()):
+        if given := [option for option in options.names if option not in ("size", "fit")]:
+            raise UsageError(
+                f"`{given[0]}` is for a folder or archive, and {name} is a prepared data set.", "Remove it."
+            )
         yield open_prepared(name), True
         return
     with TemporaryDirectory(prefix="neuscale-check-") as folder:
-        try:
-            opened = prepare(
-                "image_folder",
-                root=Path(folder),
-                source=path,
-                options=SourceOptions(size=_SIDE, fit="squash"),
-                save_as="checked",
-                skip_bad=True,
-                progress=create_progress(),
-            )
-        except DataError as error:
-            hint = "Prepare it with the options it needs ('neuscale data prepare'), and check it by its name."
-            raise DataError(error.problem, hint) from error
+        opened = prepare(
+            "image_folder",
+            root=Path(folder),
+            source=path,
+            options=options,
+            save_as="checked",
+            skip_bad=True,
+            progress=create_progress(),
+        )
         yield opened, False
 
 

@@ -153,11 +153,15 @@ def to_config(composed: DictConfig) -> schema.Config:
 
 def nearest(name: str, known: list[str]) -> str:
     """`known` as advice for somebody who wrote `name`."""
-    namesakes = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]  # in another section
+    field = name.split(".")[-1]
+    namesakes = [k for k in known if k.split(".")[-1] == field]  # in another section
+    is_plain = "." in name and any(k.startswith(name.removesuffix(field)) for k in known)
+    longer = [k for k in known if k.endswith(f"_{field}")] if is_plain and namesakes else []
     close = difflib.get_close_matches(name, namesakes, n=1, cutoff=0.0)
+    close += difflib.get_close_matches(name, longer, n=1, cutoff=0.0)
     close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
-        return f"Did you mean '{close[0]}'?"
+        return f"Did you mean {' or '.join(repr(each) for each in close)}?"
     if len(known) > 12:
         return "'neuscale train --print-config' shows what there is."
     return f"Known: {', '.join(known)}."

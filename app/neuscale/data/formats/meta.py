@@ -9,9 +9,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from neuscale.data.sources.decoding import Decoding
 from neuscale.errors import DataError, is_refused, read_error
-from neuscale.untrusted import parse_json, read_json, read_record
+from neuscale.untrusted import open_regular, parse_json, read_json, read_record
 
 FORMAT_VERSION = 1
 
@@ -24,8 +27,10 @@ TEST = "test"
 META_FILE = "meta.json"
 
 
-# Beside it where they are known: the names of the images' files, and the findings of `neuscale data check`.
+# Beside it where they are known: the names of the images' files and the sizes that these have, and the
+# findings of `neuscale data check`.
 NAMES_FILE = "image_names.txt.gz"
+SIZES_FILE = "image_sizes.npz"
 CHECK_FILE = "check.json"
 
 
@@ -130,6 +135,17 @@ def _validator() -> Any:
 
 def _checksum(fields: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def file_sizes(folder: Path, meta: PackedMeta) -> dict[str, NDArray[np.int32]] | None:
+    """Width and height of the images' files, by split: int32 [N, 2] each; None where they are not known."""
+    try:
+        with open_regular(folder / SIZES_FILE) as stream, np.load(stream, allow_pickle=False) as stored:
+            sizes = {split: stored[split] for split in meta.splits}
+    except Exception:  # of another version, or damaged: numpy raises nearly anything
+        return None
+    fits = all(found.shape == (meta.counts[split], 2) for split, found in sizes.items())
+    return sizes if fits and all(found.dtype == np.int32 for found in sizes.values()) else None
 
 
 def kept_check(folder: Path, fingerprint: str) -> dict[str, Any] | None:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neuscale.data.catalog import CatalogEntry, catalog_entry
 from neuscale.data.formats.image_list import ListedDataset, ListedFile, files_file, listed_path
-from neuscale.data.formats.meta import META_FILE, PackedMeta
+from neuscale.data.formats.meta import META_FILE, SIZES_FILE, PackedMeta
 from neuscale.data.formats.write_packed import ChannelStatistics
 from neuscale.data.open_source import (
     check_arguments,
@@ -111,6 +113,7 @@ def _write(
 ) -> None:
     statistics = ChannelStatistics(source.image_shape[0])
     checksums = {}
+    sizes = {split: np.zeros((count, 2), dtype=np.int32) for split, count in source.counts.items()}
     with replacing_folder(folder) as partial:
         for split in source.counts:
             text = "".join(file.dumps() for file in _listed(source, split, progress)).encode()
@@ -118,6 +121,8 @@ def _write(
                 for block in source.blocks(split):
                     if split == "train":
                         statistics.add(block.images)
+                    if block.sizes is not None:
+                        sizes[split][block.places] = block.sizes
                     task.advance(len(block.places))
             checksums[files_file(split)] = hashlib.sha256(text).hexdigest()
             (partial / files_file(split)).write_bytes(text)
@@ -137,6 +142,7 @@ def _write(
             source=provenance,
             licence=entry.licence,
         )
+        np.savez_compressed(partial / SIZES_FILE, **sizes)  # type: ignore[arg-type]
         (partial / META_FILE).write_text(meta.dumps(), encoding="utf-8")
         if source.listing is not None:
             (partial / LISTING_FILE).write_bytes(source.listing.finished())

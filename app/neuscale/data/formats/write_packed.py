@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from neuscale.data.formats.meta import META_FILE, NAMES_FILE, PackedMeta
+from neuscale.data.formats.meta import META_FILE, NAMES_FILE, SIZES_FILE, PackedMeta
 from neuscale.data.formats.packed import PackedDataset, array_files, images_file, labels_file
 from neuscale.data.sources.image_files import ImageFilesSource
 from neuscale.data.sources.listing import LISTING_FILE
@@ -43,8 +43,9 @@ def write_packed(
     statistics = ChannelStatistics(source.image_shape[0])
     with replacing_folder(folder) as partial:
         check_space(folder.parent, needed, "the packed data set", fix)
+        sizes: dict[str, NDArray[np.int32]] = {}
         for split in source.counts:
-            _write_split(folder.name, partial, source, split, statistics, progress)
+            sizes[split] = _write_split(folder.name, partial, source, split, statistics, progress)
         channels, height, width = source.image_shape
         mean, std = statistics.mean_and_std()
         meta = PackedMeta(
@@ -64,6 +65,7 @@ def write_packed(
         (partial / META_FILE).write_text(meta.dumps(), encoding="utf-8")
         if isinstance(source, ImageFilesSource):
             (partial / NAMES_FILE).write_bytes(_names(source))
+            np.savez_compressed(partial / SIZES_FILE, **sizes)  # type: ignore[arg-type]
         if isinstance(source, ImageFilesSource) and source.listing is not None:
             (partial / LISTING_FILE).write_bytes(source.listing.finished())
     return PackedDataset.open(folder)
@@ -116,9 +118,11 @@ def _write_split(
     split: str,
     statistics: ChannelStatistics,
     progress: Progress,
-) -> None:
+) -> NDArray[np.int32]:
+    """Write the images and labels of a split; returns the width and height of their files, [N, 2]."""
     count, shape = source.counts[split], source.image_shape
     labels = np.full(count, -1, dtype=np.int64)
+    sizes = np.zeros((count, 2), dtype=np.int32)
     with (
         (partial / images_file(split)).open("wb") as stream,
         progress.task(f"packing {split}", count, "img") as task,
@@ -128,6 +132,8 @@ def _write_split(
         while (block := next(blocks, None)) is not None:
             _write_at(stream, start, block.places, block.images)
             labels[block.places] = block.labels
+            if block.sizes is not None:
+                sizes[block.places] = block.sizes
             if split == "train":
                 statistics.add(block.images)
             task.advance(len(block.places))
@@ -139,6 +145,7 @@ def _write_split(
     with (partial / labels_file(split)).open("wb") as stream:
         _write_header(stream, np.int64, labels.shape)
         stream.write(labels.data)
+    return sizes
 
 
 def _write_header(stream: BinaryIO, dtype: type, shape: tuple[int, ...]) -> int:

@@ -1,13 +1,9 @@
 """Images and labels as arrays in a `.npz` file, as numpy and the MedMNIST collection write them."""
 
 import unicodedata
-import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +14,10 @@ from neuscale.data.sources.file_tree import GET_ANEW
 from neuscale.data.sources.image_files import ImageFilesSource
 from neuscale.data.sources.labelled import Labelled, labelled_source
 from neuscale.data.sources.listing import Listing
+from neuscale.data.sources.npz import StoredArray, open_member, read_array, read_exactly, stored_arrays
 from neuscale.data.sources.options import SourceOptions
 from neuscale.data.sources.split_names import split_of
-from neuscale.errors import DataError, is_refused, read_error
+from neuscale.errors import DataError
 
 MAX_LABEL_BYTES = 1 << 30
 
@@ -31,26 +28,11 @@ NAMES = ("class_names", "label_names", "classes", "names")
 
 _NAMING = "Call the arrays x_train, y_train, x_val and y_val, or train_images, train_labels and so on."
 
-_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
-
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """An array in the file: where its values begin, and what they are."""
-
-    key: str
-    member: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    start: int
-
 
 class ArrayTree:
     """The images of arrays, each as `<array>/<place>` and an uncompressed PPM, PGM or 16-bit PGM file."""
 
-    def __init__(self, path: Path, arrays: Collection[_Stored]) -> None:
+    def __init__(self, path: Path, arrays: Collection[StoredArray]) -> None:
         self.path = path
         self.listing: Listing | None = None
         self.listing_bytes = 0
@@ -71,10 +53,10 @@ class ArrayTree:
         for key, places in wanted.items():
             array = self._arrays[key]
             size = _image_bytes(array)
-            with _member(self.path, array.member) as stream:
-                _exactly(stream, array.start)
+            with open_member(self.path, array.member) as stream:
+                read_exactly(stream, array.start)
                 for number in range(max(places) + 1):
-                    data = _exactly(stream, size)
+                    data = read_exactly(stream, size)
                     if number in places:
                         pixels = np.frombuffer(data, array.dtype).reshape(array.shape[1:])
                         yield name_of(key, number), _as_file(pixels)
@@ -91,16 +73,6 @@ def name_of(key: str, place: int) -> str:
     return f"{key}/{place:08}.ppm"
 
 
-def is_array_file(path: Path) -> bool:
-    """True for a zip that holds arrays of numpy and nothing else."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except _ERRORS:
-        return False
-    return bool(names) and all(name.endswith(".npy") for name in names)
-
-
 def open_arrays(path: Path, options: SourceOptions) -> ImageFilesSource:
     """The images of a `.npz` file: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], or uint16 [N, H, W].
 
@@ -108,7 +80,7 @@ def open_arrays(path: Path, options: SourceOptions) -> ImageFilesSource:
     what it is: x_train, train_images; two arrays without such names are told apart by their shapes.
     Raises DataError for arrays of another kind, or that do not fit each other, and as `labelled_source`.
     """
-    stored = {array.key: array for array in _stored(path)}
+    stored = {array.key: array for array in stored_arrays(path)}
     pairs = _pairs(path, stored)
     tree = ArrayTree(path, [images for images, _ in pairs.values()])
     names = _class_names(path, stored)
@@ -129,41 +101,10 @@ def open_arrays(path: Path, options: SourceOptions) -> ImageFilesSource:
     return labelled_source(tree, found, options, str(path), classes=names, how_to_split=_NAMING)
 
 
-def _stored(path: Path) -> Iterator[_Stored]:
-    """The arrays of the file, by their headers."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except _ERRORS as error:
-        raise _damaged(path, "", error) from None
-    if len({info.filename for info in members}) != len(members):
-        raise DataError(f"{path}: an array is there twice.", GET_ANEW)
-    for info in members:
-        key = info.filename.removesuffix(".npy")
-        with _member(path, info.filename) as stream:
-            version = np.lib.format.read_magic(stream)
-            if version not in _HEADERS:
-                raise DataError(f"{path}: {key}: of an unknown version of .npy.", GET_ANEW)
-            shape, fortran, dtype = _HEADERS[version](stream)
-            start = stream.tell()
-        if dtype.hasobject:
-            raise DataError(
-                f"{path}: {key}: holds objects of Python, which are never read.",
-                "Save numbers or texts.",
-            )
-        if fortran and len(shape) > 1:
-            raise DataError(
-                f"{path}: {key}: its order is that of Fortran.", "Save it through np.ascontiguousarray."
-            )
-        if info.file_size != start + int(np.prod(shape, dtype=object)) * dtype.itemsize:
-            raise DataError(f"{path}: {key}: has not the size that its header says.", GET_ANEW)
-        yield _Stored(key, info.filename, tuple(shape), dtype, start)
-
-
-def _pairs(path: Path, stored: dict[str, _Stored]) -> dict[str, tuple[_Stored, _Stored]]:
+def _pairs(path: Path, stored: dict[str, StoredArray]) -> dict[str, tuple[StoredArray, StoredArray]]:
     """Images and labels of each split, "" where there is one pair that names none."""
-    images: dict[str, _Stored] = {}
-    labels: dict[str, _Stored] = {}
+    images: dict[str, StoredArray] = {}
+    labels: dict[str, StoredArray] = {}
     for key, array in stored.items():
         split, role = _role(key)
         for there, names in ((images, IMAGES), (labels, LABELS)):
@@ -190,7 +131,7 @@ def _role(key: str) -> tuple[str, str]:
     return "", "_".join(words)
 
 
-def _check_images(path: Path, array: _Stored) -> None:
+def _check_images(path: Path, array: StoredArray) -> None:
     shape = array.shape
     deep = len(shape) == 4 and _channel_axis(shape[1:]) is not None
     if len(shape) != 3 and not deep:
@@ -211,11 +152,11 @@ def _channel_axis(shape: Sequence[int]) -> int | None:
     return next((axis for counts in ((1, 3), (4,)) for axis in (2, 0) if shape[axis] in counts), None)
 
 
-def _labels(path: Path, array: _Stored) -> list[str]:
+def _labels(path: Path, array: StoredArray) -> list[str]:
     """The label of each image."""
     if int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize > MAX_LABEL_BYTES:
         raise DataError(f"{path}: {array.key}: too large for labels.", _NAMING)
-    values = _values(path, array)
+    values = read_array(path, array)
     if values.ndim == 2 and values.shape[1] > 1 and values.dtype.kind in "biuf":
         if not (((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all()):
             raise DataError(
@@ -240,11 +181,11 @@ def _labels(path: Path, array: _Stored) -> list[str]:
     return [str(int(value)) for value in values.tolist()]
 
 
-def _class_names(path: Path, stored: dict[str, _Stored]) -> list[str] | None:
+def _class_names(path: Path, stored: dict[str, StoredArray]) -> list[str] | None:
     found = [array for key, array in stored.items() if key.lower() in NAMES]
     if len(found) != 1 or found[0].dtype.kind != "U" or len(found[0].shape) != 1:
         return None
-    names = [unicodedata.normalize("NFC", text).strip() for text in _values(path, found[0]).tolist()]
+    names = [unicodedata.normalize("NFC", text).strip() for text in read_array(path, found[0]).tolist()]
     if len(set(names)) != len(names) or not all(names):
         raise DataError(f"{path}: {found[0].key}: a class has no name, or two have one.", "Correct it.")
     return names
@@ -260,15 +201,7 @@ def _named(path: Path, key: str, values: list[str], names: Sequence[str]) -> lis
     return [names[number] for number in numbers]
 
 
-def _values(path: Path, array: _Stored) -> NDArray[Any]:
-    with _member(path, array.member) as stream:
-        _exactly(stream, array.start)
-        data = _exactly(stream, int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize)
-        stream.read(1)
-        return np.frombuffer(data, array.dtype).reshape(array.shape)
-
-
-def _image_bytes(array: _Stored) -> int:
+def _image_bytes(array: StoredArray) -> int:
     return int(np.prod(array.shape[1:], dtype=object)) * array.dtype.itemsize
 
 
@@ -284,26 +217,3 @@ def _as_file(image: NDArray[Any]) -> bytes:
         f"{kind} {width} {height} {highest}\n".encode()
         + image.astype(image.dtype.newbyteorder(">")).tobytes()
     )
-
-
-@contextmanager
-def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """A member of the file, open; DataError where it is damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
-            yield stream
-    except _ERRORS as error:
-        raise _damaged(path, name.removesuffix(".npy"), error) from None
-
-
-def _exactly(stream: IO[bytes], size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) != size:
-        raise EOFError("cut short")
-    return data
-
-
-def _damaged(path: Path, key: str, error: Exception) -> Exception:
-    if isinstance(error, OSError) and is_refused(error):
-        return read_error(error, path)
-    return DataError(f"{path}: {key or 'it'}: damaged ({error}).", GET_ANEW)

@@ -106,7 +106,7 @@ def _check_levels(tree: FileTree, folder: str, images: list[str], warnings: list
         raise DataError(
             f"{tree.path}: {folder or 'its top'}: the images lie in folders below"
             f" {listed(sorted(only_below))}: {listed(inner_names)}.",
-            "If these are the classes, set `nested`; if they are parts of classes, set it to false.",
+            "If these are the classes, set `nested`; if they are parts of classes, `nested` to false.",
         )
     if direct & below.keys():
         inner_names = sorted(f"{top}/{name}" for top in direct & below.keys() for name in below[top])

@@ -62,19 +62,25 @@ def image_size(archive: Path, name: str, data: bytes) -> tuple[int, int]:
 
 
 def decode_image(data: bytes, decoding: Decoding) -> NDArray[np.uint8]:
-    """An image file's pixels, upright, uint8 [H, W, 3].
+    """An image file's pixels, upright, uint8 [H, W, 3]; see `decode_sized`."""
+    return decode_sized(data, decoding)[0]
+
+
+def decode_sized(data: bytes, decoding: Decoding) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """An image file's pixels, upright, uint8 [H, W, 3], and the width and height that it has there.
 
     Scaled bicubic and antialiased. Grayscale becomes RGB; transparency is dropped; of several frames
     the first is taken. Raises nearly anything where the file is damaged.
     """
     with open_image(data) as image:
         turn = orientation(image)
+        size = image.size if turn < _SIDEWAYS else image.size[::-1]
         if decoding.size is not None:
             width, height = decoding.size if turn < _SIDEWAYS else decoding.size[::-1]
             # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target leaves the filter enough.
             image.draft(None, (2 * width, 2 * height))
         rgb = upright(to_rgb(image, decoding), turn)
-    return np.asarray(fitted(rgb, decoding))
+    return np.asarray(fitted(rgb, decoding)), size
 
 
 def fitted(rgb: Image.Image, decoding: Decoding) -> Image.Image:

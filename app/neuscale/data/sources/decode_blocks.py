@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from neuscale.data.sources.decode import MAX_PIXELS, decode_image, unusable
+from neuscale.data.sources.decode import MAX_PIXELS, decode_image, decode_sized, unusable
 from neuscale.data.sources.decoding import Decoding
 from neuscale.data.sources.jpeg import decode_jpeg_into, jpeg_size
 from neuscale.data.sources.source import Block
@@ -143,11 +143,12 @@ def _decode_batch(
     """The images of a batch; an image that cannot be decoded is added to `bad`."""
     channels, height, width = shape
     images = np.empty((len(batch), height, width, channels), dtype=np.uint8)
-    for image, (_, _, name, data) in zip(images, batch, strict=True):
+    sizes = np.tile(np.array([width, height], np.int32), (len(batch), 1))
+    for number, (image, (_, _, name, data)) in enumerate(zip(images, batch, strict=True)):
         if decoding.size is None and decode_jpeg_into(data, image):
             continue
         try:
-            pixels = decode_image(data, decoding)
+            pixels, sizes[number] = decode_sized(data, decoding)
         except MemoryError:
             raise
         except Exception as error:  # Pillow raises nearly anything on damaged files
@@ -165,4 +166,5 @@ def _decode_batch(
         np.array(places, dtype=np.int64),
         np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
         np.array(labels, dtype=np.int64),
+        sizes,
     )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from posixpath import splitext
 
@@ -59,10 +60,12 @@ def walk_folder(path: Path, folders: set[str] | None = None) -> Iterator[Entry]:
 
 def counted(entries: Iterator[Entry], progress: Progress) -> Iterator[Entry]:
     """The entries, counted for the user while they come: on a network disk a million files take minutes."""
-    with progress.task("listing files", None, "files") as task:
+    task = None
+    with ExitStack() as stack:
         for number, entry in enumerate(entries, start=1):
             yield entry
             if number % _STEP == 0:
+                task = task or stack.enter_context(progress.task("listing files", None, "files"))
                 task.advance(_STEP)
 
 

@@ -4,13 +4,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuscale.data.sources.arrays import is_array_file, open_arrays
+from neuscale.data.sources.arrays import open_arrays
 from neuscale.data.sources.decode import is_image
 from neuscale.data.sources.file_tree import GET_ANEW, FileTree
 from neuscale.data.sources.folder_tree import FolderTree
 from neuscale.data.sources.image_files import ImageFilesSource
 from neuscale.data.sources.image_folder import open_image_folder
 from neuscale.data.sources.label_table import open_label_table
+from neuscale.data.sources.npz import is_array_file
 from neuscale.data.sources.options import USUAL, SourceOptions
 from neuscale.data.sources.parquet import open_parquet
 from neuscale.data.sources.parquet_rows import MAGIC, is_parquet

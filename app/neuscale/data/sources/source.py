@@ -17,6 +17,7 @@ class Block(NamedTuple):
     places: NDArray[np.int64]  # [B], each of 0..N-1 exactly once over all blocks of a split
     images: NDArray[np.uint8]  # [B, C, H, W]
     labels: NDArray[np.int64]  # [B], 0..classes-1
+    sizes: NDArray[np.int32] | None = None  # [B, 2], width and height of the files; None of arrays
 
 
 class Source(Protocol):
