@@ -57,6 +57,14 @@ TABLES: dict[str, Columns] = {
         "ms a step": lambda row: row["ms_per_step"],
         "over a bare loop": lambda row: row["over_bare"],
     },
+    "prepare": {
+        "way": lambda row: row["way"],
+        "on": lambda row: row["file_system"],
+        "images": lambda row: f"{int(row['images']):,}",
+        "s": lambda row: row["seconds"],
+        "ratio": lambda row: row["ratio"],
+        "peak MB": lambda row: row["peak_memory_mb"],
+    },
     "loader": {
         "loader": lambda row: row["loader"],
         "img/s": lambda row: f"{int(row['images_per_second']):,}",
