@@ -53,8 +53,8 @@ def test_pixels_and_labels_are_those_of_the_arrays(
         (images(8, 6, 4, 4), lambda x: x[..., :3].transpose(0, 3, 1, 2)),
         (images(8, 3, 6, 4), lambda x: x),
         (images(8, 1, 6, 4), lambda x: np.concatenate([x, x, x], 1)),
-        (images(8, 6, 4).astype(np.uint16) * 257, lambda x: np.stack([x >> 8] * 3, 1)),
-        (images(8, 6, 4).astype(">u2") * 257, lambda x: np.stack([x >> 8] * 3, 1)),
+        (images(8, 6, 4).astype(np.uint16) * 201, lambda x: np.stack([x >> 8] * 3, 1)),
+        (images(8, 6, 4).astype(">u2") * 201, lambda x: np.stack([x >> 8] * 3, 1)),
     ],
     ids=["N H W", "N H W 1", "N H W 4", "N 3 H W", "N 1 H W", "16 bits", "big-endian"],
 )
@@ -139,3 +139,17 @@ def test_a_header_that_promises_more_than_there_is_takes_no_memory(tmp_path: Pat
         archive.writestr("y.npy", header + b"\0" * 100)
     with pytest.raises(DataError, match="x: has not the size that its header says"):
         ready(tmp_path, path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("array", [0, 1])
+def test_another_checksum_is_damage(tmp_path: Path, compressed: bool, array: int) -> None:
+    path = write(tmp_path / "a.npz", compressed, x=images(40, 40, 40), y=np.arange(40) % 2)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    for _ in range(array):
+        entry = content.index(b"PK\x01\x02", entry + 4)
+    content[entry + 16] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{'xy'[array]}: damaged .*CRC"):
+        ready(tmp_path, path, val_share=0.25)

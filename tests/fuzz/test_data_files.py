@@ -99,12 +99,16 @@ def test_archives(kind: str, tree: Path, tmp_path: Path, data: st.DataObject) ->
     or_refused(lambda: read_source(path))
 
 
-def as_npz() -> bytes:
+def as_npz(save: Callable[..., None] = np.savez) -> bytes:
     memory = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 4), np.uint8)
     labels = np.array(["a", "b", "a", "b"])
-    np.savez(memory, x_train=pixels[0], y_train=labels, x_val=pixels[1], y_val=labels)
+    save(memory, x_train=pixels[0], y_train=labels, x_val=pixels[1], y_val=labels)
     return memory.getvalue()
+
+
+def as_compressed_npz() -> bytes:
+    return as_npz(np.savez_compressed)
 
 
 def as_parquet() -> bytes:
@@ -120,7 +124,7 @@ def as_parquet() -> bytes:
     return memory.getvalue()
 
 
-@pytest.mark.parametrize("write", [as_npz, as_parquet])
+@pytest.mark.parametrize("write", [as_npz, as_compressed_npz, as_parquet])
 @fuzz
 @given(data=st.data())
 def test_arrays_and_tables_of_images(write: Callable[[], bytes], tmp_path: Path, data: st.DataObject) -> None:

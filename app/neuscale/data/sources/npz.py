@@ -76,7 +76,6 @@ def read_array(path: Path, array: StoredArray) -> NDArray[Any]:
     with open_member(path, array.member) as stream:
         read_exactly(stream, array.start)
         data = read_exactly(stream, int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize)
-        stream.read(1)
         return np.frombuffer(data, array.dtype).reshape(array.shape)
 
 
