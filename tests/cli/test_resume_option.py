@@ -10,6 +10,7 @@ import pytest
 
 from neuscale.cli import run
 from neuscale.data.prepare import prepare
+from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import read_manifest, write_manifest
 
 
@@ -160,3 +161,28 @@ def test_a_stranger_among_the_runs_is_in_nobodys_way(train: Callable[..., Any], 
     said = train("--resume", "experiment=quickstart", "train.epochs=3", "checkpoint.keep_last=9", "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out)["run"] == str(done)
+
+
+def test_fields_are_those_of_the_run_and_not_of_the_usual_recipe(
+    train: Callable[..., Any], neuscale: Callable[..., Any], done: Path
+) -> None:
+    """The usual recipe's optimizer has no such field, and its model no such size."""
+    assert train("optim=sgd", "train.epochs=1", "run.name=other").code == 0
+    stop(done, age=500)
+    stop(done.parent / "other")
+    for words in (["other"], [], ["run.name=other"]):
+        shown = neuscale("train", "--resume", *words, "optim.nesterov=false", "--print-config")
+        assert shown.code == 0, shown.err
+        lines = [line.split("#") for line in shown.out.splitlines() if "nesterov" in line or " lr:" in line]
+        assert [(value.strip(), source.strip()) for value, source in lines] == [
+            ("lr: 0.1", "run other"),
+            ("nesterov: false", "command line"),
+        ]
+
+
+def test_a_run_that_is_being_trained_is_not_gone_on_with(neuscale: Callable[..., Any], done: Path) -> None:
+    stop(done)
+    with RunFolder(done).held():
+        shown = neuscale("train", "--resume", "--print-config")
+        assert "# run done" not in shown.out and "experiment=quickstart" in shown.out
+    assert "# run done" in neuscale("train", "--resume", "--print-config").out

@@ -3,7 +3,8 @@
 import pytest
 
 from neuscale.config import compose_config
-from neuscale.config.compose import nearest, preset_groups
+from neuscale.config.compose import nearest
+from neuscale.config.preset_files import preset_groups
 from neuscale.errors import UsageError
 
 FIELDS = [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from neuscale.config import compose_config
-from neuscale.config.compose import preset_groups
+from neuscale.config.preset_files import preset_groups
 
 # Swin: table 7 of Liu et al. 2021, and its drop path rates for ImageNet-1k.
 SWIN_T = {"name": "swin", "drop_path_rate": 0.2}

@@ -1,14 +1,18 @@
 """Every preset composes, survives being stored in a run, and is part of what is installed."""
 
+import dataclasses
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from neuscale.config import compose_config, config_from_yaml, config_to_yaml, preset_overrides
-from neuscale.config.compose import preset_groups
+from neuscale.config.compose import annotated_yaml, split_overrides
+from neuscale.config.preset_files import field_sources, preset_fields, preset_groups, recipe_presets
+from neuscale.config.schema import AugmentConfig, DataConfig, TrainConfig
 
 # What a preset leaves to the command line.
 NEEDED = {"model=torchvision": ["model.arch=resnet18"], "model=timm": ["model.arch=resnet18"]}
@@ -95,3 +99,60 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     }
     assert sum(name.endswith(".yaml") for name in expected) >= len(PRESETS) + 1
     assert expected - inside == set()
+
+
+def test_a_preset_of_the_command_line_comes_with_its_own_values() -> None:
+    """The learning rate that a recipe has for AdamW is none for SGD, nor is its padding for other crops."""
+    alone = {
+        word: compose_config(["experiment=null", word, "train.epochs=1", "train.global_batch_size=1"])
+        for word in ("augment=none", "optim=sgd", "optim=muon")
+    }
+    recipe = compose_config(["experiment=tiny_imagenet_vit"])
+    for word, preset in alone.items():
+        group = word.partition("=")[0]
+        config = compose_config(["experiment=tiny_imagenet_vit", word])
+        assert getattr(config, group) == getattr(preset, group)
+        assert all(
+            getattr(config, other) == getattr(recipe, other)
+            for other in ("data", "augment", "model", "optim", "train")
+            if other != group
+        )
+    changed = compose_config(["optim=sgd", "experiment=tiny_imagenet_vit", "optim.lr=0.3"])
+    assert (changed.optim.lr, changed.optim.warmup_epochs) == (0.3, alone["optim=sgd"].optim.warmup_epochs)
+
+
+def test_naming_the_preset_that_the_recipe_has_changes_nothing() -> None:
+    for name in preset_groups()["experiment"]:
+        words = [f"{group}={preset}" for group, preset in recipe_presets(name).items()]
+        assert compose_config([f"experiment={name}", *words]) == compose_config([f"experiment={name}"])
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, "experiment=null"])
+def test_every_value_is_from_where_it_is_said_to_be(preset: str) -> None:
+    """Without its source, a value is another one; with a default, it is the schema's."""
+    words = [preset, *NEEDED.get(preset, []), "train.epochs=7", "train.global_batch_size=9", "run.seed=3"]
+    config, sources = compose_config(words), field_sources(*split_overrides(words))
+    schema = {"data": DataConfig("x"), "augment": AugmentConfig(), "train": TrainConfig(7, None, 9)}
+    for name, section in dataclasses.asdict(config).items():
+        for field, value in section.items() if isinstance(section, dict) else ():
+            source = sources.get(f"{name}.{field}", "default")
+            if source == "command line":
+                assert f"{name}.{field}={value}" in words
+            elif source == "default" and name in schema:
+                assert value == getattr(schema[name], field)
+            elif source.startswith("experiment="):
+                assert f"{name}.{field}" in preset_fields("experiment", source.partition("=")[2])
+    printed = yaml.safe_load(annotated_yaml(config, sources, "default"))
+    assert printed == dataclasses.asdict(config)
+
+
+def test_a_recipe_whose_preset_is_replaced_is_no_source_of_its_fields() -> None:
+    words = ["experiment=cifar10_swin_t", "optim=sgd", "augment=crop_flip", "optim.momentum=0.8"]
+    sources = field_sources(*split_overrides(words))
+    assert [sources[f"optim.{name}"] for name in ("name", "lr", "warmup_epochs", "momentum")] == [
+        *["optim=sgd"] * 3,
+        "command line",
+    ]
+    assert sources["augment.crop_padding"] == "augment=crop_flip"
+    assert sources["train.epochs"] == sources["experiment"] == "experiment=cifar10_swin_t"
+    assert "optim.schedule" not in sources

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from neuscale.cli import run as command
 from neuscale.config import compose_config, config_from_yaml, config_to_yaml
-from neuscale.config.compose import preset_groups
+from neuscale.config.preset_files import preset_groups
 from neuscale.errors import EXIT_USAGE, UsageError
 
 STORED = config_to_yaml(compose_config([]))

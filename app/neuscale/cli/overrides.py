@@ -3,10 +3,12 @@
 import difflib
 
 from neuscale.config import Config, compose_config, preset_overrides
-from neuscale.config.compose import preset_groups
+from neuscale.config.preset_files import preset_groups
 from neuscale.errors import UsageError, UserError
 from neuscale.runs.differences import check_same_run
 from neuscale.runs.folder import RunFolder, all_runs, find_run
+
+_NAME = "run.name="
 
 
 def configure(overrides: list[str], resume: bool) -> tuple[Config, RunFolder | None]:
@@ -22,20 +24,21 @@ def configure(overrides: list[str], resume: bool) -> tuple[Config, RunFolder | N
         return compose_config(settings), None
     if len(names) > 1:
         raise UsageError(f"--resume continues one run, not {' and '.join(names)}.")
-    composed = compose_config(settings)
     presets = preset_overrides(settings)
+    wanted = next((word[len(_NAME) :] for word in reversed(settings) if word.startswith(_NAME)), None)
     run = find_run(names[0]) if names else None
-    if run is None and composed.run.name is not None:
-        run = next((r for r in all_runs() if r.name == composed.run.name), None)
+    if run is None and wanted is not None:
+        run = next((r for r in all_runs() if r.name == wanted), None)
     elif run is None:
-        candidates = [r for r in all_runs() if not r.finished]
+        candidates = [r for r in all_runs() if not r.finished and not r.is_held()]
         if presets:
-            candidates = [r for r in candidates if _is_of(r, composed.experiment)]
+            recipe = compose_config(presets).experiment
+            candidates = [r for r in candidates if _is_of(r, recipe)]
         run = next(iter(candidates), None)
     if run is None:
-        return composed, None
-    if presets:
-        check_same_run(composed, run)
+        return compose_config(settings), None
+    if presets:  # the whole command that the run was started with, as in a job that is queued again
+        check_same_run(compose_config(settings), run)
     config = run.config([word for word in settings if word not in presets])
     if not any(word.startswith("run.device=") for word in settings):
         config.run.device = "auto"  # it may go on somewhere else

@@ -67,9 +67,8 @@ def train_command(
             )
         config.run.device = device
     if print_config:
-        from neuscale.config import config_to_yaml
-
-        typer.echo(config_to_yaml(config), nl=False)
+        device_option = f"--gpus {gpus}" if gpus is not None else f"--processes {processes}"
+        _print_config(config, run, overrides or [], device_option if device is not None else None)
         return
     if gpus and not started_by_launcher():
         check_gpus(gpus)
@@ -85,6 +84,24 @@ def train_command(
         again += [f"run.device={config.run.device}", *(["--json"] if as_json else [])]
         raise typer.Exit(launch(["train", *again], count, nodes))
     raise typer.Exit(_train(config, run, as_json))
+
+
+def _print_config(
+    config: "Config", run: "RunFolder | None", overrides: list[str], device_option: str | None
+) -> None:
+    """The configuration, and where each value comes from."""
+    from neuscale.config.compose import annotated_yaml, split_overrides
+    from neuscale.config.preset_files import COMMAND_LINE, DEFAULT, field_sources
+
+    presets, fields = split_overrides([word for word in overrides if "=" in word])
+    if run is None:
+        sources = field_sources(presets, fields)
+    else:  # its device is not kept
+        sources = {"run.device": DEFAULT} | dict.fromkeys(fields, COMMAND_LINE)
+    if device_option is not None:
+        sources["run.device"] = device_option
+    rest = DEFAULT if run is None else f"run {run.name}"
+    typer.echo(annotated_yaml(config, sources, rest), nl=False)
 
 
 def _prepare(config: "Config", world_size: int) -> None:

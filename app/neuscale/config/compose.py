@@ -2,8 +2,8 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,9 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from neuscale.config import schema
 from neuscale.config.fields import check_ranges, expected_type, takes
+from neuscale.config.preset_files import DEFAULT_RECIPE, PRESETS, preset_groups, recipe_presets
 from neuscale.errors import UsageError
-
-PRESETS = Path(__file__).with_name("presets")
 
 # Of a stored configuration; one has about a hundred.
 _MOST_VALUES = 10_000
@@ -38,16 +37,6 @@ _VARIANTS: dict[str, dict[str, type]] = {
 
 
 @cache
-def preset_groups() -> dict[str, list[str]]:
-    """The groups and the names of their presets, as they lie in the presets folder."""
-    return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(PRESETS.iterdir())
-        if folder.is_dir()
-    }
-
-
-@cache
 def _register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="config_schema", node=schema.Config)
@@ -59,22 +48,42 @@ def _register_schemas() -> None:
 def compose_config(overrides: list[str]) -> schema.Config:
     """The configuration that `overrides` (`group=preset` and `section.field=value`) describe.
 
-    Raises UsageError, in one line with the nearest valid name, for an unknown preset or
-    field, a value of the wrong type, and a value out of range.
+    A preset that is named here comes with its own values: what the recipe has for another preset of that
+    group (a learning rate for another optimizer) does not count. Raises UsageError, in one line with the
+    nearest valid name, for an unknown preset or field, a value of the wrong type, and a value out of range.
     """
     _register_schemas()
-    pairs = [_parse(word) for word in overrides]
-    presets = {group: _preset(group, text) for group, text in pairs if group in preset_groups()}
+    presets, fields = split_overrides(overrides)
+    recipe = presets.pop("experiment")
+    experiment = f"experiment={recipe}" if recipe else "~experiment"
+    own = recipe_presets(recipe)
+    # What the recipe has for another preset of a group falls away: the group is composed without it.
+    others = [group for group, name in presets.items() if recipe and name != own.get(group)]
+    words = [f"{group}={name}" for group, name in presets.items()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PRESETS), version_base="1.3"):
         try:
-            composed = compose("config", overrides=list(presets.values()))
+            composed = compose("config", overrides=[experiment, *words])
+            if others:
+                alone = compose("config", overrides=["~experiment", *words])
+                for group in others:
+                    composed[group] = alone[group]
         except (HydraException, OmegaConfBaseException) as error:
             raise UsageError(f"presets: {_reason(error)}", f"They are in {PRESETS}.") from error
-    for key, text in pairs:
-        if key not in presets:
-            _apply(composed, key, text)
+    for key, text in fields.items():
+        _apply(composed, key, text)
     return to_config(composed)
+
+
+def split_overrides(overrides: list[str]) -> tuple[dict[str, str | None], dict[str, str]]:
+    """The presets that `overrides` choose, by group, and the texts of the fields, each the last of its name.
+
+    `experiment` is always among the presets: None where there is no recipe. Raises UsageError.
+    """
+    pairs = [_parse(word) for word in overrides]
+    presets: dict[str, str | None] = {"experiment": DEFAULT_RECIPE}
+    presets |= {group: _preset(group, text) for group, text in pairs if group in preset_groups()}
+    return presets, {key: text for key, text in pairs if key not in preset_groups()}
 
 
 def preset_overrides(overrides: list[str]) -> list[str]:
@@ -85,6 +94,26 @@ def preset_overrides(overrides: list[str]) -> list[str]:
 def config_to_yaml(config: schema.Config) -> str:
     """The configuration as YAML, which `config_from_yaml` reads back."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def annotated_yaml(config: schema.Config, sources: Mapping[str, str], rest: str) -> str:
+    """The configuration as YAML, with a comment on each value: its source, or `rest` where that has none."""
+    lines = []
+    for name, value in dataclasses.asdict(config).items():
+        if not isinstance(value, dict):
+            lines.append(_yaml_line(name, value, sources.get(name, rest)))
+            continue
+        lines.append((f"{name}:", ""))
+        for field, inner in value.items():
+            text, source = _yaml_line(field, inner, sources.get(f"{name}.{field}", rest))
+            lines.append((f"  {text}", source))
+    width = max(len(text) for text, _ in lines if len(text) <= 44)
+    return "".join(f"{text.ljust(width)}  # {source}\n" if source else f"{text}\n" for text, source in lines)
+
+
+def _yaml_line(name: str, value: Any, source: str) -> tuple[str, str]:
+    text = yaml.safe_dump([value], default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return f"{name}: {text.strip()[1:-1]}", source
 
 
 def config_from_yaml(text: str, overrides: list[str], where: str) -> schema.Config:
@@ -179,16 +208,16 @@ def _parse(word: str) -> tuple[str, str]:
     return key, text
 
 
-def _preset(group: str, text: str) -> str:
-    """The Hydra override for `group=text`."""
+def _preset(group: str, text: str) -> str | None:
+    """The preset of `group=text`; None for no recipe."""
     choice, known = _unquoted(text), preset_groups()[group]
     if group == "experiment" and choice == "null":
-        return "~experiment"
+        return None
     if choice not in known:
         advice = nearest(choice, known)
         listing = "" if advice.startswith("Known") else f" Known: {', '.join(known)}."
         raise UsageError(f"{group}={text}: there is no such {group} preset.", advice + listing)
-    return f"{group}={choice}"
+    return choice
 
 
 def _fields(node: DictConfig, prefix: str = "") -> list[str]:
