@@ -76,6 +76,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "final_lr_ratio": 0.0,
         "step_epochs": [],
         "step_factor": 0.1,
+        "on_extend": "rescale",
         "clip_grad_norm": None,
     },
     "AdamWConfig": {
@@ -104,7 +105,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "log_every_steps": 50,
         "profile": False,
     },
-    "EvalConfig": {"batch_size": 500, "every_epochs": 1},
+    "EvalConfig": {"batch_size": 500, "every_epochs": 1, "metric": "top1", "min_delta": 0.0},
     "CheckpointConfig": {"every_steps": None, "keep_last": 2, "milestones": []},
     "TrackingConfig": {
         "tensorboard": True,

@@ -72,7 +72,7 @@ RANGES: dict[str, dict[str, str]] = {
         "patience": "[1, inf)",
         "log_every_steps": "[1, inf)",
     },
-    "EvalConfig": {"batch_size": "[1, inf)", "every_epochs": "[1, inf)"},
+    "EvalConfig": {"batch_size": "[1, inf)", "every_epochs": "[1, inf)", "min_delta": "[0, inf)"},
     "CheckpointConfig": {"every_steps": "[1, inf)", "keep_last": "[1, inf)", "milestones": "[1, inf)"},
     "TrackingConfig": {"sample_images": "[0, 1024]"},
     "RunConfig": {"seed": "[0, 9223372036854775807]"},
@@ -81,6 +81,7 @@ _OF_ALL_OPTIMIZERS = {k: v for k, v in RANGES["AdamWConfig"].items() if k not in
 RANGES["SGDConfig"] = _OF_ALL_OPTIMIZERS | {"momentum": "[0, 1)"}
 RANGES["MuonConfig"] = RANGES["AdamWConfig"] | {"momentum": "[0, 1)"}
 
+SCHEDULES = {"schedule": "cosine linear step constant", "on_extend": "rescale hold restart"}
 CHOICES: dict[str, dict[str, str]] = {
     "DataConfig": {"loader": "auto resident stream files"},
     "AugmentConfig": {"policy": "none randaugment trivialaugment"},
@@ -93,10 +94,23 @@ CHOICES: dict[str, dict[str, str]] = {
     },
     "TorchvisionConfig": {"name": "torchvision"},
     "TimmConfig": {"name": "timm"},
-    "AdamWConfig": {"name": "adamw", "schedule": "cosine linear step constant"},
-    "SGDConfig": {"name": "sgd", "schedule": "cosine linear step constant"},
-    "MuonConfig": {"name": "muon", "schedule": "cosine linear step constant"},
+    "AdamWConfig": {
+        "name": "adamw",
+        "schedule": "cosine linear step constant",
+        "on_extend": "rescale hold restart",
+    },
+    "SGDConfig": {
+        "name": "sgd",
+        "schedule": "cosine linear step constant",
+        "on_extend": "rescale hold restart",
+    },
+    "MuonConfig": {
+        "name": "muon",
+        "schedule": "cosine linear step constant",
+        "on_extend": "rescale hold restart",
+    },
     "TrainConfig": {"precision": "auto fp32 tf32 bf16 fp16"},
+    "EvalConfig": {"metric": "top1 top5 loss balanced_accuracy macro_f1"},
     "TrackingConfig": {"wandb_mode": "online offline"},
     "RunConfig": {"device": "auto cuda mps cpu"},
 }

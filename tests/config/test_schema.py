@@ -17,13 +17,13 @@ FIELDS = {
     "TorchvisionConfig": "+ arch",
     "TimmConfig": "+ arch drop_rate drop_path_rate gradient_checkpointing",
     "OptimConfig": "name lr weight_decay layer_decay schedule warmup_epochs final_lr_ratio step_epochs "
-    "step_factor clip_grad_norm",
+    "step_factor on_extend clip_grad_norm",
     "AdamWConfig": "+ beta1 beta2 eps",
     "SGDConfig": "+ momentum nesterov",
     "MuonConfig": "+ momentum",
     "TrainConfig": "epochs max_steps global_batch_size micro_batch label_smoothing precision "
     "freeze_layers linear_probe ema_decay patience compile channels_last log_every_steps profile",
-    "EvalConfig": "batch_size every_epochs",
+    "EvalConfig": "batch_size every_epochs metric min_delta",
     "CheckpointConfig": "every_steps keep_last milestones",
     "TrackingConfig": "tensorboard sample_images wandb wandb_project wandb_mode",
     "RunConfig": "name seed time_limit deterministic device",

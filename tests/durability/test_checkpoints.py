@@ -12,7 +12,8 @@ import torch
 from durability.power_cut import recorded
 from neuscale.errors import CheckpointError
 from neuscale.runs.folder import checkpoint_paths, remove_checkpoint
-from neuscale.training.checkpoint import BackgroundSaver, CheckpointFolder, open_checkpoint
+from neuscale.training.background_saver import BackgroundSaver
+from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
 
 TOP1 = {3: 0.25, 7: 0.75, 12: 0.5, 20: 0.625, 31: 0.125}  # the best is neither the first nor the last
 

@@ -131,7 +131,7 @@ def test_what_a_power_cut_leaves_is_cleared_up_by_the_next_one(trees: Trees, tmp
             make_packed(after, trees[1])
             assert read_packed(after) == new
             assert sorted(path.name for path in (after / "packed").iterdir()) == [".x.lock", "x"]
-        return "leftovers" if len(names) > 9 else "none"
+        return "leftovers" if len(names) > 10 else "none"
 
     assert record.replay(tmp_path / "after", check).keys() == {"leftovers", "none"}
 

@@ -143,6 +143,11 @@ class Reference:
         targets = targets * (1 - self.recipe.smoothing) + self.recipe.smoothing / classes
         return -(targets * logits.log_softmax(1)).sum(1).mean()
 
+    def _correct(self, named: Tensor, batch: Batch) -> float:
+        """How many are right: a mixed image counts for the weight of the label that is named."""
+        own, other = (named == batch.labels).double(), (named == batch.partner_labels).double()
+        return float((batch.own * own + (1 - batch.own) * other).sum())
+
     def _keep(self, step: int, positions: list[int]) -> Keep:
         """Stochastic depth (Huang et al. 2016): a branch is dropped or scaled up, sample by sample."""
         recipe = self.recipe
@@ -167,7 +172,7 @@ class Reference:
         """
         recipe = self.recipe
         p = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
-        losses, correct = [], 0
+        losses, correct = [], 0.0
         images = iter(given or [])
         for rank in range(recipe.processes):
             torch.manual_seed(generator_seed(recipe.seed, step, f"dropout {rank}"))
@@ -175,7 +180,7 @@ class Reference:
                 keep = self._keep(step, batch.positions)
                 logits = recipe.forward(p, next(images, batch.images), keep=keep)
                 losses.append(self.loss(logits, batch))
-                correct += int((logits.argmax(1) == batch.labels).sum())
+                correct += self._correct(logits.argmax(1), batch)
         loss = torch.stack(losses).mean()
         found = torch.autograd.grad(loss, list(p.values()), allow_unused=True)
         named = {name: g for name, g in zip(p, found, strict=True) if g is not None}

@@ -6,10 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from conftest import ListeningProgress
 from neuscale.config import Config
+from neuscale.config.schema import EvalConfig
+from neuscale.evaluation.calibration import Calibration
 from neuscale.evaluation.evaluate import Evaluation, evaluate
 from neuscale.training import trainer
+from neuscale.training.best import BestSoFar
 from neuscale.training.checkpoint import CheckpointFolder
 from neuscale.training.run import TrainedRun, train
 
@@ -84,3 +89,93 @@ def test_every_second_epoch_and_the_last_are_evaluated_on_the_validation_images(
     for evaluation in evaluations:
         assert evaluation.samples == 21  # 60 are trained on
         assert evaluation.confusion.sum(1).tolist() == [7, 7, 7]
+
+
+def with_numbers(monkeypatch: pytest.MonkeyPatch, numbers: list[dict[str, float]]) -> None:
+    """Evaluations whose `scalars` are changed to these, one after the other."""
+    left = list(numbers)
+    real = Evaluation.scalars
+    by_result: dict[int, dict[str, float]] = {}
+
+    def stand_in(*arguments: Any, **named: Any) -> Evaluation:
+        result = evaluate(*arguments, **named)
+        by_result[id(result)] = left.pop(0)
+        kept_alive.append(result)
+        return result
+
+    kept_alive: list[Evaluation] = []
+    monkeypatch.setattr(trainer, "evaluate", stand_in)
+    monkeypatch.setattr(Evaluation, "scalars", lambda self: {**real(self), **by_result.get(id(self), {})})
+
+
+def test_the_metric_that_is_chosen_makes_the_best_and_is_waited_for(
+    tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch, listening: ListeningProgress
+) -> None:
+    losses = [2.0, 1.0, 0.95, 0.93, 0.5]
+    with_numbers(monkeypatch, [{"loss": loss, "top1": 0.1 * i} for i, loss in enumerate(losses)])
+    words = ["train.epochs=9", "train.patience=2", "eval.metric=loss", "eval.min_delta=0.1", "run.name=x"]
+    trained = train(tiny(*words), None, listening)
+    # 0.95 and 0.93 are the best so far, each in its turn, and no improvement by a tenth.
+    assert trained.outcome.epochs == 4
+    assert best(trained)["checkpoint"] == "step-00000020" and best(trained)["loss"] == 0.93
+    assert "early stopping: loss has not improved by 0.1 for 2 evaluations" in listening.messages
+    again = train(trained.run.config(), trained.run, listening)
+    assert again.outcome.epochs == 4
+    said = listening.messages[-1]
+    assert "early stopping ended it, since loss has not improved by 0.1" in said
+    assert "raise train.patience" in said and "train.epochs" not in said
+    # With more patience it goes on, from what it knew.
+    longer = train(trained.run.config(["train.patience=3", "train.epochs=5"]), trained.run, listening)
+    assert longer.outcome.epochs == 5 and best(longer)["checkpoint"] == "step-00000025"
+
+
+def test_another_metric_on_the_way_begins_anew_and_says_so(
+    tiny: ConfigBuilder, listening: ListeningProgress
+) -> None:
+    run = train(tiny("train.epochs=2", "run.name=x")).run
+    trained = train(run.config(["train.epochs=3", "eval.metric=macro_f1"]), run, listening)
+    assert "the best evaluation so far is not known by macro_f1" in listening.warnings
+    assert best(trained)["checkpoint"] == "step-00000015"
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5", "balanced_accuracy", "macro_f1", "loss"])
+def test_every_metric_has_its_direction(metric: str) -> None:
+    def result(value: float) -> Evaluation:
+        numbers = {metric: value} if metric in ("top1", "top5", "loss") else {}
+        found = Evaluation(
+            *(numbers.get(name, 0.5) for name in ("top1", "top5", "loss")),
+            10,
+            torch.tensor([[round(10 * value), 10 - round(10 * value)], [0, 10]]),
+            Calibration([], [], []),
+        )
+        assert metric in numbers or found.scalars()[metric] != 0.5
+        return found
+
+    so_far = BestSoFar(EvalConfig(metric=metric), patience=2)
+    order = [0.9, 0.6, 0.7] if metric == "loss" else [0.6, 0.9, 0.8]
+    assert [so_far.update(result(value)) for value in order] == [True, True, False]
+    assert (so_far.stale, so_far.exhausted) == (1, False)
+    assert not so_far.update(result(order[-1])) and so_far.exhausted
+
+
+def test_balanced_accuracy_and_macro_f1_are_those_of_the_definitions() -> None:
+    """Over labels and predictions: recalls of the classes that are there, F1 of those that are named."""
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, 4, (200,), generator=generator)
+    labels[labels == 2] = 0  # a class without images, which is predicted all the same
+    predicted = torch.where(torch.rand(200, generator=generator) < 0.6, labels, 2)
+    confusion = torch.zeros(5, 5, dtype=torch.int64)
+    for label, named in zip(labels.tolist(), predicted.tolist(), strict=True):
+        confusion[label, named] += 1
+    found = Evaluation(0.0, 0.0, 0.0, 200, confusion, Calibration([], [], []))
+    recalls, scores = [], []
+    for each in range(5):
+        hits = int(((labels == each) & (predicted == each)).sum())
+        there, named = int((labels == each).sum()), int((predicted == each).sum())
+        if there:
+            recalls.append(hits / there)
+        if there or named:
+            precision, recall = hits / named if named else 0.0, hits / there if there else 0.0
+            scores.append(2 * precision * recall / (precision + recall) if hits else 0.0)
+    assert found.balanced_accuracy == pytest.approx(sum(recalls) / 3)
+    assert found.macro_f1 == pytest.approx(sum(scores) / 4)

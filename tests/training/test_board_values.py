@@ -70,6 +70,7 @@ def test_every_number_of_the_curves_is_on_the_board_at_its_step(board: tuple[Run
             expected.setdefault(group(split, name), []).append((step, value))
     found = events(run.path)
     names = {"train/loss", "train/accuracy", "optim/lr", "val/top1", "val/top5", "val/loss", "speed/tflops"}
+    names |= {"val/balanced_accuracy", "val/macro_f1"}
     names |= {"speed/images_per_second", "speed/data_wait", "speed/memory_gb"}
     assert set(found.Tags()["scalars"]) == set(expected) == names
     for name, points in expected.items():
@@ -234,6 +235,8 @@ def test_an_evaluation_on_the_board(tmp_path: Path) -> None:
         "top1": 0.75,
         "top5": 0.875,
         "loss": 1.5,
+        "balanced_accuracy": 0.75,
+        "macro_f1": pytest.approx((12 / 24 + 0 / 2 + 60 / 70) / 3),
     }
 
 

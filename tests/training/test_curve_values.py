@@ -64,10 +64,12 @@ def test_a_point_is_the_mean_over_all_images_since_the_one_before(
     run = train(tiny(*WORDS, "run.name=whole", "train.log_every_steps=3")).run
     assert [watched.rates[i] for i in range(10)] == pytest.approx(LR)
     points = lines(run.path)
-    assert len(points) == 3
-    for point, steps in zip(points, (range(3), range(3, 6), range(6, 9)), strict=True):
+    *regular, rest = points
+    for point, steps in zip(regular, (range(3), range(3, 6), range(6, 9)), strict=True):
         assert_point(point, watched, steps)
-    assert len({point["loss"] for point in points}) == 3
+    assert len({point["loss"] for point in regular}) == 3
+    assert (rest["step"], rest.pop("rest_steps")) == (10, 1)
+    assert_point(rest, watched, range(9, 10))
 
 
 def test_the_clock_counts_steps_and_no_evaluation(tiny: ConfigBuilder, watched: Watched) -> None:
@@ -120,6 +122,7 @@ def test_points_further_apart_after_a_resume_are_means_all_the_same(
     stopped = train_until(tiny(*WORDS, "run.name=broken"), 3, monkeypatch)
     train(tiny(*WORDS, "run.name=broken", "train.log_every_steps=4"), stopped.run)
     points = lines(stopped.run.path)
-    assert [point["step"] for point in points] == [2, 4, 8]
-    for point, steps in zip(points, (range(2), range(2, 4), range(4, 8)), strict=True):
+    assert [point["step"] for point in points] == [2, 4, 8, 10]
+    assert points[-1].pop("rest_steps") == 2
+    for point, steps in zip(points, (range(2), range(2, 4), range(4, 8), range(8, 10)), strict=True):
         assert_point(point, watched, steps)

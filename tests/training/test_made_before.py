@@ -57,7 +57,8 @@ def same_machine(manifest: dict[str, Any]) -> bool:
 def test_it_is_evaluated_as_then(run: RunFolder, expected: dict[str, Any], weights: str) -> None:
     kind = {"average": "auto", "weights": "raw"}[weights]
     found = evaluate_run(run, "last", "val", "cpu", Silent(), kind).evaluation.scalars()
-    assert found == pytest.approx(expected["evaluation"][weights], abs=1e-5)
+    wanted = expected["evaluation"][weights]  # which has fewer numbers than there are today
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-5)
 
 
 def test_it_is_resumed_to_what_it_would_have_become(run: RunFolder, expected: dict[str, Any]) -> None:
@@ -83,5 +84,9 @@ def test_it_is_replayed(run: RunFolder) -> None:
         # Another version draws other initial weights, as `trunc_normal_` of 2.11 does: it is named.
         assert any("torch" in str(change) for change in replayed.changed)
         return
-    losses = [[line["loss"] for line in read_metrics(each.metrics_file)] for each in (run, replayed.run)]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
+    then, now = (
+        {(line["step"], line["split"]): line["loss"] for line in read_metrics(each.metrics_file)}
+        for each in (run, replayed.run)
+    )
+    assert {at: now[at] for at in then} == pytest.approx(then, abs=1e-3)
+    assert now.keys() - then.keys() == {(7, "train")}, "the rest after the last regular point"

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuscale.config import compose_config
+from neuscale.data.loaders.loader import Batch
 from neuscale.errors import UsageError
 from neuscale.models.registry import create_model
 from neuscale.training import metrics_logger
@@ -28,11 +30,18 @@ def test_sums_of_a_micro_batch_are_of_images_and_not_of_batches() -> None:
     logits = torch.tensor(
         [[0.0, 2.0, 1.0], [3.0, 0.0, 1.0], [0.0, 1.0, 2.0], [9.0, 0.0, 0.0], [0.0, 1.0, 0.5]]
     )
-    sums = batch_sums(logits, torch.tensor([1, 0, 1, 2, 1]), torch.tensor(0.75))
+    batch = Batch(torch.zeros(5, 1, 1, 1), torch.tensor([1, 0, 1, 2, 1]), torch.arange(5), 0, slice(0, 5))
+    sums = batch_sums(logits, batch, torch.tensor(0.75))
     assert sums.tolist() == [3.75, 3.0]
-    half = batch_sums(logits.bfloat16(), torch.tensor([1, 0, 1, 2, 1]), torch.tensor(1.0 + 2**-10))
+    half = batch_sums(logits.bfloat16(), batch, torch.tensor(1.0 + 2**-10))
     assert half.dtype == torch.float32
     assert half[0] == 5 * (1.0 + 2**-10)
+    partners, weights = torch.tensor([0, 0, 2, 0, 2]), torch.tensor([0.75, 0.5, 0.875, 0.25, 1.0])
+    mixed = batch_sums(
+        logits, replace(batch, partner_labels=partners, mix_weights=weights), torch.tensor(0.75)
+    )
+    # Named: own; own and partner's alike; partner's; partner's; own.
+    assert mixed.tolist() == [3.75, 0.75 + 1.0 + 0.125 + 0.75 + 1.0]
 
 
 def test_a_window_adds_up_and_remembers_its_first_bad_step() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from neuscale.config import Config, compose_config
 from neuscale.models.registry import create_model
-from neuscale.training.lr_schedule import lr_at, set_lr
+from neuscale.training.lr_schedule import Span, lr_at, set_lr
 from neuscale.training.optim import create_optimizer
 
 ConfigBuilder = Callable[..., Config]
@@ -18,7 +18,7 @@ ConfigBuilder = Callable[..., Config]
 def schedule(*words: str, steps_per_epoch: int = 10, epochs: int = 10) -> list[float]:
     config = compose_config(["optim=adamw", "optim.lr=1.0", *words])
     total = steps_per_epoch * epochs
-    return [lr_at(config.optim, step, steps_per_epoch, total) for step in range(total)]
+    return [lr_at(config.optim, step, steps_per_epoch, Span(0, total)) for step in range(total)]
 
 
 def test_warm_up_is_linear_and_then_half_a_cosine() -> None:

@@ -29,6 +29,7 @@ FIELDS: dict[type[OptimConfig], dict[str, Any]] = {
         "final_lr_ratio": 0.125,  # of no meaning to a staircase
         "step_epochs": [1],
         "step_factor": 0.3,
+        "on_extend": "hold",  # of meaning when it is resumed only
         "clip_grad_norm": 1e-3,
         "beta1": 0.8,
         "beta2": 0.97,
@@ -44,6 +45,7 @@ FIELDS: dict[type[OptimConfig], dict[str, Any]] = {
         "final_lr_ratio": 0.25,
         "step_epochs": [2],
         "step_factor": 0.5,
+        "on_extend": "restart",  # of meaning when it is resumed only
         "clip_grad_norm": None,
         "momentum": 0.7,
         "nesterov": False,
@@ -58,6 +60,7 @@ FIELDS: dict[type[OptimConfig], dict[str, Any]] = {
         "final_lr_ratio": 0.5,
         "step_epochs": [1],
         "step_factor": 0.5,
+        "on_extend": "rescale",  # of meaning when it is resumed only
         "clip_grad_norm": 0.002,
         "beta1": 0.85,
         "beta2": 0.96,

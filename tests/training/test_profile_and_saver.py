@@ -12,8 +12,8 @@ from torch.profiler import record_function
 
 from conftest import ListeningProgress
 from neuscale.runs.metrics import MetricsFile, read_metrics
-from neuscale.training import checkpoint as saver_module
-from neuscale.training.checkpoint import BackgroundSaver
+from neuscale.training import background_saver as saver_module
+from neuscale.training.background_saver import BackgroundSaver
 from neuscale.training.profiling import STEPS, StepProfiler
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from neuscale.runs.folder import RunFolder
 from neuscale.runs.metrics import read_metrics
 from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
 from neuscale.training.ema import WeightAverage
-from neuscale.training.lr_schedule import lr_at, set_lr
+from neuscale.training.lr_schedule import Span, lr_at, set_lr
 from neuscale.training.optim import create_optimizer
 from neuscale.training.param_groups import parameter_layers
 from neuscale.training.run import train
@@ -24,7 +24,7 @@ ConfigBuilder = Callable[..., Config]
 
 def rates(*words: str) -> list[float]:
     config = compose_config(["optim=adamw", "optim.lr=1.0", *words]).optim
-    return [lr_at(config, step, 10, 100) for step in range(100)]
+    return [lr_at(config, step, 10, Span(0, 100)) for step in range(100)]
 
 
 def newest(run: RunFolder) -> dict[str, torch.Tensor]:

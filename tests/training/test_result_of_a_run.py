@@ -78,7 +78,7 @@ def test_the_best_is_not_the_last_and_each_has_its_own_number(
         15,
         3,
     )
-    assert set(result["last"]) == {"top1", "top5", "loss"}
+    assert set(result["last"]) == {"top1", "top5", "loss", "balanced_accuracy", "macro_f1"}
     assert trained.outcome.best_top1 == 0.75
     assert [manifest[name] for name in ("status", "exit_code", "stopped_by", "error")] == [
         "finished",

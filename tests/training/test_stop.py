@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from neuscale.training import stopping
-from neuscale.training.stopping import Deadline, StopRequest
+from neuscale.training.stopping import Deadline, Stopped, StopRequest
 from stand_in import send, signals_survived
 
 CPU = torch.device("cpu")
@@ -59,25 +59,71 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
     return ended
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(ends: list[tuple[int, Any]], number: int) -> None:
-    with pytest.raises(Ended), request():
-        send(signal.SIGTERM)
-        send(number)
-    assert ends == [(number, signal.SIG_DFL)]
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, which only passes where a test lets it."""
+    now = [100.0]
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    return now
 
 
-def test_a_signal_to_save_is_no_first_and_no_second_one(ends: list[tuple[int, Any]]) -> None:
-    """A scheduler sends SIGUSR2, and SIGTERM after it, to a run that is saving."""
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_second_signal_ends_at_once_where_it_comes_later(
+    ends: list[tuple[int, Any]], clock: list[float], first: signal.Signals, second: signal.Signals
+) -> None:
+    """make and the terminal send the same request twice; somebody who waits no longer comes after that."""
+    with request() as stop:
+        send(first)
+        clock[0] += 0.1
+        send(second)
+        assert (stop.signal, ends) == (first.name, [])
+        clock[0] += 1.8
+        if first == second == signal.SIGINT:  # Ctrl-C twice by hand
+            with pytest.raises(Ended):
+                send(second)
+        else:
+            send(second)
+            assert ends == []
+            clock[0] += 0.2
+            with pytest.raises(Ended):
+                send(second)
+    assert ends == [(second, signal.SIG_DFL)]
+
+
+def test_a_signal_to_save_is_no_first_and_no_second_one(
+    ends: list[tuple[int, Any]], clock: list[float]
+) -> None:
+    """A scheduler sends SIGUSR2, and SIGTERM minutes after it, to a run that is saving."""
     with request() as stop:
         send(signal.SIGUSR2)
+        clock[0] += 60
         send(signal.SIGTERM)
+        clock[0] += 60
         send(signal.SIGUSR2)
-        assert ends == []
-        assert stop.agreed(1)
+        assert ends == [] and stop.agreed(1)
         with pytest.raises(Ended):
-            stop.signal = "SIGTERM"
             send(signal.SIGINT)
+
+
+@pytest.mark.parametrize("asked_after", [0, 1, 3, 9])
+def test_an_evaluation_stops_after_a_batch(asked_after: int) -> None:
+    seen = []
+    with request() as stop:
+        if asked_after == 0:
+            send(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            for number in stop.watched(range(1, 20), common=10):
+                seen.append(number)
+                if number == asked_after:
+                    send(signal.SIGTERM)
+        assert seen == list(range(1, max(1, asked_after) + 1)) and stop.words == "SIGTERM"
+    with request() as stop:  # after the batches that all processes have, nobody is asked
+        for number in stop.watched(range(1, 20), common=10):
+            if number == 11:
+                send(signal.SIGTERM)
+    with request() as stop:
+        assert list(stop.watched(range(5), common=3)) == list(range(5))
 
 
 def test_a_launchers_processes_take_two_of_a_kind_for_one(
@@ -145,10 +191,11 @@ def test_the_deadline_is_named_and_leaves_time_to_save(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("others", [0.0, 1.0])
-def test_processes_agree_every_ten_steps_and_one_is_enough(
-    monkeypatch: pytest.MonkeyPatch, others: float
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_processes_agree_and_one_is_enough(
+    monkeypatch: pytest.MonkeyPatch, device: str, others: float
 ) -> None:
-    """Each process must ask the others at the same steps, whichever signals it has had."""
+    """Each must ask the others at the same steps, whichever signals it has had: on a GPU every ten."""
     asked: list[float] = []
 
     def reduce(flag: torch.Tensor, op: Any) -> None:
@@ -156,14 +203,15 @@ def test_processes_agree_every_ten_steps_and_one_is_enough(
         found = {dist.ReduceOp.MAX: max, dist.ReduceOp.MIN: min}[op](float(flag), others)
         flag.fill_(found)
 
+    real = torch.tensor
+    monkeypatch.setattr(stopping.torch, "tensor", lambda values, **_: real(values))
     monkeypatch.setattr(stopping.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(stopping.dist, "all_reduce", reduce)
-    with request() as stop:
+    with StopRequest(torch.device(device), Deadline(None)) as stop:
         for step in range(1, 10):
-            assert not stop.agreed(step)
-        assert asked == []
+            assert stop.agreed(step) == (bool(others) and device == "cpu")
+        assert asked == ([0.0] * 9 if device == "cpu" else [])
         assert stop.agreed(10) == bool(others)
         send(signal.SIGTERM)
-        assert not stop.agreed(19)
+        assert stop.agreed(19) == (device == "cpu")
         assert stop.agreed(20)
-    assert asked == [0.0, 1.0]

@@ -25,7 +25,7 @@ TrainerBuilder = Callable[..., Trainer]
 FIELDS: dict[type, str] = {
     TrainConfig: "epochs max_steps global_batch_size micro_batch label_smoothing precision freeze_layers "
     "linear_probe ema_decay patience compile channels_last log_every_steps profile",
-    EvalConfig: "batch_size every_epochs",
+    EvalConfig: "batch_size every_epochs metric min_delta",
     CheckpointConfig: "every_steps keep_last milestones",
 }
 WORDS = [
@@ -120,7 +120,7 @@ def test_points_evaluations_and_checkpoints_come_as_often_as_is_asked_for(seen: 
     steps = {
         split: [line["step"] for line in seen.metrics if line["split"] == split] for split in ("train", "val")
     }
-    assert steps == {"train": [2, 4, 6, 8, 10, 12, 14], "val": [10, 15]}
+    assert steps == {"train": [2, 4, 6, 8, 10, 12, 14, 15], "val": [10, 15]}
     assert seen.saved == [2, 4, 5, 6, 8, 10, 12, 14, 15], "every two steps, the milestone, and the last"
     best = max((line for line in seen.metrics if line["split"] == "val"), key=lambda line: line["top1"])
     assert seen.left == sorted({5, 12, 14, 15, best["step"]}), "the milestone, the last three, the best"
@@ -164,10 +164,10 @@ def test_steps_follow_from_epochs_the_batch_and_the_most_that_are_asked_for(
 def test_patience_is_over_after_as_many_evaluations(build_trainer: TrainerBuilder) -> None:
     trainer = build_trainer("train.epochs=9", "train.patience=2")
     for stale, over in ((1, False), (2, True), (3, True)):
-        trainer.evals_since_best = stale
+        trainer.best.stale = stale
         assert trainer.should_stop() == over
     trainer = build_trainer("train.epochs=9")
-    trainer.evals_since_best = 1000
+    trainer.best.stale = 1000
     assert not trainer.should_stop()
 
 

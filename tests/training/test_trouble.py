@@ -22,7 +22,8 @@ from neuscale.errors import UsageError, UserError
 from neuscale.models.swin import SwinTransformer
 from neuscale.runs.manifest import SCHEMA, read_manifest
 from neuscale.training.accumulation import accumulation_steps, next_accumulation_steps
-from neuscale.training.checkpoint import BackgroundSaver, CheckpointFolder, open_checkpoint
+from neuscale.training.background_saver import BackgroundSaver
+from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
 from neuscale.training.run import train
 from neuscale.training.trainer import Trainer
 from neuscale.units import limit_seconds

@@ -77,8 +77,9 @@ def first_difference(
     equal = last = 0
     for step, split in sorted(a.keys() & b.keys()):
         then, values = a[step, split], b[step, split]
-        for name in sorted({*then, *values} - {*TIMINGS, "step", "split"}):
-            x, y = then.get(name), values.get(name)
+        # A metric that only one has is of another version of the program.
+        for name in sorted((then.keys() & values.keys()) - {*TIMINGS, "step", "split"}):
+            x, y = then[name], values[name]
             if x != y and not (x != x and y != y):  # a loss that is no number differs from itself
                 return Point(step, split, name, x, y, equal), equal, last
         equal, last = equal + 1, step

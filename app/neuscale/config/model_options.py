@@ -110,6 +110,12 @@ class OptimConfig:
     )
     step_epochs: list[int] = option([], "epochs at whose ends a step schedule lowers the rate", ge=1)
     step_factor: float = option(0.1, "what it is multiplied by there", gt=0, lt=1)
+    on_extend: str = option(
+        "rescale",
+        "the schedule of a run that goes on with more or fewer steps than it began with: stretched over"
+        " all of them, held at its end, or begun anew over those that are left, without warm-up",
+        choices=("rescale", "hold", "restart"),
+    )
     clip_grad_norm: float | None = option(None, "largest norm of the gradient; null: no clipping", gt=0)
 
 

@@ -118,7 +118,7 @@ class TrainConfig:
         0.0, "decay of a moving average of the weights, which is then evaluated; 0: none", ge=0, lt=1
     )
     patience: int | None = option(
-        None, "evaluations without a better top-1 after which training ends; null: never", ge=1
+        None, "evaluations without a better eval.metric after which training ends; null: never", ge=1
     )
     compile: bool = option(False, "torch.compile the model")
     channels_last: bool = option(False, "keep images in channels-last memory format; for convolutions")
@@ -132,6 +132,12 @@ class TrainConfig:
 class EvalConfig:
     batch_size: int = option(500, "images per process and forward pass", ge=1)
     every_epochs: int = option(1, "epochs between two evaluations; the last is always evaluated", ge=1)
+    metric: str = option(
+        "top1",
+        "what makes an evaluation the best, and what train.patience waits for",
+        choices=("top1", "top5", "loss", "balanced_accuracy", "macro_f1"),
+    )
+    min_delta: float = option(0.0, "what an improvement is at least, for train.patience", ge=0)
 
 
 @dataclass

@@ -39,9 +39,28 @@ class Evaluation:
             float(self.confusion[i, i] / counts[i]) if counts[i] else None for i in range(len(self.confusion))
         ]
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean of `per_class`, over the classes that have samples."""
+        found = [accuracy for accuracy in self.per_class() if accuracy is not None]
+        return sum(found) / len(found)
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean of 2 TP / (2 TP + FP + FN) over the classes that have samples or are predicted."""
+        hits = self.confusion.diagonal().double()
+        named = self.confusion.sum(0) + self.confusion.sum(1)
+        return float((2 * hits / named)[named > 0].mean())
+
     def scalars(self) -> dict[str, float]:
-        """The three numbers."""
-        return {"top1": self.top1, "top5": self.top5, "loss": self.loss}
+        """The numbers that are logged, by their names."""
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            "loss": self.loss,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+        }
 
 
 @torch.inference_mode()

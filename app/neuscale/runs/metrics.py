@@ -12,15 +12,20 @@ from neuscale.untrusted import LINE_BYTES, open_regular, parse_json
 # Metrics that are about time and not about learning: they differ between equal runs.
 TIMINGS = ("images_per_second", "data_wait", "tflops", "mfu", "memory_gb")
 
+# Of the last point of a training: the steps it is the mean of, where these are fewer than between others.
+REST = "rest_steps"
+
 
 class MetricsFile:
     """`metrics.jsonl`: one object a line, with `step` and `split`.
 
-    Opened at the step a run goes on from, it loses the lines beyond it: they are written again.
+    Opened at the step a run goes on from, it loses the lines beyond it, which are written again, and a
+    last point of the rest, whose steps count for the next one.
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
+        lines = read_metrics(path) if path.exists() else ()
+        kept = [line for line in lines if line["step"] <= step and REST not in line]
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
 

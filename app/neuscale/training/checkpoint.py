@@ -12,10 +12,8 @@ import io
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +41,16 @@ _LARGEST = 1 << 50  # bytes of a file
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One complete checkpoint. `metrics`: those of the evaluation at its step, if there was one."""
+    """One complete checkpoint. `metrics`: those of the evaluation at its step, if there was one.
+
+    `loop`: what evaluations change in the loop; of an older version it is in the training state.
+    """
 
     path: Path
     step: int
     epoch: int
     metrics: dict[str, float]
+    loop: dict[str, Any] = field(default_factory=dict)
 
     def weights(self) -> dict[str, Tensor]:
         """The model's state dict, on the CPU."""
@@ -72,7 +74,12 @@ class Checkpoint:
 
     def state_dict(self) -> dict[str, Any]:
         """The trainer's `state_dict` as it was saved."""
-        return {"weights": self.weights(), "average": self.average(), "training": self.training_state()}
+        return {
+            "weights": self.weights(),
+            "average": self.average(),
+            "training": self.training_state(),
+            "loop": self.loop,
+        }
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -81,13 +88,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
         meta = read_json(path / META)
         own_sum = meta.pop("sha256_of_this")
         sums, step, epoch, metrics = meta["sha256"], meta["step"], meta["epoch"], meta["metrics"]
+        loop = meta.get("loop", {})
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no checkpoint here.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / META}: not readable ({reason_of(error)}).") from error
     if own_sum != _meta_sum(meta):
         raise CheckpointError(f"{path / META}: damaged (it differs from its own checksum).")
-    if not (isinstance(sums, dict) and type(step) is type(epoch) is int and isinstance(metrics, dict)):
+    if not (
+        isinstance(sums, dict)
+        and type(step) is type(epoch) is int
+        and isinstance(metrics, dict)
+        and isinstance(loop, dict)
+    ):
         raise CheckpointError(f"{path / META}: not the record of a checkpoint.")
     for name in {WEIGHTS: None, TRAINING: None, **sums}:
         if not is_plain_name(name):
@@ -101,7 +114,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path / name}: damaged (its checksum is {found[:12]}…, not {str(sums.get(name))[:12]}…)."
             )
-    return Checkpoint(path, step, epoch, metrics)
+    return Checkpoint(path, step, epoch, metrics, loop)
 
 
 class CheckpointFolder:
@@ -129,6 +142,7 @@ class CheckpointFolder:
         metrics: dict[str, float],
         is_best: bool,
         average: dict[str, Tensor] | None = None,
+        loop: dict[str, Any] | None = None,
     ) -> Path:
         """Write a checkpoint; returns its folder. Raises UserError where the disk cannot be written."""
         final = self.folder / f"{PREFIX}{step:08d}"
@@ -145,6 +159,7 @@ class CheckpointFolder:
                 "step": step,
                 "epoch": epoch,
                 "metrics": metrics,
+                **({"loop": loop} if loop is not None else {}),
                 "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
             }
             meta["sha256_of_this"] = _meta_sum(meta)
@@ -163,6 +178,25 @@ class CheckpointFolder:
             shutil.rmtree(part, ignore_errors=True)
             raise disk_error(error, self.folder) from error
         return final
+
+    def add_evaluation(
+        self, step: int, metrics: dict[str, float], is_best: bool, loop: dict[str, Any]
+    ) -> None:
+        """Add to the checkpoint of `step` what its evaluation found: one small file is replaced.
+
+        Raises UserError where the disk cannot be written.
+        """
+        path = self.folder / f"{PREFIX}{step:08d}"
+        try:
+            meta = read_json(path / META)
+            meta.pop("sha256_of_this")
+            meta |= {"metrics": metrics, "loop": loop}
+            meta["sha256_of_this"] = _meta_sum(meta)
+            write_atomically(path / META, json.dumps(meta, indent=2))
+            if is_best:
+                write_atomically(self.folder / BEST, json.dumps({"checkpoint": path.name, **metrics}))
+        except OSError as error:
+            raise disk_error(error, self.folder) from error
 
     def newest(self, report: Callable[[str], None]) -> Checkpoint | None:
         """The newest intact checkpoint; each damaged one passed over is told to `report`."""
@@ -204,66 +238,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-class BackgroundSaver:
-    """Copies what is to be saved and writes it in a thread, one checkpoint at a time.
-
-    An error of the thread is raised where the next save begins, or at the end.
-    """
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[Any] | None = None
-        self._copy: Any = None
-        self.seconds = 0.0  # of the slowest save so far
-
-    def save(self, write: Callable[[Any], object], state: Any) -> None:
-        """Call `write` with a copy of `state` (nested dicts, lists and tensors) on the CPU.
-
-        Waits first for the save before, whose copy's memory is used again.
-        """
-        self.wait()
-        self._copy = _copied(state, self._copy)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.current_stream().synchronize()  # copies into page-locked memory have only begun
-        self._pending = self._pool.submit(self._timed, write, self._copy)
-
-    def wait(self) -> None:
-        """Return when everything is written. Raises what writing raised."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
-
-    def _timed(self, write: Callable[[Any], object], state: Any) -> None:
-        began = time.perf_counter()
-        write(state)
-        self.seconds = max(self.seconds, time.perf_counter() - began)
-
-    def close(self) -> None:
-        """Waits, and ends the thread."""
-        try:
-            self.wait()
-        finally:
-            self._pool.shutdown()
-
-
-def _copied(value: Any, memory: Any) -> Any:
-    """`value` with its tensors copied to the CPU, into `memory`'s where that has the same form."""
-    if isinstance(value, Tensor):
-        fits = (
-            isinstance(memory, Tensor)
-            and memory.shape == value.shape
-            and memory.dtype == value.dtype
-            and memory.stride() == value.stride()
-        )
-        target = memory if fits else torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
-        return target.copy_(value.detach(), non_blocking=value.is_cuda)
-    if isinstance(value, dict):
-        known = memory if isinstance(memory, dict) else {}
-        return {key: _copied(item, known.get(key)) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        same = isinstance(memory, list | tuple) and len(memory) == len(value)
-        items = zip(value, memory if same else [None] * len(value), strict=True)
-        return type(value)(_copied(item, old) for item, old in items)
-    return value

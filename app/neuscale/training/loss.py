@@ -18,10 +18,15 @@ def batch_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
     return (batch.mix_weights * own + (1 - batch.mix_weights) * other).mean()
 
 
-def batch_sums(logits: Tensor, labels: Tensor, mean_loss: Tensor) -> Tensor:
+def batch_sums(logits: Tensor, batch: Batch, mean_loss: Tensor) -> Tensor:
     """Sum of the losses and number of correct predictions of a micro-batch: float32 [2].
 
-    logits [B, classes], labels [B]; `mean_loss` is the mean loss of these images.
+    logits [B, classes]; `mean_loss` is the mean loss of these images. Of a mixed image a prediction is as
+    much correct as the weight of the label that it names.
     """
-    correct = (logits.detach().argmax(1) == labels).sum()
-    return torch.stack([mean_loss.detach().float() * len(labels), correct.float()])
+    predicted = logits.detach().argmax(1)
+    correct = (predicted == batch.labels).float()
+    if batch.mix_weights is not None and batch.partner_labels is not None:
+        other = (predicted == batch.partner_labels).float()
+        correct = batch.mix_weights * correct + (1 - batch.mix_weights) * other
+    return torch.stack([mean_loss.detach().float() * len(batch.labels), correct.sum()])

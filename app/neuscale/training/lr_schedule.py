@@ -1,22 +1,49 @@
-"""The learning rate as a function of the step: nothing to save, nothing to step once too often."""
+"""The learning rate as a function of the step: nothing to step once too often."""
 
 import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from neuscale.config.model_options import OptimConfig
 
 
-def lr_at(config: OptimConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """The learning rate of a step: linear warm-up, then `config.schedule`.
+@dataclass(frozen=True)
+class Span:
+    """The steps from `start` to `end` over which a schedule runs; it warms up where it begins at 0."""
 
-    Half a cosine (Loshchilov & Hutter 2017) or a line down to `final_lr_ratio` of the peak, a
-    staircase that falls by `step_factor` at the end of each of `step_epochs`, or constant.
+    start: int
+    end: int
+
+    def state_dict(self) -> dict[str, int]:
+        """For a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, state: Any, total_steps: int) -> "Span":
+        """That of a checkpoint's state; an older one has none, and ran from 0 to `total_steps`."""
+        return cls(int(state["start"]), int(state["end"])) if state is not None else cls(0, total_steps)
+
+    def extended(self, config: OptimConfig, step: int, total_steps: int) -> "Span":
+        """The span of a training that goes on at `step` and has another end now, as `on_extend` says."""
+        if config.on_extend == "hold":
+            return self
+        return Span(step, total_steps) if config.on_extend == "restart" else Span(self.start, total_steps)
+
+
+def lr_at(config: OptimConfig, step: int, steps_per_epoch: int, span: Span) -> float:
+    """The learning rate of a step: linear warm-up, then `config.schedule`, over the steps of `span`.
+
+    Half a cosine (Loshchilov & Hutter 2017) or a line down to `final_lr_ratio` of the peak, which stays
+    after the span's end, a staircase that falls by `step_factor` at the end of each of `step_epochs`, or
+    constant.
     """
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+    length, step = span.end - span.start, step - span.start
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), length) if span.start == 0 else 0
     if step < warmup:
         return config.lr * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    progress = min(1.0, (step - warmup) / max(1, length - warmup))
     floor = config.final_lr_ratio
     if config.schedule == "cosine":
         return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))

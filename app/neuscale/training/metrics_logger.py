@@ -101,16 +101,20 @@ class MetricsLogger:
         """Add the `batch_sums` of this process's images of a step."""
         self.running.add(step, sums)
 
-    def values(self, step: int, lr: float, check_finite: Callable[[], None]) -> dict[str, float]:
+    def values(
+        self, step: int, lr: float, check_finite: Callable[[], None], is_last: bool = False
+    ) -> dict[str, float]:
         """The point of the curves after `step` steps. All processes call this.
 
-        `check_finite` is called if the loss is not a finite number.
+        `check_finite` is called if the loss is not a finite number. After the point that `is_last`, of the
+        steps since the last regular one, the sums are kept: a run that is made longer goes on with them.
         """
         sums: Tensor = self.accelerator.reduce(self.running.sums.clone(), "sum")
         loss, accuracy = (sums / (self.running.steps * self.batch_size)).tolist()
         if not math.isfinite(loss):
             check_finite()
-        self.running.clear()
+        if not is_last:
+            self.running.clear()
         return {"loss": loss, "accuracy": accuracy, "lr": lr, **self._speed(step)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -42,7 +42,10 @@ class OptimizerSet(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        # Loading gives an optimizer new groups; the ones listed here must be those.
+        self.relist()
+
+    def relist(self) -> None:
+        """List the groups again: loading gives an optimizer new ones."""
         self.param_groups = [group for o in self.optimizers for group in o.param_groups]
 
 

@@ -14,18 +14,18 @@ from neuscale.distributed.accelerator import (
     resolve_precision,
 )
 from neuscale.distributed.rank import gather_values
-from neuscale.errors import CheckpointError, UserError, WorkerError
+from neuscale.errors import UserError, WorkerError
 from neuscale.progress import Progress, Silent
 from neuscale.runs.differences import check_same_data, check_same_run
 from neuscale.runs.folder import RunFolder, create_run
-from neuscale.training.checkpoint import Checkpoint, CheckpointFolder
+from neuscale.training.checkpoint import CheckpointFolder
 from neuscale.training.determinism import be_deterministic
 from neuscale.training.manifest_writer import ManifestWriter
 from neuscale.training.outcome import Outcome
 from neuscale.training.tracking.tracker import Tracker
 from neuscale.training.trainer import Trainer
+from neuscale.training.training_state import go_on
 from neuscale.training.validate import validate
-from neuscale.untrusted import reason_of
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
     manifest = ManifestWriter(run, trainer)
     checkpoint = checkpoints.newest(progress.warning) if resume else None
     if checkpoint is not None:
-        _load(trainer, checkpoint)
+        go_on(trainer, checkpoint, run.config(), progress)
     elif resume and run.manifest_file.exists():
         progress.message("No checkpoint yet: starting at the beginning.")
     if resume:
         manifest.on_resume(trainer.step)
     _describe(run, trainer, progress)
-    if trainer.should_stop():
-        progress.message("It is finished already; to train longer, raise train.epochs.")
+    if trainer.should_stop() and not trainer.evaluation_due:
+        progress.message(_finished_words(trainer))
         return TrainedRun(run, trainer.outcome(), accelerator.is_main_process)
 
     if resume and accelerator.is_main_process:
@@ -97,14 +97,14 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
     return TrainedRun(run, outcome, accelerator.is_main_process)
 
 
-def _load(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    try:
-        trainer.load(checkpoint)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: its state does not fit this training ({reason_of(error)}).",
-            "Resume with the configuration that it was saved with.",
-        ) from error
+def _finished_words(trainer: Trainer) -> str:
+    if trainer.step < trainer.total_steps:
+        patience = trainer.best.patience
+        return (
+            f"It is finished: early stopping ended it, since {trainer.best.words}"
+            f" (train.patience={patience}). To train longer, raise train.patience, or set it to null."
+        )
+    return "It is finished already; to train longer, raise train.epochs."
 
 
 def _shared_run(config: Config, resume: RunFolder | None, accelerator: Accelerator) -> RunFolder:

@@ -4,7 +4,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -40,14 +42,27 @@ SIGNALS = [
 ]
 
 
-# Asking the other processes costs a small all-reduce, so it is not done at every step.
+# Asking the other processes costs a small all-reduce, for which a GPU would have to be waited for.
 AGREE_EVERY_STEPS = 10
+
+# A second signal this soon after the first is the same request: make and process groups send it twice.
+_SAME_REQUEST = 2.0
+
+# Two Ctrl-C by hand are further apart than two copies of one.
+_BY_HAND = 0.2
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """All processes have agreed to stop."""
 
 
 class StopRequest:
     """Within this context SIGTERM, SIGINT, SIGHUP and SIGUSR2 ask for a stop, and so does the `deadline`.
 
-    A second SIGINT or SIGTERM stops at once. `signal`: what asked for the stop. A signal that this process
+    Another one that comes more than two seconds after the first stops at once, and so does a second Ctrl-C.
+    `signal`: what asked for the stop. A signal that this process
     was started to ignore stays ignored: SIGHUP under nohup, SIGINT in the background of a script. In a
     thread other than the main one no signal can be handled, and only the deadline counts.
     """
@@ -56,6 +71,7 @@ class StopRequest:
         self.device = device
         self.deadline = deadline
         self.signal: str | None = None
+        self._asked = 0.0  # when
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -74,6 +90,21 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_IGN if ignored else handler)  # type: ignore[arg-type]
 
+    @property
+    def words(self) -> str:
+        """What asked for the stop."""
+        return self.signal or "a signal to another process"
+
+    def watched(self, batches: Iterable[T], common: int) -> Iterator[T]:
+        """The batches; raises Stopped once all processes have agreed to stop.
+
+        They are asked after each of the first `common` batches, which every process has.
+        """
+        for number, batch in enumerate(batches, start=1):
+            yield batch
+            if number <= common and self.agreed(0):
+                raise Stopped
+
     def agreed(self, step: int, save_seconds: float = 0.0) -> bool:
         """True if all processes stop after `step`; every process must ask at the same steps.
 
@@ -83,18 +114,21 @@ class StopRequest:
             self.signal = "run.time_limit"
         if not dist.is_initialized():
             return self.signal is not None
-        if step % AGREE_EVERY_STEPS:
+        if self.device.type != "cpu" and step % AGREE_EVERY_STEPS:
             return False
         flag = torch.tensor([float(self.signal is not None)], device=self.device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        name, since = signal.Signals(number).name, time.monotonic() - self._asked
         asked_before = self.signal not in (None, "SIGUSR2")  # after which a scheduler sends SIGTERM as well
-        if asked_before and number != getattr(signal, "SIGUSR2", None) and not _launched():
+        is_repeated = name == self.signal == "SIGINT" and since > _BY_HAND
+        if asked_before and name != "SIGUSR2" and not _launched() and (is_repeated or since > _SAME_REQUEST):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signal = signal.Signals(number).name
+        if not asked_before:
+            self.signal, self._asked = name, time.monotonic()
 
 
 def _launched() -> bool:

@@ -23,25 +23,27 @@ from neuscale.distributed.accelerator import Accelerator, resolve_precision
 from neuscale.distributed.rank import Rank
 from neuscale.evaluation.evaluate import Evaluation, evaluate, share_running_statistics
 from neuscale.models.fused import choose_ops
-from neuscale.models.weights import load_weights
 from neuscale.progress import Progress, Task
 from neuscale.training.accumulation import Accumulation
+from neuscale.training.background_saver import BackgroundSaver
+from neuscale.training.best import BestSoFar
 from neuscale.training.build import build_model
-from neuscale.training.checkpoint import BackgroundSaver, Checkpoint, CheckpointFolder
+from neuscale.training.checkpoint import CheckpointFolder
 from neuscale.training.determinism import seed_generator
 from neuscale.training.drop_path import DropPathDraws
 from neuscale.training.ema import WeightAverage
 from neuscale.training.flops import peak_tflops
 from neuscale.training.loss import batch_loss, batch_sums
-from neuscale.training.lr_schedule import lr_at, set_lr
+from neuscale.training.lr_schedule import Span, lr_at, set_lr
 from neuscale.training.metrics_logger import MetricsLogger
 from neuscale.training.nonfinite import check_finite
 from neuscale.training.optim import create_optimizer
 from neuscale.training.outcome import Outcome
 from neuscale.training.param_groups import training_mode
 from neuscale.training.profiling import StepProfiler
-from neuscale.training.stopping import Deadline, StopRequest
+from neuscale.training.stopping import Deadline, Stopped, StopRequest
 from neuscale.training.tracking.tracker import Tracker
+from neuscale.training.training_state import loop_state, state_dict
 
 
 class Trainer:
@@ -59,9 +61,8 @@ class Trainer:
         self.loader = create_loader(self.choice, config.data, data, "train", device, self.rank)
         self.val_loader = create_loader(self.choice, config.data, data, "val", device, self.rank)
         self.steps_per_epoch = steps_per_epoch(len(self.loader), train.global_batch_size)
-        self.total_steps = self.steps_per_epoch * train.epochs
-        if train.max_steps is not None:
-            self.total_steps = min(self.total_steps, train.max_steps)
+        self.total_steps = self.steps_of(config)
+        self.span = Span(0, self.total_steps)
 
         built = build_model(config, self.loader.size, data.meta, device, self.ops, progress)
         self.raw_model, self._frozen = built.module, built.frozen
@@ -73,16 +74,18 @@ class Trainer:
         self._clipped = list(self.model.parameters())  # listing them takes as long as clipping them
         # Without a loss scale Accelerate's wrapper only costs time: it searches for a package at each step.
         scaled, wrapper = accelerator.scaler is not None, self.optimizer
-        self._stepped = wrapper if scaled else getattr(wrapper, "optimizer", wrapper)
+        self.inner_optimizer = getattr(wrapper, "optimizer", wrapper)
+        self._stepped = wrapper if scaled else self.inner_optimizer
         self.accumulation = Accumulation(train, self.rank, self.model, self._stepped, device, progress)
         peak = peak_tflops(device, resolve_precision(train.precision, device.type))
         self.metrics = MetricsLogger(accelerator, train.global_batch_size, built.flops, peak)
         self.step = 0  # steps done, over all resumes
-        self.best_top1, self.evals_since_best = -1.0, 0
+        self.best = BestSoFar(config.eval, train.patience)
         self.last: Evaluation | None = None
+        self.evaluation_due = False  # at the step where this process starts: it was stopped there
         self.stopped_by: str | None = None
-        self._first = (0, 0.0)  # step and training seconds at which this process starts
-        self._saved_step = -1
+        self.first = (0, 0.0)  # step and training seconds at which this process starts
+        self.saved_step = -1
         self._saver = BackgroundSaver()
 
     def fit(self, checkpoints: CheckpointFolder, tracker: Tracker) -> Outcome:
@@ -98,11 +101,17 @@ class Trainer:
                 StopRequest(device, self._deadline) as stop,
                 StepProfiler(folder, device, profiled, self.progress) as profiler,
             ):
+                if self.evaluation_due:
+                    if self.step == self.total_steps:
+                        self._log_rest()
+                    self._evaluate_epoch(stop)
                 with self.progress.task("training", images, "img") as task:
                     while not self.should_stop() and self.stopped_by is None:
                         self.train_epoch(stop, profiler, task)
-                if self._saved_step != self.step:
-                    self.save({}, is_best=False)
+                if self.saved_step != self.step:
+                    self.save()
+                if self.best.exhausted and self.step < self.total_steps:
+                    self._log_rest()
                 self._saver.wait()
         finally:
             self._saver.close()
@@ -118,7 +127,7 @@ class Trainer:
             config.augment, config.run.seed, epoch, first, steps, batch_size, self.accumulation.steps
         )
         for step_batches in self.metrics.timer.timed(batches):
-            if self.step == self._first[0]:
+            if self.step == self.first[0]:
                 self.accumulation.warm_up(partial(self.forward_backward, step_batches))
             if self.step == 0:
                 self._tracker.images(step_batches[0].images, self.loader)
@@ -129,16 +138,18 @@ class Trainer:
                 self._log(task)
             every = config.checkpoint.every_steps
             if every and self.step % every == 0 and self.step % self.steps_per_epoch:
-                self.save({}, is_best=False)
+                self.save()
             if self.step < self.total_steps and stop.agreed(self.step, self._saver.seconds):
-                self.stopped_by = stop.signal or "a signal to another process"
+                self.stopped_by = stop.words
                 break
         if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps:
-            self._end_epoch(epoch)
+            if self.step == self.total_steps:
+                self._log_rest()
+            self._end_epoch(epoch, stop)
 
     def train_step(self, batches: list[Batch]) -> None:
         """One optimizer step on this process's part of a global batch, given as micro-batches."""
-        set_lr(self.optimizer, lr_at(self.config.optim, self.step, self.steps_per_epoch, self.total_steps))
+        set_lr(self.optimizer, lr_at(self.config.optim, self.step, self.steps_per_epoch, self.span))
         sums = self.accumulation.run(lambda: self.forward_backward(batches))
         if self.config.optim.clip_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self._clipped, self.config.optim.clip_grad_norm)
@@ -169,102 +180,80 @@ class Trainer:
                 logits: Tensor = self.model(images)
                 loss = batch_loss(logits.float(), batch, train.label_smoothing)
                 accelerator.backward(loss / len(micro_batches))
-            sums += batch_sums(logits, batch.labels, loss)
+            sums += batch_sums(logits, batch, loss)
         return sums
 
     def should_stop(self) -> bool:
         """True after the last step or once early stopping triggers."""
-        patience = self.config.train.patience
-        return self.step >= self.total_steps or (patience is not None and self.evals_since_best >= patience)
+        return self.step >= self.total_steps or self.best.exhausted
 
-    def evaluate(self) -> Evaluation:
-        """Evaluate the moving average of the weights if there is one, else the weights."""
-        with self.ema.swapped() if self.ema is not None else nullcontext():
-            share_running_statistics(self.raw_model)
-            result = evaluate(
-                self.raw_model,
-                self.val_loader.evaluation(self.config.eval.batch_size),
-                self.data.meta.num_classes,
-                self.accelerator.device,
-                self.accelerator.autocast,
-                self.progress,
-                total=len(self.val_loader) // self.rank.world_size,
-            )
-        training_mode(self.model, self._frozen)
-        return result
+    def steps_of(self, config: Config) -> int:
+        """The steps of a training of this data by `config`."""
+        steps = self.steps_per_epoch * config.train.epochs
+        return steps if config.train.max_steps is None else min(steps, config.train.max_steps)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a checkpoint holds besides the step. All processes call this."""
-        scaler = self.accelerator.scaler
-        return {
-            "weights": self.raw_model.state_dict(),
-            "average": self.ema.average if self.ema is not None else None,
-            "training": {
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": scaler.state_dict() if scaler is not None else None,
-                **self.metrics.state_dict(),
-                "best_top1": self.best_top1,
-                "stale": self.evals_since_best,
-                "parts": self.accumulation.steps,
-                "average_updates": self.ema.updates if self.ema is not None else 0,
-            },
-        }
+    def evaluate(self, stop: StopRequest | None = None) -> Evaluation:
+        """Evaluate the moving average of the weights if there is one, else the weights.
 
-    def load_state_dict(self, state: dict[str, Any], step: int, source: str) -> None:
-        """Resume after `step`, from the `state_dict` saved there; `source` names it in errors."""
-        training = state["training"]
-        load_weights(self.raw_model, state["weights"], source)
-        self.optimizer.load_state_dict(training["optimizer"])
-        if self.ema is not None:
-            # None where train.ema_decay was added on resume: the average starts at the weights.
-            average = state["average"] if state["average"] is not None else self.raw_model.state_dict()
-            self.ema.load(average, training["average_updates"])
-        if self.accelerator.scaler is not None and training["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(training["scaler"])
-        self.metrics.load_state_dict(training, step % self.config.train.log_every_steps)
-        self.step, self.best_top1, self.evals_since_best = step, training["best_top1"], training["stale"]
-        if self.config.train.micro_batch == "auto":
-            images = self.config.train.global_batch_size // self.rank.world_size
-            self.accumulation.steps = training["parts"] if images % training["parts"] == 0 else 1
-        self._first = (step, self.metrics.timer.seconds)
-        self._saved_step = step
+        Raises Stopped after a batch by which all processes have been asked to `stop`.
+        """
+        size, share = self.config.eval.batch_size, len(self.val_loader) // self.rank.world_size
+        batches = self.val_loader.evaluation(size)
+        try:
+            with self.ema.swapped() if self.ema is not None else nullcontext():
+                share_running_statistics(self.raw_model)
+                return evaluate(
+                    self.raw_model,
+                    stop.watched(batches, share // size) if stop is not None else batches,
+                    self.data.meta.num_classes,
+                    self.accelerator.device,
+                    self.accelerator.autocast,
+                    self.progress,
+                    total=share,
+                )
+        finally:
+            training_mode(self.model, self._frozen)
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Resume from a checkpoint of this run."""
-        self.load_state_dict(checkpoint.state_dict(), checkpoint.step, str(checkpoint.path))
-
-    def save(self, metrics: dict[str, float], is_best: bool) -> None:
+    def save(self) -> None:
         """Save a checkpoint in the background. All processes call this."""
         self._check_finite()
-        state, step = self.state_dict(), self.step
-        self._saved_step = step
+        state, step, loop = state_dict(self), self.step, loop_state(self)
+        self.saved_step = step
         if not self.accelerator.is_main_process:
             return
 
         def write(copy: dict[str, Any]) -> None:
             self._tracker.sync()
             epoch, (weights, average, training) = step // self.steps_per_epoch, copy.values()
-            self._checkpoints.save(step, epoch, weights, training, metrics, is_best, average)
+            self._checkpoints.save(step, epoch, weights, training, {}, False, average, loop)
 
         self._saver.save(write, state)
 
     def outcome(self) -> Outcome:
         """The progress of training so far."""
-        steps, seconds = self.step - self._first[0], self.metrics.timer.seconds - self._first[1]
+        steps, seconds = self.step - self.first[0], self.metrics.timer.seconds - self.first[1]
         return Outcome(
             steps=self.step,
             epochs=self.step // self.steps_per_epoch,
             seconds=self.metrics.timer.seconds,
             images_per_second=steps * self.config.train.global_batch_size / seconds if seconds else 0.0,
             last=self.last,
-            best_top1=self.best_top1,
+            best_top1=self.best.top1,
             stopped_by=self.stopped_by,
         )
 
-    def _log(self, task: Task) -> None:
-        lr = lr_at(self.config.optim, self.step - 1, self.steps_per_epoch, self.total_steps)
-        values = self.metrics.values(self.step, lr, self._check_finite)
-        self._tracker.train(self.step, values)
+    def _log_rest(self) -> None:
+        """The last point of the curves, of the steps that are left after the last regular one."""
+        if self.step % self.config.train.log_every_steps:
+            self._log(None)
+
+    def _log(self, task: Task | None) -> None:
+        lr = lr_at(self.config.optim, self.step - 1, self.steps_per_epoch, self.span)
+        steps = self.metrics.running.steps
+        values = self.metrics.values(self.step, lr, self._check_finite, is_last=task is None)
+        self._tracker.train(self.step, values, steps if task is None else None)
+        if task is None:
+            return
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         epoch = (self.step - 1) // self.steps_per_epoch + 1
         task.note(f"epoch {epoch} of {epochs}, loss {values['loss']:.3f}")
@@ -274,27 +263,41 @@ class Trainer:
         is_main, count = self.accelerator.is_main_process, len(self.loader)
         check_finite(bad, self.config, count, self.steps_per_epoch, self._checkpoints, write=is_main)
 
-    def _end_epoch(self, epoch: int) -> None:
-        """Evaluate when an evaluation is due, and save."""
+    def _end_epoch(self, epoch: int, stop: StopRequest) -> None:
+        """Save, and evaluate when an evaluation is due: a stop meanwhile loses nothing."""
+        every, is_milestone = (
+            self.config.checkpoint.every_steps,
+            epoch + 1 in self.config.checkpoint.milestones,
+        )
         done = self.step >= self.total_steps
-        due = done or (epoch + 1) % self.config.eval.every_epochs == 0
-        metrics: dict[str, float] = {}
-        is_best = False
-        if due:
-            self._check_finite()
-            self.last = self.evaluate()
-            metrics = self.last.scalars()
-            is_best = self.last.top1 > self.best_top1
-            self.best_top1 = max(self.best_top1, self.last.top1)
-            self.evals_since_best = 0 if is_best else self.evals_since_best + 1
-            self._tracker.evaluation(self.step, self.last)
-            self.progress.message(
-                f"epoch {epoch + 1}: top-1 {self.last.top1:.2%}, loss {self.last.loss:.3f}"
-                f" on {self.last.samples:,} images"
-            )
-            if not done and self.should_stop():
-                evals = self.evals_since_best
-                self.progress.message(f"early stopping: top-1 has not improved for {evals} evaluations")
-        every = self.config.checkpoint.every_steps
-        if due or not every or self.step % every == 0 or (epoch + 1) in self.config.checkpoint.milestones:
-            self.save(metrics, is_best)
+        self.evaluation_due = done or (epoch + 1) % self.config.eval.every_epochs == 0
+        if self.evaluation_due or not every or self.step % every == 0 or is_milestone:
+            self.save()
+        if self.evaluation_due:
+            self._evaluate_epoch(stop)
+
+    def _evaluate_epoch(self, stop: StopRequest) -> None:
+        """Evaluate after a step that is saved, and add the result to its checkpoint."""
+        try:
+            self.last = self.evaluate(stop)
+        except Stopped:
+            self.stopped_by = stop.words
+            return
+        self.evaluation_due = False
+        is_best, step, metrics = self.best.update(self.last), self.step, self.last.scalars()
+        self._tracker.evaluation(step, self.last)
+        epoch = math.ceil(step / self.steps_per_epoch)
+        self.progress.message(
+            f"epoch {epoch}: top-1 {self.last.top1:.2%}, loss {self.last.loss:.3f}"
+            f" on {self.last.samples:,} images"
+        )
+        if self.best.exhausted and step < self.total_steps:
+            self.progress.message(f"early stopping: {self.best.words}")
+        if self.accelerator.is_main_process:
+            loop = loop_state(self)
+
+            def add(_: object) -> None:
+                self._tracker.sync()
+                self._checkpoints.add_evaluation(step, metrics, is_best, loop)
+
+            self._saver.save(add, None)

@@ -28,7 +28,7 @@ from neuscale.progress import Silent
 from neuscale.training.determinism import seed_generator
 from neuscale.training.drop_path import DropPathDraws
 from neuscale.training.loss import batch_loss
-from neuscale.training.lr_schedule import lr_at
+from neuscale.training.lr_schedule import Span, lr_at
 from neuscale.training.optim import create_optimizer
 from neuscale.training.param_groups import freeze, training_mode
 
@@ -171,7 +171,7 @@ class Schedule(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The groups' learning rates of the step that comes."""
-        lr = lr_at(self._config, self.last_epoch, self._steps_per_epoch, self._total_steps)
+        lr = lr_at(self._config, self.last_epoch, self._steps_per_epoch, Span(0, self._total_steps))
         return [lr * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:

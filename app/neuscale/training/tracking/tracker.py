@@ -13,7 +13,7 @@ from neuscale.data.loaders.loader import Loader
 from neuscale.evaluation.evaluate import Evaluation
 from neuscale.runs.evaluation_file import store_evaluation
 from neuscale.runs.folder import RunFolder
-from neuscale.runs.metrics import TIMINGS, MetricsFile
+from neuscale.runs.metrics import REST, TIMINGS, MetricsFile
 
 
 def _group(name: str) -> str:
@@ -48,11 +48,14 @@ class Tracker:
 
             self._wandb = WandbRun(run, config)
 
-    def train(self, step: int, values: dict[str, float]) -> None:
-        """A point of the training curves: means since the point before, by name."""
+    def train(self, step: int, values: dict[str, float], rest: int | None = None) -> None:
+        """A point of the training curves: means since the point before, by name.
+
+        `rest`: of the last point, the number of steps that are left after the last regular one.
+        """
         if self._file is None:
             return
-        self._file.write("train", step, values)
+        self._file.write("train", step, values if rest is None else {**values, REST: rest})
         named = {f"{_group(name)}/{name}": value for name, value in values.items()}
         for place in (self._board, self._wandb):
             if place is not None:
@@ -66,8 +69,6 @@ class Tracker:
         store_evaluation(self._folder, step, self._classes, result)
         if self._board is None and self._wandb is None:
             return
-        # SELF
-
         named = {f"val/{name}": value for name, value in result.scalars().items()}
         picture = confusion_picture(result.confusion, self._classes)
         per_class = list(zip(self._classes, result.per_class(), strict=True))
