@@ -120,3 +120,15 @@ def test_without_wandb_it_says_how_to_get_it_before_anything_is_written(
     assert said.code == 2
     assert said.words.endswith("tracking.wandb=true: wandb is not installed. Install it: pip install wandb.")
     assert not runs.exists()
+
+
+def test_weights_and_biases_takes_its_mode_and_tags_from_the_environment(
+    train: Callable[..., Any], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    for name, value in (("MODE", "offline"), ("PROJECT", "ours"), ("TAGS", "x,y"), ("RUN_GROUP", "g")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    assert train("tracking=wandb", "train.max_steps=1", "run.name=tracked").code == 0
+    [folder] = (runs / "tracked" / "wandb").glob("offline-run-*")
+    written = b"".join(path.read_bytes() for path in folder.rglob("*.wandb"))
+    assert b"ours" in written and b"tracked" in written

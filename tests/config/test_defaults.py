@@ -111,8 +111,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tensorboard": True,
         "sample_images": 32,
         "wandb": False,
-        "wandb_project": "neuscale",
-        "wandb_mode": "online",
+        "wandb_project": None,
+        "wandb_entity": None,
+        "wandb_group": None,
+        "wandb_tags": [],
+        "wandb_mode": None,
     },
     "RunConfig": {
         "name": None,

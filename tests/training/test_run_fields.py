@@ -31,7 +31,8 @@ TrainerBuilder = Callable[..., Trainer]
 # The fields that the tests below look for.
 FIELDS: dict[type, str] = {
     schema.RunConfig: "name seed time_limit deterministic device",
-    schema.TrackingConfig: "tensorboard sample_images wandb wandb_project wandb_mode",
+    schema.TrackingConfig: "tensorboard sample_images wandb wandb_project wandb_entity wandb_group "
+    "wandb_tags wandb_mode",
 }
 QUICK = ["train.epochs=2", "train.max_steps=6", "tracking.tensorboard=false"]
 
@@ -218,9 +219,11 @@ def test_weights_and_biases_is_told_the_run_in_the_project_and_the_mode_that_are
     tiny: ConfigBuilder, stand_in_wandb: list[Any]
 ) -> None:
     fields = ["tracking.wandb_project=mine", "tracking.wandb_mode=offline", "run.seed=23"]
+    fields += ["tracking.wandb_entity=team", "tracking.wandb_group=first", "tracking.wandb_tags=[a,b]"]
     run = train(tiny(*QUICK, *fields, "tracking.wandb=true", "run.name=told")).run
     options, *points = stand_in_wandb
     assert (options["project"], options["mode"], options["name"]) == ("mine", "offline", "told")
+    assert (options["entity"], options["group"], options["tags"]) == ("team", "first", ["a", "b"])
     assert options["dir"] == str(run.path)
     assert options["config"]["run"]["seed"] == 23
     assert [point["step"] for point in points[:-1]] == [2, 4, 5, 6, 6]
@@ -235,4 +238,16 @@ def test_weights_and_biases_is_told_nothing_where_nobody_asks(
     train(tiny(*QUICK, "run.name=quiet"))
     assert stand_in_wandb == []
     train(tiny(*QUICK, "tracking.wandb=true", "run.name=plain"))
-    assert (stand_in_wandb[0]["project"], stand_in_wandb[0]["mode"]) == ("neuscale", "online")
+    assert stand_in_wandb[0]["project"] == "neuscale"
+    # The environment's mode, entity, group and tags are W&B's own matter, where nothing else is given.
+    assert [stand_in_wandb[0][name] for name in ("mode", "entity", "group", "tags")] == [None] * 4
+
+
+def test_the_environments_project_is_beaten_by_no_default(
+    tiny: ConfigBuilder, stand_in_wandb: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    train(tiny(*QUICK, "tracking.wandb=true", "run.name=plain"))
+    assert stand_in_wandb[0]["project"] == "ours"
+    train(tiny(*QUICK, "tracking.wandb=true", "tracking.wandb_project=mine", "run.name=chosen"))
+    assert [options["project"] for options in stand_in_wandb if "project" in options] == ["ours", "mine"]

@@ -156,11 +156,15 @@ class TrackingConfig:
         32, "training images, as the model sees them, to show in TensorBoard", ge=0, le=1024
     )
     wandb: bool = option(False, "send the run to Weights & Biases")
-    wandb_project: str = option("neuscale", "its project there")
-    wandb_mode: str = option(
-        "online",
-        "whether to send it now, or to write it into the run folder for 'wandb sync'",
-        choices=("online", "offline"),
+    wandb_project: str | None = option(None, "its project there; null: $WANDB_PROJECT, else neuscale")
+    wandb_entity: str | None = option(None, "its team or user; null: $WANDB_ENTITY, else your own")
+    wandb_group: str | None = option(None, "its group there; null: $WANDB_RUN_GROUP, else none")
+    wandb_tags: list[str] = option([], "its tags there; none: $WANDB_TAGS")
+    wandb_mode: str | None = option(
+        None,
+        "whether to send it now, or to write it into the run folder for 'wandb sync';"
+        " null: $WANDB_MODE, else online",
+        choices=("online", "offline", "disabled"),
     )
 
 

@@ -49,7 +49,11 @@ def try_one_image(model: nn.Module, arch: str, image_size: int, in_channels: int
         )
 
 
+# What classifies in our models and torchvision's.
+_HEADS = ("head", "heads", "fc", "classifier")
+
+
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """The prefixes of what classifies, where `model` carries timm's table of them."""
-    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    """The prefixes of the parameters that classify: those that timm's own table names, where there is one."""
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or _HEADS
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))

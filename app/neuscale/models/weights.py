@@ -28,10 +28,6 @@ _TORCHVISION_SWIN = {
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
-# What classifies, in our models and torchvision's.
-_HEADS = ("head.", "heads.", "fc.", "classifier.")
-
-
 _GOOD_FILE = "Get the file again, or save it with torch.save(model.state_dict(), PATH)."
 
 
@@ -76,7 +72,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
     if adapt:
         uncounted = [n for n in own if n.endswith("num_batches_tracked") and n not in state]
         state |= {name: own[name].clone() for name in uncounted}
-        heads = (*_HEADS, *head_names(model))
+        heads = head_names(model)
         for name in [n for n in state if n in own and state[n].shape != own[n].shape]:
             if name.startswith(heads):
                 del state[name]

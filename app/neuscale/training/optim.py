@@ -6,10 +6,15 @@ import torch
 from torch import nn
 
 from neuscale.config.model_options import AdamWConfig, MuonConfig, OptimConfig, SGDConfig
-from neuscale.training.param_groups import HEADS, parameter_layers
+from neuscale.models.library import head_names
+from neuscale.training.param_groups import parameter_layers
 
-# Parameters with these words in their names are tables of embeddings, not matrices of weights.
+# Parameters with these words in their names are tables of embeddings, scales or their generators.
 _TABLES = ("relative_position_bias_table", "pos_embed", "class_token", "cls_token", "reg_token", "dist_token")
+_SCALES = ("logit_scale", "cpb_mlp")
+
+# How parameters were told apart by the version that did not record their names.
+_HEADS_BEFORE = ("head", "heads", "fc", "classifier", "head_dist")
 
 
 class OptimizerSet(torch.optim.Optimizer):
@@ -52,34 +57,25 @@ class OptimizerSet(torch.optim.Optimizer):
 def create_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of `model`'s trainable parameters.
 
-    Norms, biases, embeddings and bias tables have no weight decay. With `layer_decay` the groups
+    Norms, biases, scales, embeddings, bias tables and what the model's `no_weight_decay()` names have no
+    weight decay. With `layer_decay` the groups
     carry `lr_scale`, the layer's share of the rate (Bao et al. 2021); UsageError for a model
     whose layers are not known.
     """
-    scales = _lr_scales(config, model)
-    groups = _Groups()
-    hidden = _Groups()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        decays = parameter.dim() > 1 and not any(word in name for word in _TABLES)
-        # Muon is for the hidden matrices: not for the patch embedding (a filter), nor for the head.
-        for_muon = decays and parameter.dim() == 2 and name.split(".")[0] not in HEADS
-        target = hidden if isinstance(config, MuonConfig) and for_muon else groups
-        target.add(parameter, decays, scales.get(name, 1.0))
+    hidden, groups = (each.listed() for each in _grouped(config, model, _decaying(model), head_names(model)))
     match config:
         case MuonConfig():
             return OptimizerSet(
                 [
-                    *([_create_muon(config, hidden.listed())] if hidden.listed() else []),
-                    *([_create_adamw(config, groups.listed())] if groups.listed() else []),
+                    *([_create_muon(config, hidden)] if hidden else []),
+                    *([_create_adamw(config, groups)] if groups else []),
                 ]
             )
         case AdamWConfig():
-            return _create_adamw(config, groups.listed())
+            return _create_adamw(config, groups)
         case SGDConfig():
             return torch.optim.SGD(
-                groups.listed(),
+                groups,
                 lr=config.lr,
                 weight_decay=config.weight_decay,
                 momentum=config.momentum,
@@ -88,20 +84,71 @@ def create_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optim
     raise AssertionError(f"no optimizer for {type(config).__name__}")
 
 
+def names_before(config: OptimConfig, model: nn.Module) -> list[list[list[str]]]:
+    """The names of the parameters in each group of each optimizer of a checkpoint that does not say them."""
+    tables = {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.dim() > 1 and not any(word in name for word in _TABLES)
+    }
+    heads = tuple(f"{name}." for name in _HEADS_BEFORE)
+    parts = _grouped(config, model, tables, heads)
+    return [groups for part in parts if (groups := part.names())]
+
+
+def _grouped(
+    config: OptimConfig, model: nn.Module, decaying: set[str], heads: tuple[str, ...]
+) -> tuple["_Groups", "_Groups"]:
+    """The parameters that are for Muon, and the others, in groups."""
+    scales = _lr_scales(config, model)
+    hidden, groups = _Groups(), _Groups()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        # Muon is for the hidden matrices: not for the patch embedding (a filter), nor for the head.
+        is_hidden = name in decaying and parameter.dim() == 2 and not name.startswith(heads)
+        target = hidden if isinstance(config, MuonConfig) and is_hidden else groups
+        target.add(name, parameter, name in decaying, scales.get(name, 1.0))
+    return hidden, groups
+
+
+def _decaying(model: nn.Module) -> set[str]:
+    """The names of the parameters with weight decay: matrices, but for those that the model excepts."""
+    excepted: set[str] = set()
+    if callable(own := getattr(model, "no_weight_decay", None)):  # as timm's models have it
+        excepted = {str(name) for name in own()}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        # A scale of [C, 1, 1] is a vector.
+        if parameter.squeeze().dim() > 1
+        and name not in excepted
+        and not any(word in name for word in (*_TABLES, *_SCALES))
+    }
+
+
 class _Groups:
     """Parameters by whether they decay and by their share of the learning rate, in the order of the model."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        self._found: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
 
-    def add(self, parameter: nn.Parameter, decays: bool, scale: float) -> None:
-        self._found.setdefault((decays, scale), []).append(parameter)
+    def add(self, name: str, parameter: nn.Parameter, decays: bool, scale: float) -> None:
+        self._found.setdefault((decays, scale), []).append((name, parameter))
+
+    def names(self) -> list[list[str]]:
+        """The names of each group's parameters."""
+        return [[name for name, _ in found] for found in self._found.values()]
 
     def listed(self) -> list[dict[str, Any]]:
         """As torch's optimizers take them."""
         return [
-            {"params": parameters, "lr_scale": scale, **({} if decays else {"weight_decay": 0.0})}
-            for (decays, scale), parameters in self._found.items()
+            {
+                "params": [parameter for _, parameter in found],
+                "lr_scale": scale,
+                **({} if decays else {"weight_decay": 0.0}),
+            }
+            for (decays, scale), found in self._found.items()
         ]
 
 

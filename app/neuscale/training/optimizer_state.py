@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuscale.errors import CheckpointError
-from neuscale.training.optim import OptimizerSet
+from neuscale.config.model_options import OptimConfig
+from neuscale.training.optim import OptimizerSet, names_before
 
-_KINDS = ("Muon", "AdamW")  # of a set, in its order
+_KINDS = {"adamw": "AdamW", "sgd": "SGD", "muon": "AdamW"}  # where there is one optimizer
 
 # What decides which parameters are trained, and together with which.
 GROUPING = ("optim.layer_decay", "train.freeze_layers", "train.linear_probe")
@@ -30,48 +30,65 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[
 
 
 def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any]
+    optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any], config: OptimConfig
 ) -> tuple[list[str], list[str]]:
     """Load what was saved of `optimizer`'s parameters; the settings stay as they are.
 
     Returns the parameters that are trained now and were not, whose state begins anew, and those that were
-    and are not. Raises CheckpointError where an older checkpoint, without names, has other groups.
+    and are not. Raises ValueError where an older checkpoint, without names, has other groups than
+    `config` makes.
     """
-    if isinstance(optimizer, OptimizerSet):
-        kinds = {
-            state.get("kind", name): state for name, state in zip(_KINDS, saved["optimizers"], strict=False)
+    optimizers = optimizer.optimizers if isinstance(optimizer, OptimizerSet) else [optimizer]
+    states = saved.get("optimizers", [saved])
+    if any("names" not in state for state in states):
+        states = _named_as_before(states, model, config)
+    by_kind = {state["kind"]: state for state in states}
+    new, gone = [], []
+    for each in optimizers:
+        state = by_kind.pop(type(each).__name__, {"state": {}, "names": []})
+        places, names = {name: number for number, name in enumerate(state["names"])}, _names(each, model)
+        found = {
+            number: state["state"][places[name]]
+            for number, name in enumerate(names)
+            if name in places and places[name] in state["state"]
         }
-        parts = [
-            load_optimizer_state(each, model, kinds.pop(type(each).__name__, {"state": {}, "names": []}))
-            for each in optimizer.optimizers
-        ]
+        _check_shapes(each, found)
+        each.load_state_dict({"state": found, "param_groups": each.state_dict()["param_groups"]})
+        new += [name for name in names if name not in places]
+        gone += [name for name in places if name not in set(names)]
+    if isinstance(optimizer, OptimizerSet):
         optimizer.relist()
-        gone = [name for state in kinds.values() for name in state.get("names", ())]
-        return [n for new, _ in parts for n in new], [n for _, old in parts for n in old] + gone
-    now, then = _names(optimizer, model), saved.get("names")
-    current = optimizer.state_dict()
-    if then is None:
-        if _sizes(saved["param_groups"]) != _sizes(current["param_groups"]):
-            raise CheckpointError(
-                f"its optimizer has other groups of parameters: {', '.join(GROUPING)} and the model's library"
-                " cannot change after a checkpoint that an older version wrote."
-            )
-        then = now
-    places = {name: number for number, name in enumerate(then)}
-    state = {
-        number: saved["state"][places[name]]
-        for number, name in enumerate(now)
-        if name in places and places[name] in saved["state"]
-    }
-    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
-    known = set(now)
-    return [name for name in now if name not in places], [name for name in then if name not in known]
+    return new, gone + [name for state in by_kind.values() for name in state["names"]]
+
+
+def _named_as_before(
+    states: Sequence[dict[str, Any]], model: nn.Module, config: OptimConfig
+) -> list[dict[str, Any]]:
+    """The states of a checkpoint that does not name its parameters, with the names that they had."""
+    names = names_before(config, model)
+    sizes = [[len(group["params"]) for group in state["param_groups"]] for state in states]
+    if sizes != [[len(group) for group in groups] for groups in names]:
+        raise ValueError(
+            "being of an older version, it does not name the optimizer's parameters, which are others now:"
+            f" leave {', '.join(GROUPING)} as they were"
+        )
+    kinds = ("Muon", "AdamW") if config.name == "muon" and len(states) == 2 else (_KINDS[config.name],)
+    return [
+        {**state, "kind": kind, "names": [name for group in groups for name in group]}
+        for state, kind, groups in zip(states, kinds, names, strict=True)
+    ]
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]]) -> None:
+    """Raise ValueError for state of another shape: a fused optimizer would write beyond it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in state.items():
+        for value in values.values():
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameters[number].shape:
+                there, here = list(value.shape), list(parameters[number].shape)
+                raise ValueError(f"the optimizer's state of a parameter is {there} there and {here} here")
 
 
 def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _sizes(groups: Sequence[dict[str, Any]]) -> list[int]:
-    return [len(group["params"]) for group in groups]

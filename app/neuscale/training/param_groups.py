@@ -4,11 +4,9 @@ from torch import nn
 
 from neuscale.config.schema import TrainConfig
 from neuscale.errors import UsageError
+from neuscale.models.library import head_names
 from neuscale.models.swin import SwinTransformer
 from neuscale.models.vit import VisionTransformer
-
-# What classifies, by the first part of its name, in our models, torchvision's and timm's.
-HEADS = ("head", "heads", "fc", "classifier", "head_dist")
 
 
 def parameter_layers(model: nn.Module) -> dict[str, int]:
@@ -27,7 +25,8 @@ def freeze(model: nn.Module, config: TrainConfig) -> list[nn.Module]:
     Raises UsageError where nothing would be left to train.
     """
     if config.linear_probe:
-        frozen = {name for name, _ in model.named_parameters() if name.split(".")[0] not in HEADS}
+        heads = head_names(model)
+        frozen = {name for name, _ in model.named_parameters() if not name.startswith(heads)}
     elif config.freeze_layers:
         layers = parameter_layers(model)
         last = max(layers.values())

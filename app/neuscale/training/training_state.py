@@ -44,7 +44,9 @@ def load_state_dict(trainer: "Trainer", state: dict[str, Any], step: int, source
     """
     training = state["training"]
     load_weights(trainer.raw_model, state["weights"], source)
-    new, gone = load_optimizer_state(trainer.inner_optimizer, trainer.raw_model, training["optimizer"])
+    new, gone = load_optimizer_state(
+        trainer.inner_optimizer, trainer.raw_model, training["optimizer"], trainer.config.optim
+    )
     if trainer.ema is not None:
         # None where train.ema_decay was added on resume: the average starts at the weights.
         average = state["average"] if state["average"] is not None else trainer.raw_model.state_dict()

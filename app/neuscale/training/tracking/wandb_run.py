@@ -1,5 +1,6 @@
 """Weights & Biases: a run's configuration, curves and confusion matrix; wandb is imported only here."""
 
+import os
 import uuid
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -32,11 +33,15 @@ class WandbRun:
     def __init__(self, run: RunFolder, config: Config) -> None:
         import wandb
 
+        # What is left out, W&B takes from the environment ($WANDB_ENTITY, $WANDB_TAGS, …).
         tracking = config.tracking
-        mode: Any = tracking.wandb_mode
+        mode: Any = tracking.wandb_mode or os.environ.get("WANDB_MODE")  # it reads that once a process
         try:
             self._run: Any = wandb.init(
-                project=tracking.wandb_project,
+                project=tracking.wandb_project or os.environ.get("WANDB_PROJECT") or "neuscale",
+                entity=tracking.wandb_entity,
+                group=tracking.wandb_group,
+                tags=tracking.wandb_tags or None,
                 name=run.name,
                 id=_run_id(run),
                 resume="allow",
