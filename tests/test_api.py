@@ -45,7 +45,7 @@ def test_a_run_gives_its_outcome_its_curves_and_its_model() -> None:
     assert (run.outcome.steps, run.outcome.stopped_by, run.path.name) == (15, None, "whole")
     best = max(point["top1"] for point in run.metrics if point["split"] == "val")
     assert best == run.outcome.best_top1
-    assert [p["step"] for p in run.metrics if p["split"] == "train"] == [2, 4, 6, 8, 10, 12, 14]
+    assert [p["step"] for p in run.metrics if p["split"] == "train"] == [2, 4, 6, 8, 10, 12, 14, 15]
 
     loaded = neuscale.load_run("last")
     assert (loaded.name, loaded.config, loaded.manifest["status"]) == ("whole", run.config, "finished")

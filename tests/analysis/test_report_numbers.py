@@ -69,6 +69,8 @@ def test_the_numbers_at_the_top(page: str) -> None:
     assert numbers(page) == [
         ("top-1", "45.67%"),
         ("loss", "1.2346"),
+        ("balanced accuracy", "49.98%"),
+        ("macro-F1", "40.62%"),
         ("of training", "1 h 2 min"),
         ("images a second", "12,346"),
         ("steps", "25"),

@@ -110,6 +110,11 @@ def test_a_metric_that_only_one_has_is_a_difference_and_a_step_is_none() -> None
     assert point is not None
     assert (point.name, point.before, point.now) == ("accuracy", 0.02, None)
     assert first_difference(lines(), lines()[3:9]) == (None, 6, 14)
+    # But for those that runs of earlier versions do not have.
+    today = [{**line, "macro_f1": 0.5} for line in lines()]
+    assert first_difference(lines(), today)[0] is None
+    other = [{**line, "macro_f1": 0.25} for line in lines()]
+    assert first_difference(other, today)[0] is not None
 
 
 def result(sha: str | None, steps: int = 25) -> dict[str, Any]:

@@ -51,7 +51,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--resume"], "configure.resume", True, False),
         Option(["run.seed=3"], "configure.overrides", ["optim.lr=0.5", "run.seed=3"], ["optim.lr=0.5"]),
         Option(["--print-config"], "train", NOT_CALLED, CALLED),
-        Option(["--print-config"], "config_to_yaml", CALLED, NOT_CALLED),
+        Option(["--print-config"], "annotated_yaml", CALLED, NOT_CALLED),
         Option(["--json"], "_show_result.as_json", True, False),
     ],
     "sweep": [
@@ -177,7 +177,7 @@ def stand_ins(folder: Path) -> dict[str, Any]:
     return {
         "neuscale.cli.overrides.configure": lambda **asked: (composed(**asked), None),
         "neuscale.config.compose_config": composed,
-        "neuscale.config.config_to_yaml": "",
+        "neuscale.config.compose.annotated_yaml": "",
         "neuscale.hardware.check_gpus": None,
         "neuscale.distributed.launch.launch": 0,
         "neuscale.distributed.nodes.srun_nodes": Nodes(),

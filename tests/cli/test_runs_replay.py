@@ -32,7 +32,7 @@ def test_a_run_is_bitwise_equal_to_its_replay(neuscale: Command, done: Path) -> 
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     said = neuscale("runs", "replay", "done")
     assert said.code == 0, said.err
-    assert "bitwise equal: 3 points of the curves, and the weights after 15 steps" in said.out
+    assert "bitwise equal: 4 points of the curves, and the weights after 15 steps" in said.out
     assert "Nothing changed" in said.out
     assert before == {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     again = done.with_name("done-replay")
@@ -179,7 +179,7 @@ def test_the_first_step_of_curves_that_part_is_named(neuscale: Command, done: Pa
     other = done.with_name("other")
     shutil.copytree(done, other)
     lines = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [5, 10, 15]
+    assert [line["step"] for line in lines] == [5, 10, 15, 15]
     lines[1]["loss"] = float(np.nextafter(lines[1]["loss"], 9))
     (other / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = neuscale("runs", "compare", "done", "other")

@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,33 @@ def test_a_signal_to_save_waits_from_the_beginning(neuscale: Callable[..., Any])
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def test_a_second_signal_ends_at_once(begin: Callable[..., Any], runs: Path) -> None:
+def test_two_signals_of_one_request_save(begin: Callable[..., Any], runs: Path) -> None:
+    """GNU make and the terminal send one each."""
     process = begin()
     process.send(signal.SIGINT)
     process.send(signal.SIGTERM)
+    said = process.end()
+    assert said.code == 75, said.err
+    assert json.loads((runs / "endless" / "manifest.json").read_text())["status"] == "stopped"
+
+
+# A training that takes long to save.
+SLOW_SAVE = """
+import sys, time
+from neuscale.training.checkpoint import CheckpointFolder
+save = CheckpointFolder.save
+CheckpointFolder.save = lambda *words, **named: (time.sleep(20), save(*words, **named))[1]
+sys.argv = ["neuscale", *sys.argv[1:]]
+from neuscale.__main__ import main
+main()
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once(begin: Callable[..., Any], runs: Path) -> None:
+    process = begin(program=("-c", SLOW_SAVE))
+    process.send(signal.SIGINT)
+    time.sleep(0.5)
+    process.send(signal.SIGINT)
     assert process.end(10).code in (-signal.SIGINT, -signal.SIGTERM)
     assert json.loads((runs / "endless" / "manifest.json").read_text())["status"] == "running"
 

@@ -27,7 +27,8 @@ KEYS = {
     "loss",
     "per_class",
 }
-KEYS |= {"ece", "calibration"}
+NUMBERS = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1")
+KEYS |= {"ece", "calibration", *NUMBERS}
 
 
 def metrics(run: Path, split: str = "val") -> list[dict[str, Any]]:
@@ -76,7 +77,7 @@ def test_json_of_train(train: Callable[..., Any], runs: Path) -> None:
     said = train("train.epochs=1", "train.max_steps=3", "run.name=j", "--json")
     assert said.json["run"] == str(runs / "j")
     assert (said.json["status"], said.json["steps"]) == ("finished", 3)
-    assert said.json["last"] == {k: metrics(runs / "j")[-1][k] for k in ("top1", "top5", "loss")}
+    assert said.json["last"] == {k: metrics(runs / "j")[-1][k] for k in NUMBERS}
     assert {"epochs", "train_seconds", "images_per_second", "best_top1"} <= set(said.json)
 
 

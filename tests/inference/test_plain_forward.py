@@ -38,7 +38,12 @@ def by_hand(logits: Tensor, labels: Tensor) -> dict[str, Any]:
             continue
         bins.append((int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean())))
         ece += inside.sum() / len(true) * abs(confidence[inside].mean() - right[inside].mean())
+    classes = range(len(ODD_CLASSES))
+    hits = [int((right & (true == i)).sum()) for i in classes]
+    named = [int((predicted == i).sum()) + int((true == i).sum()) for i in classes]
     return {
+        "balanced_accuracy": float(np.mean([right[true == i].mean() for i in classes if i in true])),
+        "macro_f1": float(np.mean([2 * h / n for h, n in zip(hits, named, strict=True) if n])),
         "samples": len(true),
         "top1": float((rank < 1).mean()),
         "top5": float((rank < 5).mean()),
@@ -47,6 +52,9 @@ def by_hand(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         "per_class": {n: float(right[true == i].mean()) for i, n in enumerate(ODD_CLASSES) if i in true},
         "bins": bins,
     }
+
+
+SCALARS = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1")
 
 
 def check(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -150,7 +158,7 @@ def test_evaluate_from_python_says_what_the_command_does(command: Command, odd: 
         neuscale.evaluate("odd", data, batch_size=4),
         neuscale.evaluate(run.model(), data, image_size=8, batch_size=30),
     ):
-        assert found.scalars() == pytest.approx({n: expected[n] for n in ("top1", "top5", "loss")}, rel=1e-4)
+        assert found.scalars() == pytest.approx({n: expected[n] for n in SCALARS}, rel=1e-4)
         assert found.confusion.tolist() == confusion.tolist()
         assert found.per_class() == pytest.approx(list(expected["per_class"].values()))
         assert found.calibration.ece == pytest.approx(expected["ece"], rel=1e-4)
@@ -209,9 +217,7 @@ def test_the_run_folder_keeps_the_last_evaluation_of_its_training(odd: Odd) -> N
     logits, labels = odd.split_logits(1, "ema"), odd.labels()
     expected = by_hand(logits, labels)
     assert (stored.step, stored.classes) == (1, ODD_CLASSES)
-    assert stored.evaluation.scalars() == pytest.approx(
-        {name: expected[name] for name in ("top1", "top5", "loss")}, rel=1e-4
-    )
+    assert stored.evaluation.scalars() == pytest.approx({name: expected[name] for name in SCALARS}, rel=1e-4)
     pairs = torch.stack([labels, logits.argmax(1)]).T.tolist()
     assert stored.evaluation.confusion.tolist() == [[pairs.count([i, j]) for j in range(7)] for i in range(7)]
     counts = [bin["images"] for bin in stored.evaluation.calibration.record()]

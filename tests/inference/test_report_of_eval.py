@@ -65,6 +65,7 @@ def test_each_class_with_what_it_is_most_often_taken_for(capfd: pytest.CaptureFi
         ["bee", "0", "no images", ""],
     ]
     # |1.2 - 2| and |5.4 - 3| over ten images.
+    assert out.splitlines()[-2] == "balanced accuracy 39.64%   macro-F1 27.63%"
     last = out.splitlines()[-1]
     assert last == "top-1 3.56%   top-5 98.77%   loss 2.3457   ECE 32.00%   on 1,262 images"
     assert "corrupted" not in out
@@ -132,6 +133,8 @@ def test_json(capfd: pytest.CaptureFixture[str]) -> None:
         "top1": 0.03562,
         "top5": 0.98765,
         "loss": 2.34567,
+        "balanced_accuracy": pytest.approx((5 / 11 + 1 + 0 + 34 / 1234 + 2 / 4) / 5),
+        "macro_f1": pytest.approx((10 / 17 + 0 + 8 / 14 + 0 + 68 / 1271 + 4 / 9) / 6),
         "corruptions": CORRUPTED,
         "latency": [
             dict(zip(fields, (1, 1000, 2.345, 4.5, 426.4), strict=True)),

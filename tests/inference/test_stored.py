@@ -21,7 +21,8 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     found = stored_evaluation(tmp_path)
     assert found is not None
     assert (found.step, found.classes) == (17, CLASSES)
-    assert found.evaluation.scalars() == {"top1": 0.25, "top5": 0.875, "loss": 1.5}
+    assert found.evaluation.scalars() == RESULT.scalars()
+    assert [found.evaluation.scalars()[name] for name in ("top1", "top5", "loss")] == [0.25, 0.875, 1.5]
     assert found.evaluation.samples == 12
     assert found.evaluation.confusion.dtype == torch.int64
     assert found.evaluation.confusion.tolist() == CONFUSION.tolist()

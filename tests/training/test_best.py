@@ -14,8 +14,8 @@ from neuscale.config.schema import EvalConfig
 from neuscale.evaluation.calibration import Calibration
 from neuscale.evaluation.evaluate import Evaluation, evaluate
 from neuscale.training import trainer
-from neuscale.training.best import BestSoFar
 from neuscale.training.checkpoint import CheckpointFolder
+from neuscale.training.outcome import BestSoFar
 from neuscale.training.run import TrainedRun, train
 
 ConfigBuilder = Callable[..., Config]

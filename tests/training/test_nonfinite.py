@@ -10,7 +10,7 @@ import torch
 from neuscale.config import Config
 from neuscale.errors import UserError
 from neuscale.training.checkpoint import CheckpointFolder
-from neuscale.training.nonfinite import check_finite
+from neuscale.training.loss import check_finite
 from reference.draws import order
 
 

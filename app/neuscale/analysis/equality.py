@@ -7,7 +7,7 @@ from typing import Any
 from neuscale.analysis.listing import metrics_of
 from neuscale.runs.folder import RunFolder, checkpoint_paths, checkpoint_step
 from neuscale.runs.manifest import load_manifest
-from neuscale.runs.metrics import TIMINGS
+from neuscale.runs.metrics import ADDED_LATER, TIMINGS
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def first_difference(
     equal = last = 0
     for step, split in sorted(a.keys() & b.keys()):
         then, values = a[step, split], b[step, split]
-        # A metric that only one has is of another version of the program.
-        for name in sorted((then.keys() & values.keys()) - {*TIMINGS, "step", "split"}):
-            x, y = then[name], values[name]
+        later = {name for name in ADDED_LATER if name not in then or name not in values}
+        for name in sorted({*then, *values} - {*TIMINGS, *later, "step", "split"}):
+            x, y = then.get(name), values.get(name)
             if x != y and not (x != x and y != y):  # a loss that is no number differs from itself
                 return Point(step, split, name, x, y, equal), equal, last
         equal, last = equal + 1, step

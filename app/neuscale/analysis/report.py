@@ -148,6 +148,10 @@ def _evaluation(result: Evaluation, classes: list[str], words: str) -> dict[str,
     numbers = [("top-1", f"{result.top1:.2%}"), ("loss", f"{result.loss:.4f}")]
     if len(classes) > 5:
         numbers.insert(1, ("top-5", f"{result.top5:.2%}"))
+    numbers += [
+        ("balanced accuracy", f"{result.balanced_accuracy:.2%}"),
+        ("macro-F1", f"{result.macro_f1:.2%}"),
+    ]
     counts: Tensor = result.confusion
     few = len(classes) <= MOST_CELLS
     confusion = confusion_chart(counts.tolist(), classes) if few else confusion_picture(counts)

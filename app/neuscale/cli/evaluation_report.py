@@ -44,6 +44,7 @@ def show_evaluation(
         _show_corruptions(evaluated)
     if evaluated.latency:
         _show_latency(evaluated, tta)
+    out.print(f"balanced accuracy {result.balanced_accuracy:.2%}   macro-F1 {result.macro_f1:.2%}")
     top5 = f"   top-5 {result.top5:.2%}" if len(classes) > 5 else ""
     out.print(
         f"top-1 [bold]{result.top1:.2%}[/]{top5}   loss {result.loss:.4f}"

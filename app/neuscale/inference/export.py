@@ -146,7 +146,7 @@ def _metrics(restored: Restored, progress: Progress) -> dict[str, float]:
     if path.is_dir() and (restored.weights == "ema") == (path / AVERAGE).exists():
         recorded = open_checkpoint(path).metrics  # of the average where there is one
         if {"top1", "top5", "loss"} <= recorded.keys():
-            return {name: recorded[name] for name in ("top1", "top5", "loss")}
+            return recorded
     return evaluate_restored(restored, evaluation_loader(restored, "val"), progress).scalars()
 
 

@@ -12,6 +12,9 @@ from neuscale.untrusted import LINE_BYTES, open_regular, parse_json
 # Metrics that are about time and not about learning: they differ between equal runs.
 TIMINGS = ("images_per_second", "data_wait", "tflops", "mfu", "memory_gb")
 
+# Metrics that runs of earlier versions do not have.
+ADDED_LATER = ("balanced_accuracy", "macro_f1")
+
 # Of the last point of a training: the steps it is the mean of, where these are fewer than between others.
 REST = "rest_steps"
 

@@ -1,7 +1,9 @@
-"""Outcome of a training."""
+"""Outcome of a training, and its best evaluation so far: early stopping."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from neuscale.config.schema import EvalConfig
 from neuscale.evaluation.evaluate import Evaluation
 
 
@@ -20,3 +22,74 @@ class Outcome:
     last: Evaluation | None
     best_top1: float
     stopped_by: str | None
+
+
+# Metrics that are better the smaller they are.
+_FALLING = ("loss",)
+
+
+class BestSoFar:
+    """The best evaluation by `eval.metric`, and how many there were since one was better by `min_delta`.
+
+    `value` is None before the first evaluation; `top1` is the highest so far, whatever the metric.
+    """
+
+    def __init__(self, config: EvalConfig, patience: int | None) -> None:
+        self.metric, self.min_delta, self.patience = config.metric, config.min_delta, patience
+        self.value: float | None = None
+        self.top1 = -1.0
+        self.stale = 0
+        self._reference: float | None = None  # what the next improvement is measured from
+
+    def update(self, evaluation: Evaluation) -> bool:
+        """Count an evaluation in; True where it is the best."""
+        value = evaluation.scalars()[self.metric]
+        self.top1 = max(self.top1, evaluation.top1)
+        is_best = self._is_better(value, self.value, 0.0)
+        if is_best:
+            self.value = value
+        if self._is_better(value, self._reference, self.min_delta):
+            self._reference, self.stale = value, 0
+        else:
+            self.stale += 1
+        return is_best
+
+    @property
+    def exhausted(self) -> bool:
+        """True once there were `patience` evaluations without an improvement."""
+        return self.patience is not None and self.stale >= self.patience
+
+    @property
+    def words(self) -> str:
+        """What has not improved, and for how long."""
+        least = f" by {self.min_delta:g}" if self.min_delta else ""
+        return f"{self.metric} has not improved{least} for {self.stale} evaluations"
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "metric": self.metric,
+            "value": self.value,
+            "reference": self._reference,
+            "top1": self.top1,
+            "stale": self.stale,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Resume; False where the metric is another one now, of which nothing is known yet."""
+        self.top1 = float(state["top1"])
+        if state["metric"] != self.metric:
+            return False
+        self.value, self._reference, self.stale = state["value"], state["reference"], int(state["stale"])
+        return True
+
+    def load_top1(self, top1: float, stale: int) -> bool:
+        """Resume from an older checkpoint, which knows the best top-1 only."""
+        value = top1 if top1 >= 0 else None
+        state = {"metric": "top1", "value": value, "reference": value, "top1": top1, "stale": stale}
+        return self.load_state_dict(state)
+
+    def _is_better(self, value: float, than: float | None, by: float) -> bool:
+        if than is None:
+            return True
+        return value < than - by if self.metric in _FALLING else value > than + by

@@ -26,19 +26,17 @@ from neuscale.models.fused import choose_ops
 from neuscale.progress import Progress, Task
 from neuscale.training.accumulation import Accumulation
 from neuscale.training.background_saver import BackgroundSaver
-from neuscale.training.best import BestSoFar
 from neuscale.training.build import build_model
 from neuscale.training.checkpoint import CheckpointFolder
 from neuscale.training.determinism import seed_generator
 from neuscale.training.drop_path import DropPathDraws
 from neuscale.training.ema import WeightAverage
 from neuscale.training.flops import peak_tflops
-from neuscale.training.loss import batch_loss, batch_sums
+from neuscale.training.loss import batch_loss, batch_sums, check_finite
 from neuscale.training.lr_schedule import Span, lr_at, set_lr
 from neuscale.training.metrics_logger import MetricsLogger
-from neuscale.training.nonfinite import check_finite
 from neuscale.training.optim import create_optimizer
-from neuscale.training.outcome import Outcome
+from neuscale.training.outcome import BestSoFar, Outcome
 from neuscale.training.param_groups import training_mode
 from neuscale.training.profiling import StepProfiler
 from neuscale.training.stopping import Deadline, Stopped, StopRequest
@@ -265,13 +263,10 @@ class Trainer:
 
     def _end_epoch(self, epoch: int, stop: StopRequest) -> None:
         """Save, and evaluate when an evaluation is due: a stop meanwhile loses nothing."""
-        every, is_milestone = (
-            self.config.checkpoint.every_steps,
-            epoch + 1 in self.config.checkpoint.milestones,
-        )
+        every, milestones = self.config.checkpoint.every_steps, self.config.checkpoint.milestones
         done = self.step >= self.total_steps
         self.evaluation_due = done or (epoch + 1) % self.config.eval.every_epochs == 0
-        if self.evaluation_due or not every or self.step % every == 0 or is_milestone:
+        if self.evaluation_due or not every or self.step % every == 0 or epoch + 1 in milestones:
             self.save()
         if self.evaluation_due:
             self._evaluate_epoch(stop)

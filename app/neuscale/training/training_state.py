@@ -9,7 +9,7 @@ from neuscale.models.weights import load_weights
 from neuscale.progress import Progress
 from neuscale.training.checkpoint import Checkpoint
 from neuscale.training.lr_schedule import Span, lr_at
-from neuscale.training.optimizer_state import load_optimizer_state, optimizer_state
+from neuscale.training.state_by_name import load_optimizer_state, optimizer_state
 from neuscale.untrusted import reason_of
 
 if TYPE_CHECKING:
