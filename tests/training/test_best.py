@@ -65,6 +65,8 @@ def test_after_a_resume_the_best_is_still_the_one_before(
     words = ["train.epochs=7", "checkpoint.keep_last=1"]
     stopped = train(tiny(*words, "train.max_steps=20", "run.name=best"))
     assert kept(stopped) == [15, 20]
+    longer = train(tiny("train.epochs=5", "checkpoint.keep_last=1"), stopped.run)
+    assert (longer.outcome.best_top1, kept(longer)) == (0.75, [15, 25])
     trained = train(tiny(*words), stopped.run)
     assert [e.top1 for e in evaluations] == TOP1
     assert kept(trained) == [15, 35]
