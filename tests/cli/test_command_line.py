@@ -17,6 +17,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "--gpus": (None, 0),
         "--processes": (None, 1),
         "--resume": False,
+        "--checkpoint": None,
         "--print-config": False,
         **JSON,
     },

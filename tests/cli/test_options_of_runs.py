@@ -49,6 +49,7 @@ OPTIONS: dict[str, list[Option]] = {
             NOT_CALLED,
         ),
         Option(["--resume"], "configure.resume", True, False),
+        Option(["--resume", "--checkpoint", "7"], "_go_back.name", "7", NOT_CALLED),
         Option(["run.seed=3"], "configure.overrides", ["optim.lr=0.5", "run.seed=3"], ["optim.lr=0.5"]),
         Option(["--print-config"], "train", NOT_CALLED, CALLED),
         Option(["--print-config"], "annotated_yaml", CALLED, NOT_CALLED),
@@ -167,6 +168,7 @@ def stand_ins(folder: Path) -> dict[str, Any]:
 
     trained = types.SimpleNamespace(is_main=True, outcome=types.SimpleNamespace(stopped_by=None))
 
+    a_run = types.SimpleNamespace(path=Path("a"), name="a")
     planned = types.SimpleNamespace(finished=True, words=["run.seed=0", "optim.lr=1"])
     sweep = types.SimpleNamespace(name="s", runs=[planned], held=nullcontext)
 
@@ -175,7 +177,11 @@ def stand_ins(folder: Path) -> dict[str, Any]:
         return sweep
 
     return {
-        "neuscale.cli.overrides.configure": lambda **asked: (composed(**asked), None),
+        "neuscale.cli.overrides.configure": lambda **asked: (
+            composed(**asked),
+            a_run if asked["resume"] else None,
+        ),
+        "neuscale.cli.train._go_back": None,
         "neuscale.config.compose_config": composed,
         "neuscale.config.compose.annotated_yaml": "",
         "neuscale.hardware.check_gpus": None,

@@ -186,3 +186,48 @@ def test_a_run_that_is_being_trained_is_not_gone_on_with(neuscale: Callable[...,
         shown = neuscale("train", "--resume", "--print-config")
         assert "# run done" not in shown.out and "experiment=quickstart" in shown.out
     assert "# run done" in neuscale("train", "--resume", "--print-config").out
+
+
+def checkpoints(run: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize("name", ["5", "step-00000005", "best"])
+def test_from_a_chosen_checkpoint(
+    train: Callable[..., Any], neuscale: Callable[..., Any], runs: Path, name: str
+) -> None:
+    """What came after it is set aside and not lost, and the way from there is the same once more."""
+    assert train("train.epochs=3", "checkpoint.keep_last=9", "run.name=a").code == 0
+    run = runs / "a"
+    before = {
+        path.relative_to(run): path.read_bytes() for path in run.glob("checkpoints/step-*/*.safetensors")
+    }
+    lines = (run / "metrics.jsonl").read_text()
+    best = int(
+        json.loads((run / "checkpoints" / "best.json").read_text())["checkpoint"].removeprefix("step-")
+    )
+    start = best if name == "best" else 5
+    said = neuscale("train", "--resume", "a", "--checkpoint", name, "--json")
+    assert (said.code, said.json["steps"]) == (0, 15), said.err
+    after = {
+        path.relative_to(run): path.read_bytes() for path in run.glob("checkpoints/step-*/*.safetensors")
+    }
+    assert after == before and checkpoints(run) == [5, 10, 15]
+    kept = [
+        {n: v for n, v in json.loads(line).items() if n in ("split", "step", "loss", "top1")}
+        for text in (lines, (run / "metrics.jsonl").read_text())
+        for line in text.splitlines()
+    ]
+    assert kept[: len(kept) // 2] == kept[len(kept) // 2 :]
+    [aside] = (run / "checkpoints").glob("set-aside-*") if start < 15 else [None]
+    if aside is not None:
+        assert sorted(int(path.name[-2:]) for path in aside.glob("step-*")) == list(range(start + 5, 16, 5))
+        assert f"going back to step {start}; later checkpoints are in {aside}" in said.words
+    assert json.loads((run / "checkpoints" / "best.json").read_text())["checkpoint"] == f"step-{best:08d}"
+
+
+def test_a_checkpoint_that_is_not_there(neuscale: Callable[..., Any], done: Path) -> None:
+    said = neuscale("train", "--resume", "done", "--checkpoint", "7")
+    assert said.code == 1 and "there is no checkpoint 7; there are step-00000005, step-00000010" in said.words
+    assert neuscale("train", "--checkpoint", "7").code == 2
+    assert checkpoints(done) == [5, 10, 15]

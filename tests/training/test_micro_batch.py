@@ -1,9 +1,16 @@
 """How a process's images of a step are cut into micro-batches."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 
 from neuscale.data.loaders.loader import Batch
+from neuscale.errors import UsageError
 from neuscale.training.accumulation import accumulation_steps, next_accumulation_steps
+from neuscale.training.trainer import Trainer
+
+TrainerBuilder = Callable[..., Trainer]
 
 
 def test_a_number_of_images_makes_so_many_micro_batches_of_a_process() -> None:
@@ -42,3 +49,15 @@ def test_pieces_of_mixed_images_keep_their_partners() -> None:
     pieces = whole.split(2)
     assert [piece.partner_labels.tolist() for piece in pieces] == [[10, 11, 12], [13, 14, 15]]  # type: ignore[union-attr]
     assert [piece.mix_weights.tolist() for piece in pieces] == [[0.0, 0.125, 0.25], [0.375, 0.5, 0.625]]  # type: ignore[union-attr]
+
+
+def test_batch_norm_is_not_trained_on_one_image(build_trainer: TrainerBuilder) -> None:
+    """Its statistics would be those of that image; a frozen one has its own."""
+    words = ["model=torchvision", "model.arch=mobilenet_v3_small", "data.image_size=32"]
+    with pytest.raises(UsageError, match=r"BatchNorm \(features\.0\.1\), which needs several images"):
+        build_trainer(*words, "train.global_batch_size=1")
+    with pytest.raises(UsageError, match="a part has one"):
+        build_trainer(*words, "train.global_batch_size=4", "train.micro_batch=1")
+    build_trainer(*words, "train.global_batch_size=4", "train.micro_batch=2")
+    build_trainer(*words, "train.global_batch_size=1", "train.linear_probe=true")
+    build_trainer("train.global_batch_size=1")

@@ -33,6 +33,13 @@ def train_command(
         bool,
         typer.Option("--resume", help="Resume RUN, or run.name, or the newest unfinished run; else start."),
     ] = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            help="With --resume RUN: go on from this one (best, or its step); later ones are set aside.",
+        ),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the composed configuration and stop.")
     ] = False,
@@ -54,6 +61,8 @@ def train_command(
 
     hold_save_signal()  # until it can be obeyed
     config, run = configure(overrides or [], resume)
+    if checkpoint is not None and run is None:
+        raise UsageError("--checkpoint is one of a run that goes on.", "Use it with --resume RUN.")
     device = processes_device(gpus, processes)
     if device is not None:
         if f"run.device={config.run.device}" in (overrides or []) and config.run.device not in (
@@ -72,6 +81,8 @@ def train_command(
         return
     if gpus and not started_by_launcher():
         check_gpus(gpus)
+    if checkpoint is not None and run is not None and not started_by_launcher() and srun_nodes().index == 0:
+        _go_back(run, checkpoint)
     count = gpus or processes or 1
     if not started_by_launcher() and count * (nodes := srun_nodes()).count > 1:
         if nodes.count > 1 and nodes.index == 0 and not nodes.secret:
@@ -102,6 +113,17 @@ def _print_config(
         sources["run.device"] = device_option
     rest = DEFAULT if run is None else f"run {run.name}"
     typer.echo(annotated_yaml(config, sources, rest), nl=False)
+
+
+def _go_back(run: "RunFolder", name: str) -> None:
+    """Set aside the checkpoints after `name`, and say where they are."""
+    from neuscale.cli.progress import create_progress
+    from neuscale.training.checkpoint import CheckpointFolder
+
+    with run.held():
+        chosen, aside = CheckpointFolder(run.checkpoints).go_back_to(name)
+    if aside is not None:
+        create_progress().message(f"going back to step {chosen.step:,}; later checkpoints are in {aside}")
 
 
 def _prepare(config: "Config", world_size: int) -> None:

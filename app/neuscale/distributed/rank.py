@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from neuscale.errors import UsageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -47,9 +49,27 @@ def gather_values(value: Any, device: "torch.device") -> "list[Any]":
     return [json.loads(bytes(each[: int(size)].tolist())) for each, size in pairs]
 
 
+# What every launcher gives to its processes beside WORLD_SIZE.
+_OF_A_LAUNCHER = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
 def started_by_launcher() -> bool:
-    """True in one of several processes that a launcher (ours, torchrun, accelerate) started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """True in one of several processes that a launcher (ours, torchrun, accelerate) started.
+
+    Raises UsageError where WORLD_SIZE is left in the environment without the rest, or is no number.
+    """
+    text = os.environ.get("WORLD_SIZE", "1")
+    size = int(text) if text.isascii() and text.isdecimal() else 0
+    if size == 1:
+        return False
+    missing = [name for name in _OF_A_LAUNCHER if name not in os.environ]
+    if size == 0 or missing:
+        without = f", but not {' and '.join(missing)}" if missing else ""
+        raise UsageError(
+            f"WORLD_SIZE={text} is set in this environment{without}: a launcher sets it for its processes.",
+            "Unset it (unset WORLD_SIZE), or start the processes with --gpus, --processes or torchrun.",
+        )
+    return True
 
 
 def leave_process_group() -> None:

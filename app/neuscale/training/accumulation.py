@@ -46,6 +46,23 @@ def next_accumulation_steps(images: int, steps: int) -> int | None:
     return None
 
 
+def check_statistics(model: nn.Module, images: int, accumulation: "Accumulation") -> None:
+    """Raise UsageError where a BatchNorm would have the statistics of one image.
+
+    `images`: of a process in a step, which `accumulation` divides.
+    """
+    if images // accumulation.steps > 1:
+        return
+    for name, module in model.named_modules():
+        is_trained = all(parameter.requires_grad for parameter in module.parameters())
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and is_trained:
+            raise UsageError(
+                f"the model has BatchNorm ({name}), which needs several images in a part of a batch, and a"
+                " part has one.",
+                "Raise train.global_batch_size or train.micro_batch, or use fewer processes.",
+            )
+
+
 class Accumulation:
     """The number of micro-batches (`steps`) of a process, raised when memory runs out."""
 

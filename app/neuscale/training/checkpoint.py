@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from neuscale.runs.folder import (
     PREFIX,
     best_checkpoint,
     checkpoint_paths,
+    checkpoint_step,
     remove_checkpoint,
 )
 from neuscale.untrusted import is_plain_name, open_regular, read_json, reason_of
@@ -206,6 +208,44 @@ class CheckpointFolder:
             except CheckpointError as error:
                 report(f"{error.problem} Going back to the checkpoint before it.")
         return None
+
+    def go_back_to(self, name: str) -> tuple[Checkpoint, Path | None]:
+        """Set aside what came after the checkpoint `name` ("best", a name or its step), so that a run goes on
+        from there.
+
+        Returns it, and the folder where the later ones are now. Raises CheckpointError for one that is not
+        there or damaged, UserError where the disk cannot be written.
+        """
+        paths = {str(checkpoint_step(path)): path for path in self.paths()}
+        best = self.best_path()
+        path = best if name == "best" else paths.get(name.removeprefix(PREFIX).lstrip("0") or "0")
+        if path is None or path not in paths.values():
+            listed = ", ".join(found.name for found in paths.values()) or "none"
+            raise CheckpointError(f"{self.folder}: there is no checkpoint {name}; there are {listed}.")
+        chosen = open_checkpoint(path)
+        later = [found for found in paths.values() if checkpoint_step(found) > chosen.step]
+        if not later:
+            return chosen, None
+        aside = self.folder / f"set-aside-{datetime.now():%Y%m%d-%H%M%S}"
+        try:
+            make_folder(aside)
+            if best in later:
+                (self.folder / BEST).rename(aside / BEST)
+                self._name_best(chosen, [found for found in paths.values() if found not in later])
+            for found in reversed(later):  # a kill leaves the earlier ones
+                found.rename(aside / found.name)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise disk_error(error, self.folder) from error
+        return chosen, aside
+
+    def _name_best(self, chosen: Checkpoint, left: Collection[Path]) -> None:
+        """Write which of the checkpoints that are left was the best when `chosen` was saved."""
+        known = chosen.loop.get("best") or {}
+        for path in left:
+            metrics = open_checkpoint(path).metrics
+            if known.get("value") is not None and metrics.get(known["metric"]) == known["value"]:
+                write_atomically(self.folder / BEST, json.dumps({"checkpoint": path.name, **metrics}))
 
     def best_path(self) -> Path | None:
         """The folder of the checkpoint with the best evaluation so far."""

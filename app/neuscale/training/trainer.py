@@ -24,7 +24,7 @@ from neuscale.distributed.rank import Rank
 from neuscale.evaluation.evaluate import Evaluation, evaluate, share_running_statistics
 from neuscale.models.fused import choose_ops
 from neuscale.progress import Progress, Task
-from neuscale.training.accumulation import Accumulation
+from neuscale.training.accumulation import Accumulation, check_statistics
 from neuscale.training.background_saver import BackgroundSaver
 from neuscale.training.build import build_model
 from neuscale.training.checkpoint import CheckpointFolder
@@ -75,6 +75,7 @@ class Trainer:
         self.inner_optimizer = getattr(wrapper, "optimizer", wrapper)
         self._stepped = wrapper if scaled else self.inner_optimizer
         self.accumulation = Accumulation(train, self.rank, self.model, self._stepped, device, progress)
+        check_statistics(self.raw_model, train.global_batch_size // self.rank.world_size, self.accumulation)
         peak = peak_tflops(device, resolve_precision(train.precision, device.type))
         self.metrics = MetricsLogger(accelerator, train.global_batch_size, built.flops, peak)
         self.step = 0  # steps done, over all resumes
