@@ -83,7 +83,7 @@ RANGES["MuonConfig"] = RANGES["AdamWConfig"] | {"momentum": "[0, 1)"}
 
 SCHEDULES = {"schedule": "cosine linear step constant", "on_extend": "rescale hold restart"}
 CHOICES: dict[str, dict[str, str]] = {
-    "DataConfig": {"loader": "auto resident stream files"},
+    "DataConfig": {"loader": "auto resident stream files", "sampler": "uniform balanced"},
     "AugmentConfig": {"policy": "none randaugment trivialaugment"},
     "SwinConfig": {"name": "swin", "gelu_approximate": "none tanh", "ops": "auto fused eager"},
     "ViTConfig": {

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from conftest import TINY_RECIPE
+from neuscale import load_data
 from neuscale.config import compose_config
 from neuscale.data.prepare import prepare
-from neuscale.data.sampling import permutation
+from neuscale.data.sampling import balanced_order, permutation
 from neuscale.errors import UsageError
 from neuscale.runs.metrics import read_metrics
 from neuscale.training.run import train
@@ -176,3 +177,13 @@ def test_both_halves_have_one_recipe(tmp_path: Path) -> None:
     trainer = Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, logger=False)
     with pytest.raises(UsageError, match="of the same recipe"):
         trainer.fit(ImageClassifier(RECIPE), ImageDataModule([*RECIPE, "run.seed=1"]))
+
+
+def test_weights_of_classes_and_the_balanced_order_are_the_programs(folder: Path) -> None:
+    words = ["train.class_weights=[1,2,4]", "data.sampler=balanced", "augment.mixup_alpha=0"]
+    (found,) = under_lightning(folder / "balanced", 1, *words, steps=3)
+    run = train(compose_config([*RECIPE, *words, "train.max_steps=3", "run.name=balanced"])).run
+    expected = [line["loss"] for line in read_metrics(run.metrics_file) if line["split"] == "train"]
+    assert losses([found])[0] == pytest.approx(expected[0], abs=1e-5)
+    order = balanced_order(0, 0, load_data("tiny").labels("train"))
+    assert [i for line in found["lines"] for i in line["samples"]] == order[:36].tolist()

@@ -57,6 +57,11 @@ class DataConfig:
         ge=4,
         le=4096,
     )
+    sampler: str = option(
+        "uniform",
+        "the images of an epoch: each once, or as many of each class, those of small ones several times",
+        choices=("uniform", "balanced"),
+    )
     loader: str = option(
         "auto",
         "where images wait: on the device, packed on disk and read ahead, or in files",
@@ -105,6 +110,11 @@ class TrainConfig:
         "auto",
         "images per process and forward pass: a number; or auto, the whole share,"
         " halved where memory runs out",
+    )
+    class_weights: str = option(
+        "none",
+        "what an image counts in the loss by its class: none, balanced (the classes alike), or a list of a"
+        " number for each class, as [1,2.5,1]",
     )
     label_smoothing: float = option(0.0, "share of the target spread over all classes", ge=0, lt=1)
     precision: str = option(

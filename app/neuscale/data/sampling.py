@@ -40,6 +40,27 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.argsort(raw_draws(seed, epoch, "order", count), kind="stable").astype(np.int64)
 
 
+def balanced_order(seed: int, epoch: int, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """As `permutation`, but with as many positions for each class as for any other, give or take one.
+
+    The images of a class come in turns, in an order of their own each time: one of a small class several
+    times before each of a large class once. `labels` int64 [N]; shape [N].
+    """
+    count, present = len(labels), np.unique(labels)
+    # Of the positions that are left over, other classes have one in each epoch.
+    ranks = np.argsort(raw_draws(seed, epoch, "balance rest", len(present)), kind="stable")
+    shares = np.full(len(present), count // len(present))
+    shares[ranks[: count % len(present)]] += 1
+    chosen = []
+    for label, share in zip(present, shares, strict=True):
+        members = np.flatnonzero(labels == label)
+        turns = -(-int(share) // len(members))
+        draws = raw_draws(seed, epoch, f"balance class {label}", turns * len(members))
+        orders = np.argsort(draws.reshape(turns, len(members)), axis=1, kind="stable")
+        chosen.append(members[orders.reshape(-1)[:share]])
+    return np.concatenate(chosen)[permutation(seed, epoch, count)]
+
+
 def steps_per_epoch(count: int, global_batch_size: int) -> int:
     """Whole global batches in an epoch; what is left over is another choice in each epoch.
 

@@ -1,27 +1,62 @@
 """Loss of a micro-batch, what the curves show of it, and the end where it is no number."""
 
 import json
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from neuscale.config import Config
-from neuscale.data.loaders.loader import Batch
-from neuscale.data.sampling import permutation
-from neuscale.errors import UserError
+from neuscale.data.loaders.loader import Batch, Loader
+from neuscale.errors import UsageError, UserError
 from neuscale.fs import write_atomically
 from neuscale.training.checkpoint import CheckpointFolder
 
 FILE = "nonfinite.json"
 
 
-def batch_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy of float logits [B, classes]; for mixed images, weighted between both labels."""
+def class_weights(text: str, counts: Sequence[int], device: torch.device) -> Tensor | None:
+    """The weights of `train.class_weights`, float32 [classes]; None: each image counts 1.
+
+    "balanced" is N / (classes × images of the class), whose mean over the images is 1. Raises UsageError
+    for anything else than "none" and a list of a positive number for each class.
+    """
+    if text == "none":
+        return None
+    if text == "balanced":
+        weights = [sum(counts) / (len(counts) * count) for count in counts]
+    else:
+        try:
+            numbers = text.strip().removeprefix("[").removesuffix("]").split(",")
+            weights = [float(number) for number in numbers]
+        except ValueError:
+            raise UsageError(
+                f"train.class_weights={text}: expected none, balanced, or a list such as [1,2.5,1]."
+            ) from None
+        if len(weights) != len(counts) or not all(0 < weight < math.inf for weight in weights):
+            raise UsageError(
+                f"train.class_weights={text}: expected {len(counts)} positive numbers, one for each class."
+            )
+    return torch.tensor(weights, device=device)
+
+
+def batch_loss(logits: Tensor, batch: Batch, label_smoothing: float, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of float logits [B, classes]; for mixed images, weighted between both labels.
+
+    `weights` [classes]: what an image counts by its class. The mean is over images and not over weights, so
+    that it does not depend on how a batch is cut into parts.
+    """
     if batch.mix_weights is None or batch.partner_labels is None:
-        return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+        if weights is None:
+            return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+        losses = F.cross_entropy(
+            logits, batch.labels, weight=weights, label_smoothing=label_smoothing, reduction="none"
+        )
+        return losses.mean()
     own, other = (
-        F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+        F.cross_entropy(logits, labels, weights, label_smoothing=label_smoothing, reduction="none")
         for labels in (batch.labels, batch.partner_labels)
     )
     return (batch.mix_weights * own + (1 - batch.mix_weights) * other).mean()
@@ -42,12 +77,17 @@ def batch_sums(logits: Tensor, batch: Batch, mean_loss: Tensor) -> Tensor:
 
 
 def check_finite(
-    bad: Tensor, config: Config, count: int, steps_per_epoch: int, checkpoints: CheckpointFolder, write: bool
+    bad: Tensor,
+    config: Config,
+    loader: Loader,
+    steps_per_epoch: int,
+    checkpoints: CheckpointFolder,
+    write: bool,
 ) -> None:
     """Raise UserError where a step's loss was not finite.
 
-    `bad`: the first such step of each process, -1 without; `count`: training images. With
-    `write`, the images' numbers go to a file of the run folder, as a step may have thousands.
+    `bad`: the first such step of each process, -1 without; `loader`: of the training
+    images. With `write`, the images' numbers go to a file of the run folder, as a step may have thousands.
     """
     steps = [int(step) for step in bad.flatten().tolist() if step >= 0]
     if not steps:
@@ -55,7 +95,7 @@ def check_finite(
     step = min(steps)  # steps count from 0
     epoch, place = divmod(step, steps_per_epoch)
     size = config.train.global_batch_size
-    samples = permutation(config.run.seed, epoch, count)[place * size : (place + 1) * size].tolist()
+    samples = loader.order(config.run.seed, epoch)[place * size : (place + 1) * size].tolist()
     folder = checkpoints.folder.parent
     if write:
         write_atomically(folder / FILE, json.dumps({"step": step + 1, "epoch": epoch, "samples": samples}))

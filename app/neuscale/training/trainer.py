@@ -32,7 +32,7 @@ from neuscale.training.determinism import seed_generator
 from neuscale.training.drop_path import DropPathDraws
 from neuscale.training.ema import WeightAverage
 from neuscale.training.flops import peak_tflops
-from neuscale.training.loss import batch_loss, batch_sums, check_finite
+from neuscale.training.loss import batch_loss, batch_sums, check_finite, class_weights
 from neuscale.training.lr_schedule import Span, lr_at, set_lr
 from neuscale.training.metrics_logger import MetricsLogger
 from neuscale.training.optim import create_optimizer
@@ -68,6 +68,7 @@ class Trainer:
             self.raw_model, create_optimizer(config.optim, self.raw_model)
         )
         self.ema = WeightAverage(self.raw_model, train.ema_decay) if train.ema_decay else None
+        self.class_weights = class_weights(train.class_weights, data.class_counts("train"), device)
         self.drop_path = DropPathDraws(self.raw_model, config.run.seed, len(self.loader), device)
         self._clipped = list(self.model.parameters())  # listing them takes as long as clipping them
         # Without a loss scale Accelerate's wrapper only costs time: it searches for a package at each step.
@@ -177,7 +178,7 @@ class Trainer:
                 if train.channels_last:
                     images = images.contiguous(memory_format=torch.channels_last)
                 logits: Tensor = self.model(images)
-                loss = batch_loss(logits.float(), batch, train.label_smoothing)
+                loss = batch_loss(logits.float(), batch, train.label_smoothing, self.class_weights)
                 accelerator.backward(loss / len(micro_batches))
             sums += batch_sums(logits, batch, loss)
         return sums
@@ -259,8 +260,8 @@ class Trainer:
 
     def _check_finite(self) -> None:
         bad: Tensor = self.accelerator.gather(self.metrics.running.bad.reshape(1))
-        is_main, count = self.accelerator.is_main_process, len(self.loader)
-        check_finite(bad, self.config, count, self.steps_per_epoch, self._checkpoints, write=is_main)
+        is_main, spe = self.accelerator.is_main_process, self.steps_per_epoch
+        check_finite(bad, self.config, self.loader, spe, self._checkpoints, write=is_main)
 
     def _end_epoch(self, epoch: int, stop: StopRequest) -> None:
         """Save, and evaluate when an evaluation is due: a stop meanwhile loses nothing."""

@@ -58,10 +58,14 @@ def create_loader(
     rank: Rank,
 ) -> Loader:
     """The chosen loader of a split. Raises UsageError."""
+    loader: Loader
     if isinstance(data, ListedDataset):
-        return FileLoader(data, split, config.image_size, device, rank, config.workers)
-    kind = ResidentLoader if choice.kind == "resident" else StreamLoader
-    return kind(data, split, config.image_size, device, rank)
+        loader = FileLoader(data, split, config.image_size, device, rank, config.workers)
+    else:
+        kind = ResidentLoader if choice.kind == "resident" else StreamLoader
+        loader = kind(data, split, config.image_size, device, rank)
+    loader.sampler = config.sampler
+    return loader
 
 
 def check_augment(augment: AugmentConfig, choice: Choice) -> None:

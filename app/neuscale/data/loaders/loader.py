@@ -18,7 +18,7 @@ from neuscale.config.schema import AugmentConfig
 from neuscale.data.augment.crops import Normalize, Rows, draw_windows, resize
 from neuscale.data.augment.pipeline import draw_augmentation
 from neuscale.data.formats.meta import PackedMeta
-from neuscale.data.sampling import evaluation_batches, micro_batches, permutation
+from neuscale.data.sampling import balanced_order, evaluation_batches, micro_batches, permutation
 from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 from neuscale.native_ops import native_ops
@@ -61,7 +61,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Request:
-    """Images that are wanted: `samples` int64 [B], each once.
+    """Images that are wanted: `samples` int64 [B].
 
     `windows`: where each is cut from its file, float64 [B, 4] (see `draw_windows`); None: not at random.
     """
@@ -91,6 +91,7 @@ class Loader(ABC):
     """
 
     kind: str  # what data.loader calls it
+    sampler = "uniform"  # what data.sampler says
 
     def __init__(
         self,
@@ -122,6 +123,12 @@ class Loader(ABC):
         They may be overwritten once the next request is asked for.
         """
 
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The images of an epoch by position: int64 [N]; each once, or as often as its class needs."""
+        if self.sampler == "balanced":
+            return balanced_order(seed, epoch, self.labels.cpu().numpy())
+        return permutation(seed, epoch, len(self))
+
     def training(
         self,
         augment: AugmentConfig,
@@ -134,7 +141,7 @@ class Loader(ABC):
     ) -> Iterator[list[Batch]]:
         """This process's micro-batches of steps `first_step` … `steps` - 1 of an epoch, one list a step."""
         count, rank = len(self), self.rank
-        order = permutation(seed, epoch, count)
+        order = self.order(seed, epoch)
         windows = draw_windows(augment.resized_crop, seed, epoch, count) if augment.resized_crop else None
         augmentation = draw_augmentation(
             augment, seed, epoch, count, global_batch_size, self.stored_size, self.device

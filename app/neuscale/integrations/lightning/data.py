@@ -139,6 +139,11 @@ class ImageDataModule(LightningDataModule):
         """Training images; known after `setup`."""
         return len(self._training)
 
+    @property
+    def class_counts(self) -> list[int]:
+        """Training images of each class; known after `setup`."""
+        return torch.bincount(self._training.labels.cpu(), minlength=self.meta.num_classes).tolist()
+
     def train_dataloader(self) -> TrainingBatches:
         """This process's micro-batches of an epoch."""
         assert self.trainer is not None
