@@ -15,6 +15,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "source": None,
         "stage": "auto",
         "image_size": None,
+        "mean": [],
+        "std": [],
         "sampler": "uniform",
         "loader": "auto",
         "memory_share": 0.5,

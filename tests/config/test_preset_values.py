@@ -84,6 +84,13 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "optim": ADAMW | {"warmup_epochs": 10.0},
         "train": {"epochs": 100, "global_batch_size": 512, "label_smoothing": 0.1},
     },
+    "finetune": {
+        "data": {"name": "image_folder", "image_size": 224},
+        "augment": CROP_FLIP,
+        "model": SWIN_T | {"weights": "imagenet"},
+        "optim": ADAMW | {"lr": 2e-4},
+        "train": {"epochs": 10, "global_batch_size": 64, "label_smoothing": 0.1},
+    },
 }
 # What a base class asks for is shown even where it is a variant's default.
 SHOWN = ("name", "lr", "weight_decay")

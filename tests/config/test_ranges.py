@@ -13,7 +13,12 @@ from neuscale.errors import EXIT_USAGE, UsageError
 
 # "[" and "]": the bound is allowed; "(" and ")": it is not.
 RANGES: dict[str, dict[str, str]] = {
-    "DataConfig": {"image_size": "[4, 4096]", "memory_share": "(0, 1]", "workers": "[0, 256]"},
+    "DataConfig": {
+        "image_size": "[4, 4096]",
+        "std": "(0, inf)",
+        "memory_share": "(0, 1]",
+        "workers": "[0, 256]",
+    },
     "AugmentConfig": {
         "crop_padding": "[0, 1024]",
         "resized_crop": "[0, 1]",
@@ -127,7 +132,7 @@ INTEGERS = {
     *("epochs", "max_steps", "global_batch_size", "freeze_layers", "patience", "log_every_steps"),
     *("batch_size", "every_epochs", "every_steps", "keep_last", "milestones", "sample_images", "seed"),
 }
-LISTS = {"depths", "step_epochs", "milestones"}
+LISTS = {"std", "depths", "step_epochs", "milestones"}
 
 
 def checked(cls: str, field: str, value: Any) -> None:

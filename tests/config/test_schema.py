@@ -6,7 +6,7 @@ from neuscale.config import schema
 
 FIELDS = {
     "Config": "experiment data augment model optim train eval checkpoint tracking run",
-    "DataConfig": "name source stage image_size sampler loader memory_share workers",
+    "DataConfig": "name source stage image_size mean std sampler loader memory_share workers",
     "AugmentConfig": "crop_padding resized_crop horizontal_flip policy policy_layers policy_magnitude "
     "brightness contrast saturation hue erasing mixup_alpha cutmix_alpha",
     "ModelConfig": "name weights",

@@ -21,7 +21,7 @@ from neuscale.analysis.report import write_report
 from neuscale.cli.runs_show import _facts
 from neuscale.config import compose_config, config_from_yaml, config_to_yaml
 from neuscale.errors import UserError
-from neuscale.models.weights import read_weights
+from neuscale.models.weights_file import read_weights
 from neuscale.progress import Silent
 from neuscale.runs.evaluation_file import stored_evaluation
 from neuscale.runs.folder import RunFolder, best_checkpoint

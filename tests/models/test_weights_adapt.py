@@ -14,7 +14,8 @@ from neuscale.errors import CheckpointError
 from neuscale.models import weights
 from neuscale.models.registry import create_model
 from neuscale.models.vit import VisionTransformer
-from neuscale.models.weights import load_starting_weights, load_weights, read_weights
+from neuscale.models.weights import load_starting_weights, load_weights
+from neuscale.models.weights_file import read_weights
 
 Scrambler = Callable[[nn.Module], nn.Module]
 VIT = {"patch_size": 2, "hidden_dim": 8, "num_layers": 1, "num_heads": 2}

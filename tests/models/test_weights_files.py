@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from neuscale.config import compose_config
 from neuscale.errors import CheckpointError
-from neuscale.models.weights import load_starting_weights, load_weights, read_weights
+from neuscale.models.weights import load_starting_weights, load_weights
+from neuscale.models.weights_file import read_weights
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
 SUFFIXES = [".pth", ".safetensors"]

@@ -20,7 +20,18 @@ from neuscale.training.trainer import Trainer
 
 TrainerBuilder = Callable[..., Trainer]
 
-FIELDS = {"name", "source", "stage", "image_size", "loader", "memory_share", "workers", "sampler"}
+FIELDS = {
+    "name",
+    "source",
+    "stage",
+    "image_size",
+    "loader",
+    "memory_share",
+    "workers",
+    "sampler",
+    "mean",
+    "std",
+}
 
 
 def test_every_field_is_looked_for() -> None:

@@ -57,6 +57,11 @@ class DataConfig:
         ge=4,
         le=4096,
     )
+    mean: list[float] = option(
+        [],
+        "what is subtracted from each channel, of values in 0 … 1; []: as model.weights, else the data's own",
+    )
+    std: list[float] = option([], "what each channel is then divided by", gt=0)
     sampler: str = option(
         "uniform",
         "the images of an epoch: each once, or as many of each class, those of small ones several times",

@@ -1,6 +1,8 @@
 """Open the data set of a configuration: prepare and stage it first where necessary."""
 
+import dataclasses
 import shlex
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from neuscale.config import Config
 from neuscale.data.catalog import CATALOG
 from neuscale.data.datasets import Dataset, is_prepared, prepared_names
 from neuscale.data.formats.image_list import ListedDataset, listed_path
+from neuscale.data.formats.meta import PackedMeta, RenormalisedMeta
 from neuscale.data.formats.packed import PackedDataset, packed_path
 from neuscale.data.formats.write_image_list import list_images
 from neuscale.data.prepare import prepare
@@ -29,9 +32,31 @@ def open_data(config: Config, progress: Progress) -> Dataset:
             f"{data.folder}: there is one class, '{data.meta.classes[0]}', and nothing to tell it from.",
             "Add images of another class, and prepare it again.",
         )
-    if isinstance(data, ListedDataset):
+    if not isinstance(data, ListedDataset):
+        data = staged_for_training(data, config.data.stage, progress)
+    return normalised(data, config)
+
+
+def normalised(data: Dataset, config: Config) -> Dataset:
+    """`data`, normalised by `data.mean` and `data.std` where the configuration has them.
+
+    Raises UsageError where these are not a number for each channel.
+    """
+    mean, std = config.data.mean, config.data.std
+    if not mean and not std:
         return data
-    return staged_for_training(data, config.data.stage, progress)
+    if data.meta.channels == 1 and len(mean) == len(std) == 3:  # of weights for colours
+        mean, std = [sum(mean) / 3], [sum(std) / 3]
+    if not len(mean) == len(std) == data.meta.channels:
+        raise UsageError(
+            f"data.mean={mean} and data.std={std}: expected {data.meta.channels} numbers each, one for each"
+            f" channel of {data.meta.name}.",
+            "Give both, or none of them.",
+        )
+    view = copy(data)
+    fields = {field.name: getattr(data.meta, field.name) for field in dataclasses.fields(PackedMeta)}
+    view.meta = RenormalisedMeta(**{**fields, "mean": list(mean), "std": list(std)}, own=data.meta)
+    return view
 
 
 def open_run_data(config: Config, progress: Progress) -> Dataset:

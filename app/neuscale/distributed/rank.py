@@ -67,7 +67,7 @@ def started_by_launcher() -> bool:
         without = f", but not {' and '.join(missing)}" if missing else ""
         raise UsageError(
             f"WORLD_SIZE={text} is set in this environment{without}: a launcher sets it for its processes.",
-            "Unset it (unset WORLD_SIZE), or start the processes with --gpus, --processes or torchrun.",
+            "Unset it (unset WORLD_SIZE), or start the processes with torchrun.",
         )
     return True
 

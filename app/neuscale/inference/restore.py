@@ -15,7 +15,8 @@ from neuscale.evaluation.evaluate import normalized_as
 from neuscale.inference.classifier import Preprocessing
 from neuscale.models.fused import choose_ops, fuse
 from neuscale.models.registry import create_model
-from neuscale.models.weights import load_weights, read_weights
+from neuscale.models.weights import load_weights
+from neuscale.models.weights_file import read_weights
 from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder
 from neuscale.training.checkpoint import AVERAGE, CheckpointFolder, open_checkpoint

@@ -113,3 +113,9 @@ def pretrained_timm_state(
     model = _create(config, image_size, in_channels, num_classes, pretrained=True)
     tag = getattr(model, "pretrained_cfg", {}).get("tag")
     return dict(model.state_dict()), f"timm {config.arch.partition('.')[0]}{f'.{tag}' if tag else ''}"
+
+
+def pretrained_config(arch: str) -> dict[str, Any]:
+    """What timm knows of the weights of `arch`: `mean`, `std`, `input_size`, …; {}: it has none."""
+    found = _timm().get_pretrained_cfg(arch)
+    return dict(found.to_dict()) if found is not None else {}

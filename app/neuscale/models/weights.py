@@ -1,7 +1,6 @@
 """Starting weights: a library's by name, or a file, into a model with a head of its own."""
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neuscale.config.model_options import ModelConfig, SwinConfig, TimmConfig, TorchvisionConfig, ViTConfig
 from neuscale.errors import CheckpointError, UsageError, UserError
 from neuscale.models.library import head_names
+from neuscale.models.positions import fit_positions
+from neuscale.models.weights_file import fitting_names, load_reason, read_weights
 from neuscale.untrusted import read_json, read_record
 
 # embed_dim and depths tell torchvision's Swins apart.
@@ -23,12 +23,6 @@ _TORCHVISION_SWIN = {
     (96, (2, 2, 18, 2)): "Swin_S_Weights",
     (128, (2, 2, 18, 2)): "Swin_B_Weights",
 }
-
-
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
-
-
-_GOOD_FILE = "Get the file again, or save it with torch.save(model.state_dict(), PATH)."
 
 
 def load_starting_weights(
@@ -53,9 +47,11 @@ def load_starting_weights(
     if isinstance(config, TorchvisionConfig):
         from neuscale.models.torchvision_model import as_now
 
-        state = as_now({_bare(name): value for name, value in state.items()}, model)
+        state = as_now(fitting_names(state, model.state_dict()), model)
+    state, fitted = fit_positions(fitting_names(state, model.state_dict()), model)
     left = load_weights(model, state, where, adapt=True)
-    return f"weights from {where}, {'with a new head' if left else 'head included'}"
+    resized = f", {fitted} tables of positions interpolated" if fitted else ""
+    return f"weights from {where}, {'with a new head' if left else 'head included'}{resized}"
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: bool = False) -> list[str]:
@@ -66,8 +62,8 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
     model takes grayscale, and BatchNorm's counter of batches may be missing, as in old
     files. Raises CheckpointError where names or shapes differ otherwise.
     """
-    state = {_bare(name): value for name, value in state.items()}
     own = model.state_dict()
+    state = fitting_names(state, own)
     left: list[str] = []
     if adapt:
         uncounted = [n for n in own if n.endswith("num_batches_tracked") and n not in state]
@@ -101,45 +97,31 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
     return left
 
 
-def read_weights(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
-    """The state dict in a .safetensors or torch file, or in a checkpoint folder.
+def weights_normalization(config: ModelConfig) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation of each channel by which images were normalised for `config.weights`.
 
-    Of a folder: the moving average with `averaged`, the weights themselves without; None: the
-    average where there is one. torch files are read with `weights_only`. Raises CheckpointError.
+    Those of the library for its own weights, and of the run for weights in its folder; None: not known, as
+    of a plain file.
     """
-    try:
-        if path.is_dir():
-            average = path / "ema.safetensors"
-            if averaged and not average.exists():
-                raise CheckpointError(
-                    f"{path}: holds no average of the weights.",
-                    "The run was trained without train.ema_decay.",
-                )
-            use_average = averaged is not False and average.exists()
-            path = average if use_average else path / "model.safetensors"
-        reason = "" if path.exists() else "there is no such file"
-        if not reason and not path.is_file():
-            reason = "it is not a regular file"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        raise CheckpointError(f"{path}: {reason}.", "Give a file of weights: model.weights=PATH.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
-        raise CheckpointError(
-            f"{path}: not a readable file of weights ({_reason(error)}).", _GOOD_FILE
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
+    if config.weights is None:
+        return None
+    if config.weights == "imagenet" and isinstance(config, TimmConfig):
+        from neuscale.models.timm_model import pretrained_config
+
+        found = pretrained_config(config.arch)
+        return (list(found["mean"]), list(found["std"])) if found else None
+    if config.weights == "imagenet":
+        preset = _torchvision_entry(config).transforms()
+        return list(preset.mean), list(preset.std)
+    recorded = _stored_record(Path(config.weights).expanduser())
+    mean, std = (recorded.get(name) for name in ("mean", "std"))
+    if (
+        isinstance(mean, list)
+        and isinstance(std, list)
+        and all(isinstance(x, int | float) for x in mean + std)
     ):
-        raise CheckpointError(f"{path}: holds no state dict (names with tensors).", _GOOD_FILE)
-    return loaded
+        return mean, std
+    return None
 
 
 def _timm_weights(
@@ -154,42 +136,40 @@ def _timm_weights(
         raise
     except Exception as error:  # no weights of that name, no network, no room
         raise UsageError(
-            f"model.weights=imagenet: timm's weights of {config.arch} cannot be had ({_reason(error)}).",
+            f"model.weights=imagenet: timm's weights of {config.arch} cannot be had ({load_reason(error)}).",
             f"timm.list_pretrained('{config.arch.partition('.')[0]}*') lists what there is;"
             " or get a file of weights elsewhere: model.weights=PATH.",
         ) from error
 
 
 def _torchvision_weights(config: ModelConfig) -> tuple[dict[str, Tensor], str]:
-    import torchvision
-
-    if isinstance(config, TorchvisionConfig):
-        from neuscale.models.torchvision_model import published_weights
-
-        weights = published_weights(config.arch)
-    else:
-        key = (config.embed_dim, tuple(config.depths)) if isinstance(config, SwinConfig) else None
-        if key not in _TORCHVISION_SWIN:
-            raise UsageError(
-                "model.weights=imagenet: torchvision has no weights for this model.",
-                "It has them for model=swin_t, swin_s and swin_b; others start from a file.",
-            )
-        weights = getattr(torchvision.models, _TORCHVISION_SWIN[key]).DEFAULT
+    weights = _torchvision_entry(config)
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # no network, no room, or a damaged file in the cache
         cached = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         raise UsageError(
-            f"model.weights=imagenet: {weights.url} cannot be had ({_reason(error)}).",
+            f"model.weights=imagenet: {weights.url} cannot be had ({load_reason(error)}).",
             f"Delete {cached} if it is there and damaged, or get that file elsewhere: model.weights=PATH.",
         ) from error
     return dict(state), f"torchvision {weights}"
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run what is in the file
-        return "damaged, or more in it than tensors"
-    return str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+def _torchvision_entry(config: ModelConfig) -> Any:
+    """torchvision's entry for its weights of a model. Raises UsageError where it has none."""
+    import torchvision
+
+    if isinstance(config, TorchvisionConfig):
+        from neuscale.models.torchvision_model import published_weights
+
+        return published_weights(config.arch)
+    key = (config.embed_dim, tuple(config.depths)) if isinstance(config, SwinConfig) else None
+    if key not in _TORCHVISION_SWIN:
+        raise UsageError(
+            "model.weights=imagenet: torchvision has no weights for this model.",
+            "It has them for model=swin_t, swin_s and swin_b; others start from a file.",
+        )
+    return getattr(torchvision.models, _TORCHVISION_SWIN[key]).DEFAULT
 
 
 def _shape(tensor: Tensor) -> str:
@@ -203,12 +183,6 @@ def _takes_grayscale(weight: Tensor) -> bool:
 def _in_colour(grayscale: Tensor) -> tuple[int, ...]:
     """The shape of a first layer for three colours, from that for one."""
     return (grayscale.shape[0], 3, *grayscale.shape[2:])
-
-
-def _bare(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name
 
 
 _LEVELS = 3  # runs/RUN/checkpoints/STEP/model.safetensors lies this deep in its run
@@ -233,11 +207,16 @@ def check_heads(path: Path, config: ModelConfig) -> None:
         )
 
 
+def _folders_above(path: Path) -> list[Path]:
+    """The folders that may be the run or the exported model that a file of weights lies in."""
+    path = path.absolute()
+    return [path, *path.parents][: _LEVELS + 1]
+
+
 def _model_section(path: Path) -> dict[str, Any]:
     """The stored configuration's `model`, empty where there is none that can be read."""
-    path = path.absolute()
     try:
-        for folder in [path, *path.parents][: _LEVELS + 1]:
+        for folder in _folders_above(path):
             if (folder / "config.yaml").is_file():
                 stored = yaml.safe_load(read_record(folder / "config.yaml"))
             elif (folder / "model.json").is_file():
@@ -247,6 +226,21 @@ def _model_section(path: Path) -> dict[str, Any]:
             model = stored["model"]
             return model if isinstance(model, dict) else {}
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
+        pass  # somebody else's files of these names
+    return {}
+
+
+def _stored_record(path: Path) -> dict[str, Any]:
+    """What the run or exported model that weights lie in records of its data; {}: there is none."""
+    try:
+        for folder in _folders_above(path):
+            if (folder / "manifest.json").is_file():
+                data = read_json(folder / "manifest.json")["data"]
+                return data if isinstance(data, dict) else {}
+            if (folder / "model.json").is_file():
+                record = read_json(folder / "model.json")["preprocessing"]
+                return record if isinstance(record, dict) else {}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass  # somebody else's files of these names
     return {}
 

@@ -1,17 +1,22 @@
 """The model of a configuration, on its device and ready to train."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from neuscale.config import Config
 from neuscale.data.formats.meta import PackedMeta
+from neuscale.errors import UsageError
 from neuscale.hardware import check_compiler
 from neuscale.models.fused import OpsChoice, fuse
 from neuscale.models.registry import create_model
-from neuscale.models.weights import load_starting_weights
+from neuscale.models.weights import load_starting_weights, weights_normalization
 from neuscale.progress import Progress
+from neuscale.runs.folder import best_checkpoint, checkpoint_paths, find_run
 from neuscale.training.flops import training_flops
 from neuscale.training.param_groups import freeze
 
@@ -48,3 +53,32 @@ def build_model(
         check_compiler()
         model.compile()
     return BuiltModel(model, frozen, flops)
+
+
+def starting_config(config: Config) -> tuple[Config, str | None]:
+    """The configuration of a run that begins, with what follows from its starting weights, and words on it.
+
+    The name of a run becomes the path of its best checkpoint, and images are normalised as they were for
+    the weights, where that is known and `data.mean` says nothing else.
+    """
+    model, weights = config.model, config.model.weights
+    if weights is None:
+        return config, None
+    if weights != "imagenet" and not Path(weights).expanduser().exists():
+        with suppress(UsageError):  # where it is no run, the weights' own error says what is wanted
+            run = find_run(weights)
+            paths = checkpoint_paths(run.checkpoints)
+            if paths:
+                best = best_checkpoint(run.checkpoints) or paths[-1]
+                config = replace(config, model=replace(model, weights=str(best.absolute())))
+    if config.data.mean or (found := weights_normalization(config.model)) is None:
+        return config, None
+    mean, std = found
+    return replace(config, data=replace(config.data, mean=mean, std=std)), (
+        f"images are normalised as for these weights: mean {_numbers(mean)}, deviation {_numbers(std)}"
+        " (data.mean, data.std)"
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from neuscale.errors import CheckpointError, disk_error
 from neuscale.fs import make_folder, sync_folder, write_atomically
-from neuscale.models.weights import read_weights
+from neuscale.models.weights_file import read_weights
 from neuscale.runs.folder import (
     BEST,
     META,

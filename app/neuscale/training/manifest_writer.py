@@ -144,6 +144,8 @@ def _first_manifest(run: RunFolder, trainer: Trainer) -> tuple[dict[str, Any], b
             "fingerprint": meta.fingerprint,
             "fingerprint_v1": meta.fingerprint_v1,
             "counts": meta.counts,
+            "mean": meta.mean,
+            "std": meta.std,
             "source": meta.source,
             "check": kept_check(trainer.data.folder, meta.fingerprint),
         },

@@ -18,6 +18,7 @@ from neuscale.errors import UserError, WorkerError
 from neuscale.progress import Progress, Silent
 from neuscale.runs.differences import check_same_data, check_same_run
 from neuscale.runs.folder import RunFolder, create_run
+from neuscale.training.build import starting_config
 from neuscale.training.checkpoint import CheckpointFolder
 from neuscale.training.determinism import be_deterministic
 from neuscale.training.manifest_writer import ManifestWriter
@@ -47,6 +48,10 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
     accelerator = create_accelerator(config.run.device, config.train.precision)
     progress = progress if progress is not None and accelerator.is_main_process else Silent()
     validate(config, accelerator.num_processes)
+    if resume is None:
+        config, words = starting_config(config)
+        if words is not None:
+            progress.message(words)
     data = open_data(config, progress)
     if resume is not None:
         check_same_run(config, resume)

@@ -126,6 +126,19 @@ class PackedMeta:
         return meta
 
 
+@dataclass(frozen=True)
+class RenormalisedMeta(PackedMeta):
+    """A data set's record with another mean and deviation to normalise by; its fingerprint is its own."""
+
+    own: PackedMeta | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the data set as it is prepared."""
+        assert self.own is not None
+        return self.own.fingerprint
+
+
 @cache
 def _validator() -> Any:
     from jsonschema import Draft202012Validator

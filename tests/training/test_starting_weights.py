@@ -1,0 +1,106 @@
+"""A run that starts from weights: those of a run by its name, and images normalised as for these."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import ListeningProgress
+from neuscale.config import Config, compose_config
+from neuscale.data.formats.packed import PackedDataset
+from neuscale.errors import CheckpointError, UsageError
+from neuscale.inference.evaluate_run import evaluate_run
+from neuscale.inference.export import export
+from neuscale.models import weights as module
+from neuscale.progress import Silent
+from neuscale.runs.manifest import load_manifest
+from neuscale.training.build import starting_config
+from neuscale.training.checkpoint import CheckpointFolder, open_checkpoint
+from neuscale.training.run import train
+from neuscale.training.trainer import Trainer
+
+ConfigBuilder = Callable[..., Config]
+
+
+@pytest.mark.parametrize("name", ["first", "last"])
+def test_a_run_is_named_and_its_best_checkpoint_taken(tiny: ConfigBuilder, name: str) -> None:
+    first = train(tiny("train.epochs=2", "run.name=first")).run
+    best = CheckpointFolder(first.checkpoints).best_path()
+    assert best is not None
+    run = train(tiny("train.max_steps=1", f"model.weights={name}", "run.name=second", "optim.lr=1e-12")).run
+    assert run.config().model.weights == str(best)
+    expected = open_checkpoint(best).weights()
+    found = open_checkpoint(CheckpointFolder(run.checkpoints).paths()[-1]).weights()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=1e-6, rtol=0)
+    with pytest.raises(CheckpointError, match=r"nobody: there is no such file"):
+        train(tiny("model.weights=nobody", "run.name=third"))
+
+
+def test_images_are_normalised_as_for_the_weights_wherever_the_run_is_used(
+    tiny: ConfigBuilder, build_trainer: Callable[..., Trainer], tmp_path: Any
+) -> None:
+    first = train(
+        tiny("train.epochs=1", "run.name=first", "data.mean=[0.4,0.5,0.6]", "data.std=[0.2,0.3,0.4]")
+    ).run
+    manifest = load_manifest(first.manifest_file)
+    assert (manifest["data"]["mean"], manifest["data"]["std"]) == ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    listening = ListeningProgress()
+    second = train(tiny("train.epochs=1", "model.weights=first", "run.name=second"), None, listening).run
+    assert any(
+        "images are normalised as for these weights: mean 0.4, 0.5, 0.6" in m for m in listening.messages
+    )
+    config = second.config()
+    assert (config.data.mean, config.data.std) == ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    # The data set is the same one, by its own fingerprint.
+    assert load_manifest(second.manifest_file)["data"]["fingerprint"] == manifest["data"]["fingerprint"]
+    measured = evaluate_run(second, "last", "val", "cpu", Silent()).evaluation
+    checkpoint = open_checkpoint(CheckpointFolder(second.checkpoints).paths()[-1])
+    assert measured.loss == pytest.approx(checkpoint.metrics["loss"], rel=1e-5)
+    exported = export(
+        second,
+        "safetensors",
+        tmp_path / "exported",
+        checkpoint="last",
+        weights="auto",
+        force=False,
+        progress=Silent(),
+    )
+    record = json.loads((exported.folder / "model.json").read_text())
+    assert tuple(record["preprocessing"][name] for name in ("mean", "std")) == (
+        [0.4, 0.5, 0.6],
+        [0.2, 0.3, 0.4],
+    )
+    # It goes on as it began, and from an exported model the record tells.
+    assert train(second.config(["train.epochs=2"]), second).outcome.steps == 10
+    found, _ = starting_config(tiny(f"model.weights={exported.folder / 'model.safetensors'}"))
+    assert found.data.mean == [0.4, 0.5, 0.6]
+    # What is said on the command line holds.
+    own, _ = starting_config(tiny("model.weights=first", "data.mean=[0,0,0]", "data.std=[1,1,1]"))
+    assert own.data.mean == [0, 0, 0]
+
+
+def test_pixels_are_those_of_the_mean_and_deviation(build_trainer: Callable[..., Trainer]) -> None:
+    trainer = build_trainer("data.mean=[0.1,0.2,0.3]", "data.std=[0.5,1,2]")
+    assert isinstance(trainer.data, PackedDataset)
+    batch = next(iter(trainer.val_loader.evaluation(4)))
+    pixels = torch.from_numpy(trainer.data.images("val")[:4].copy()).float() / 255
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 1.0, 2.0])
+    torch.testing.assert_close(batch.images, (pixels - mean[:, None, None]) / std[:, None, None])
+    for words in (["data.mean=[0.1]", "data.std=[1]"], ["data.mean=[1,1,1]"], ["data.std=[1,1,1]"]):
+        with pytest.raises(UsageError, match="expected 3 numbers each, one for each channel"):
+            build_trainer(*words)
+
+
+def test_a_librarys_own_weights_say_how() -> None:
+    swin = replace(compose_config(["model=swin_t"]).model, weights="imagenet")
+    assert module.weights_normalization(swin) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    model = compose_config(["model=torchvision", "model.arch=efficientnet_v2_l"]).model
+    found = module.weights_normalization(replace(model, weights="imagenet"))
+    assert found == ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+    pytest.importorskip("timm")
+    model = compose_config(["model=timm", "model.arch=vit_tiny_patch16_224.augreg_in21k_ft_in1k"]).model
+    assert module.weights_normalization(replace(model, weights="imagenet")) == ([0.5] * 3, [0.5] * 3)
