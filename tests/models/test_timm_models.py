@@ -72,7 +72,7 @@ def test_timms_gradient_checkpointing_changes_no_gradient() -> None:
     ("arch", "words", "size", "says", "fix"),
     [
         ("vit_tinny_patch16_224", [], 32, "timm has no such", "'vit_tiny_patch16_224'"),
-        ("hf-hub:some/model", [], 32, "timm has no such", "timm.list_models() lists them"),
+        ("hf-hub:some/model", [], 32, "cannot be had (", "model.arch=local-dir:FOLDER"),
         ("resnet18.none", [], 32, "has no tag 'none'", "a1_in1k"),
         ("vit_tiny_patch16_224", [], 8, "an image of 8×8 does not go through", "data.image_size=224"),
         ("vgg11", ["model.drop_path_rate=0.1"], 32, "model.drop_path_rate: timm's vgg11", "Remove it"),

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from neuscale.config import compose_config
-from neuscale.errors import CheckpointError
+from neuscale.errors import CheckpointError, UsageError
 from neuscale.models.positions import fit_positions
-from neuscale.models.registry import create_model
-from neuscale.models.weights import load_starting_weights, load_weights
+from neuscale.models.registry import check_arch, create_model
+from neuscale.models.weights import load_starting_weights, load_weights, weights_normalization
 from neuscale.models.weights_file import read_weights
 
 VIT = ["model=vit_ti4", "model.hidden_dim=24", "model.num_layers=2", "model.num_heads=2"]
@@ -168,3 +168,28 @@ def test_positions_that_are_no_square_are_refused_as_another_model() -> None:
     there["encoder.pos_embedding"] = torch.zeros(1, 60, 24)
     with pytest.raises(CheckpointError, match="pos_embedding is 1×60×24 there"):
         load_weights(model_of(VIT, 48), fit_positions(there, model_of(VIT, 48))[0], "there")
+
+
+def test_a_model_that_timm_saved_in_a_folder(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+
+    there = timm.create_model("resnet10t", num_classes=7)
+    there.pretrained_cfg |= {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125]}
+    save_for_hf(there, str(tmp_path / "mine"), model_config={}, safe_serialization="both")
+    arch = f"local-dir:{tmp_path / 'mine'}"
+    words = ["model=timm", f"model.arch={arch}", "model.weights=imagenet"]
+    config = compose_config(words).model
+    assert config.title == "mine"
+    here = model_of(words, 64, classes=5)
+    for suffix in ("safetensors", "bin"):
+        assert "with a new head" in load_starting_weights(here, config, 64, 3, 5)
+        assert here.conv1[0].weight.equal(there.conv1[0].weight)
+        (tmp_path / "mine" / "model.safetensors").unlink(missing_ok=True)
+        assert suffix
+    assert weights_normalization(config) == ([0.25, 0.5, 0.75], [0.5, 0.25, 0.125])
+    torch.save({"w": Runs()}, tmp_path / "mine" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="damaged, or more in it than tensors"):
+        load_starting_weights(here, config, 64, 3, 5)
+    with pytest.raises(UsageError, match=r"there is no config\.json in that folder"):
+        check_arch(compose_config(["model=timm", f"model.arch=local-dir:{tmp_path}"]).model)

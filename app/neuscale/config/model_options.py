@@ -79,14 +79,18 @@ class TimmConfig(ModelConfig):
     """A classification model of timm, as its create_model makes it."""
 
     name: str = option("timm", "the library", choices=("timm",))
-    arch: str = option(MISSING, "a name that timm.list_models() shows, such as vit_tiny_patch16_224")
+    arch: str = option(
+        MISSING,
+        "a name that timm.list_models() shows, such as vit_tiny_patch16_224; local-dir:FOLDER or"
+        " hf-hub:NAME of a model that timm saved",
+    )
     drop_rate: float | None = option(None, "dropout before the head; null: the model's own", ge=0, lt=1)
     drop_path_rate: float | None = option(None, "stochastic depth; null: the model's own", ge=0, lt=1)
     gradient_checkpointing: bool = option(False, "recompute each block in the backward pass to save memory")
 
     @property
     def title(self) -> str:
-        return self.arch
+        return self.arch.rstrip("/").rpartition("/")[2].rpartition(":")[2]
 
 
 @dataclass

@@ -4,6 +4,7 @@ The state dict is timm's: what is trained here loads there as it is, and the oth
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from neuscale.config.model_options import TimmConfig
 from neuscale.errors import UsageError
 from neuscale.models.library import try_one_image, unfit, unknown_arch
+from neuscale.models.weights_file import load_reason, read_weights
+from neuscale.untrusted import read_json
+
+_UNFIT = (ValueError, AssertionError, RuntimeError)
 
 _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 
@@ -19,6 +24,12 @@ _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 def check_arch(arch: str) -> None:
     """Raise UsageError for a name that timm does not have, and where timm is not installed."""
     timm = _timm()
+    if (place := local_folder(arch)) is not None and not (place / "config.json").is_file():
+        raise UsageError(
+            f"model.arch={arch}: there is no config.json in that folder.", "Give one that timm saved."
+        )
+    if _is_elsewhere(arch):
+        return
     name, _, tag = arch.partition(".")
     if not timm.is_model(name):
         raise unknown_arch(arch, "timm", timm.list_models(), "timm.list_models()")
@@ -42,6 +53,16 @@ def create_timm_model(
         _checkpoint_gradients(model, config.arch)
     try_one_image(model, config.arch, image_size, in_channels, num_classes)
     return model
+
+
+def _is_elsewhere(arch: str) -> bool:
+    """True for timm's names of models that are not its own: on the Hugging Face hub, or in a folder."""
+    return arch.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+
+
+def local_folder(arch: str) -> Path | None:
+    """The folder of `local-dir:FOLDER`; None for other names."""
+    return Path(arch.partition(":")[2]).expanduser() if arch.startswith("local-dir:") else None
 
 
 def _timm() -> Any:
@@ -83,9 +104,14 @@ def _create(
                     f"model.{name}: timm's {config.arch} has no such option.", "Remove it."
                 ) from error
             raise unfit(config.arch, error) from error
-        except (ValueError, AssertionError, RuntimeError) as error:
-            if pretrained:
+        except Exception as error:
+            if pretrained or not (_is_elsewhere(config.arch) or isinstance(error, _UNFIT)):
                 raise
+            if not isinstance(error, _UNFIT):  # no network, no such model
+                raise UsageError(
+                    f"model.arch={config.arch}: cannot be had ({load_reason(error)}).",
+                    "Check its name and the network, or use a folder: model.arch=local-dir:FOLDER.",
+                ) from error
             raise unfit(config.arch, f"for {image_size}×{image_size} images: {error}") from error
 
 
@@ -110,6 +136,11 @@ def pretrained_timm_state(
 
     The head is timm's where it has as many classes, else a new one.
     """
+    if (place := local_folder(config.arch)) is not None:
+        # Not by timm, which would run what is in a file of pickles.
+        files = [place / name for name in ("model.safetensors", "pytorch_model.bin")]
+        found = next((file for file in files if file.is_file()), files[0])
+        return read_weights(found), str(found)
     model = _create(config, image_size, in_channels, num_classes, pretrained=True)
     tag = getattr(model, "pretrained_cfg", {}).get("tag")
     return dict(model.state_dict()), f"timm {config.arch.partition('.')[0]}{f'.{tag}' if tag else ''}"
@@ -117,5 +148,10 @@ def pretrained_timm_state(
 
 def pretrained_config(arch: str) -> dict[str, Any]:
     """What timm knows of the weights of `arch`: `mean`, `std`, `input_size`, …; {}: it has none."""
+    if (place := local_folder(arch)) is not None:
+        stored = read_json(place / "config.json")
+        return dict(stored.get("pretrained_cfg") or {})
+    if _is_elsewhere(arch):
+        return dict(_timm().models.load_model_config_from_hf(arch.partition(":")[2])[0])
     found = _timm().get_pretrained_cfg(arch)
     return dict(found.to_dict()) if found is not None else {}
