@@ -244,3 +244,16 @@ def test_each_evaluated_image_counts_once_if_it_is_ours(under_stand_ins: Any, st
     assert module.top1.compute().item() == pytest.approx((rank < 1).float().mean().item())
     assert module.top5.compute().item() == pytest.approx((rank < 5).float().mean().item())
     assert 0 < module.top1.compute() < module.top5.compute() < 1
+
+
+def test_images_are_normalised_as_for_the_starting_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the module and its data alike, and as `neuscale train` does it."""
+    from neuscale.integrations.lightning.recipe import recipe_config
+    from neuscale.training import build
+
+    numbers = ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    monkeypatch.setattr(build, "weights_normalization", lambda _config: numbers)
+    config = recipe_config([*WORDS, "model.weights=some.pth"])
+    assert (config.data.mean, config.data.std) == numbers
+    assert recipe_config(config) == config
+    assert recipe_config([*WORDS]).data.mean == []

@@ -13,6 +13,7 @@ from neuscale.data.sampling import check_shares
 from neuscale.distributed.accelerator import resolve_device, resolve_precision
 from neuscale.errors import UsageError
 from neuscale.training.accumulation import accumulation_steps
+from neuscale.training.build import starting_config
 
 Recipe = Config | Sequence[str] | Mapping[str, Any]
 
@@ -45,10 +46,10 @@ def trainer_options(recipe: Recipe, devices: int = 1) -> dict[str, Any]:
 def recipe_config(recipe: Recipe) -> Config:
     """The typed configuration of a recipe. Raises UsageError."""
     if isinstance(recipe, Config):
-        return recipe
+        return starting_config(recipe)[0]
     if isinstance(recipe, Mapping):
         return config_from_yaml(yaml.safe_dump(dict(recipe)), [], "the checkpoint's configuration")
-    return compose_config([recipe] if isinstance(recipe, str) else list(recipe))
+    return starting_config(compose_config([recipe] if isinstance(recipe, str) else list(recipe)))[0]
 
 
 # train.precision in Lightning's words.
