@@ -78,6 +78,8 @@ def test_it_is_resumed_to_what_it_would_have_become(run: RunFolder, expected: di
 def test_it_is_replayed(run: RunFolder) -> None:
     replayed = replay(run, [], False, Silent())
     assert replayed.verdict is not None
+    # Fields that it did not have stand at what was done without them.
+    assert [str(change) for change in replayed.changed if change.area == "config"] == []
     if same_machine(load_manifest(run.manifest_file)):
         assert replayed.verdict.equal, replayed.verdict.words
     if load_manifest(run.manifest_file)["packages"]["torch"] != TORCH:

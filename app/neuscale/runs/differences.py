@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from neuscale.config import Config
+import yaml
+
+from neuscale.config import Config, config_from_yaml
 from neuscale.data.datasets import Dataset
 from neuscale.errors import UsageError
 from neuscale.runs.folder import RunFolder
@@ -113,11 +115,19 @@ def changing_fields(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     fields = {
         f"{section}.{name}": value
-        for section, values in config.items()
+        for section, values in _completed(config).items()
         if isinstance(values, Mapping)
         for name, value in values.items()
     }
     return {n: v for n, v in fields.items() if n not in FREE and not n.startswith(FREE_SECTIONS)}
+
+
+def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recorded configuration, with fields of later versions at their defaults, which are what was done."""
+    try:
+        return asdict(config_from_yaml(yaml.safe_dump(dict(config)), [], "the manifest"))
+    except (UsageError, yaml.YAMLError):  # of a later version, or changed by hand
+        return config
 
 
 def _packages(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
