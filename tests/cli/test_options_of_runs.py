@@ -248,6 +248,8 @@ def test_a_run_on_several_nodes_has_as_many_processes_on_each(
     ]
     callees.check(BASE["train"], options)
     monkeypatch.setenv("WORLD_SIZE", "4")  # one of the processes that were started
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):  # as a launcher sets them
+        monkeypatch.setenv(name, "1")
     options = [
         Option(["--gpus", "2"], "launch", NOT_CALLED, NOT_CALLED),
         Option(["--gpus", "2"], "train.config.run.device", "cuda", "auto"),

@@ -60,7 +60,7 @@ def test_the_page_says_what_the_evaluation_says(neuscale: Command, done: Path) -
     assert "url(" not in path.read_text()
     assert path.stat().st_size < 2_000_000
     assert len(page.pictures) >= 5, "the images that it is wrong about"
-    assert page.counts["svg"] == 3, "curves and the confusion matrix"
+    assert page.counts["svg"] == 7, "curves and the confusion matrix"
     found = neuscale("eval", "done", "--json").json
     assert f"{found['top1']:.2%} top-1" in page.text
     for name, accuracy in found["per_class"].items():

@@ -158,6 +158,8 @@ def test_a_stopped_run_says_how_to_go_on_with_as_many_processes(
 ) -> None:
     """On each node: the launcher multiplies by itself."""
     monkeypatch.setenv("WORLD_SIZE", str(2 * int(size)))
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):  # as a launcher sets them
+        monkeypatch.setenv(name, "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
     assert trained(3, "SIGTERM", f"run.device={device}") == EXIT_RESUME
     said = capfd.readouterr()

@@ -173,6 +173,8 @@ def test_one_of_several_processes_knows_it(
     monkeypatch: pytest.MonkeyPatch, world: str | None, started: bool
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):  # as a launcher sets them
+        monkeypatch.setenv(name, "1")
     if world is not None:
         monkeypatch.setenv("WORLD_SIZE", world)
     assert started_by_launcher() == started

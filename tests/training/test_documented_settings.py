@@ -13,6 +13,7 @@ from neuscale.runs.differences import check_same_run
 from neuscale.runs.folder import RunFolder, create_run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "training.md"
+pytestmark = pytest.mark.skipif(not DOCUMENT.is_file(), reason="the manual is not here, as in an image")
 VARIANTS = {
     "model": [schemas.SwinConfig, schemas.ViTConfig, schemas.TorchvisionConfig, schemas.TimmConfig],
     "optim": [schemas.AdamWConfig, schemas.SGDConfig, schemas.MuonConfig],

@@ -48,9 +48,9 @@ def watch(patch: pytest.MonkeyPatch) -> Watched:
     real_loss, real_step = trainer.batch_loss, trainer.Trainer.forward_backward
     real_loader, real_evaluate, real_images = trainer.create_loader, trainer.evaluate, Tracker.images
 
-    def loss(logits: Tensor, batch: Any, smoothing: float) -> Tensor:
+    def loss(logits: Tensor, batch: Any, *settings: Any) -> Tensor:
         watched.pending.append((logits.detach().clone(), batch.labels.clone()))
-        return real_loss(logits, batch, smoothing)
+        return real_loss(logits, batch, *settings)
 
     def forward_backward(self: trainer.Trainer, batches: list[Batch], synchronise: bool = True) -> Tensor:
         number = self.step

@@ -86,6 +86,7 @@ def _facts(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> dict[st
         f", {threads} threads each" if threads else ""
     )
     speed = f" at {row.speed:,.0f} img/s" if row.speed else ""
+    built = (ops["build"] or {}).get("version")
     image, diff = manifest["image"] or {}, (manifest["code"] or {}).get("diff")
     return {
         "command": shlex.join(["neuscale", *manifest["command"][1:]]),
@@ -102,7 +103,9 @@ def _facts(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> dict[st
         "packages": f"torch {packages.get('torch')} and {len(packages) - 1} more, Python {manifest['python']}"
         + (f", lock {short(manifest['lock_sha256'])}" if manifest["lock_sha256"] else ""),
         "ops": f"{ops['kind']}"
-        + (f", neuscale_ops {ops['build']['version']}" if ops["build"] and ops["kind"] == "fused" else ""),
+        + (
+            f", neuscale_ops {ops['build'].get('version')}" if ops["build"] and ops["kind"] == "fused" else ""
+        ),
         "image": f"{image.get('name') or 'neuscale ' + str(image.get('version'))}" if image else "",
         "machine": f"{machine['device']}; {share}; {machine['cpu']}, host {machine['host']}",
         "driver": f"{machine['driver']}, CUDA {machine['cuda']}" if machine["driver"] else "",
