@@ -102,10 +102,7 @@ def _facts(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> dict[st
         "code": code_words(manifest["code"]) + (f", in {diff['file']}" if diff else ""),
         "packages": f"torch {packages.get('torch')} and {len(packages) - 1} more, Python {manifest['python']}"
         + (f", lock {short(manifest['lock_sha256'])}" if manifest["lock_sha256"] else ""),
-        "ops": f"{ops['kind']}"
-        + (
-            f", neuscale_ops {ops['build'].get('version')}" if ops["build"] and ops["kind"] == "fused" else ""
-        ),
+        "ops": f"{ops['kind']}" + (f", neuscale_ops {built}" if built and ops["kind"] == "fused" else ""),
         "image": f"{image.get('name') or 'neuscale ' + str(image.get('version'))}" if image else "",
         "machine": f"{machine['device']}; {share}; {machine['cpu']}, host {machine['host']}",
         "driver": f"{machine['driver']}, CUDA {machine['cuda']}" if machine["driver"] else "",
