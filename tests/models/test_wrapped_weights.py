@@ -172,6 +172,7 @@ def test_positions_that_are_no_square_are_refused_as_another_model() -> None:
 
 def test_a_model_that_timm_saved_in_a_folder(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
+    pytest.importorskip("huggingface_hub")
     from timm.models import save_for_hf
 
     there = timm.create_model("resnet10t", num_classes=7)

@@ -59,6 +59,11 @@ def test_the_best_epoch_is_kept_and_told_beside_the_last(
     assert (result["steps"], result["epochs"]) == (25, 5)
 
 
+def test_one_that_is_the_best_no_longer_goes(tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_numbers(monkeypatch, [{"top1": 0.25 * i} for i in range(1, 4)])
+    assert kept(train(tiny("train.epochs=3", "checkpoint.keep_last=1", "run.name=rising"))) == [15]
+
+
 def test_after_a_resume_the_best_is_still_the_one_before(
     tiny: ConfigBuilder, evaluations: list[Evaluation]
 ) -> None:

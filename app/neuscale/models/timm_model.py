@@ -107,7 +107,8 @@ def _create(
         except Exception as error:
             if pretrained or not (_is_elsewhere(config.arch) or isinstance(error, _UNFIT)):
                 raise
-            if not isinstance(error, _UNFIT):  # no network, no such model
+            is_of_hub = _is_elsewhere(config.arch) and local_folder(config.arch) is None
+            if is_of_hub or not isinstance(error, _UNFIT):  # no network, no such model, no package for it
                 raise UsageError(
                     f"model.arch={config.arch}: cannot be had ({load_reason(error)}).",
                     "Check its name and the network, or use a folder: model.arch=local-dir:FOLDER.",

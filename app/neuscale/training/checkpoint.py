@@ -197,6 +197,7 @@ class CheckpointFolder:
             write_atomically(path / META, json.dumps(meta, indent=2))
             if is_best:
                 write_atomically(self.folder / BEST, json.dumps({"checkpoint": path.name, **metrics}))
+                self._prune()  # the one that was the best is kept for nothing now
         except OSError as error:
             raise disk_error(error, self.folder) from error
 
