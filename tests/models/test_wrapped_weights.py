@@ -172,8 +172,11 @@ def test_positions_that_are_no_square_are_refused_as_another_model() -> None:
 
 def test_a_model_that_timm_saved_in_a_folder(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
-    pytest.importorskip("huggingface_hub")
     from timm.models import save_for_hf
+    from timm.models._hub import has_hf_hub
+
+    if not has_hf_hub():
+        pytest.skip("timm saves folders with huggingface_hub, which is not here or too old")
 
     there = timm.create_model("resnet10t", num_classes=7)
     there.pretrained_cfg |= {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125]}
