@@ -197,3 +197,12 @@ def test_a_model_that_timm_saved_in_a_folder(tmp_path: Path) -> None:
         load_starting_weights(here, config, 64, 3, 5)
     with pytest.raises(UsageError, match=r"there is no config\.json in that folder"):
         check_arch(compose_config(["model=timm", f"model.arch=local-dir:{tmp_path}"]).model)
+
+
+def test_a_model_whose_own_names_begin_like_a_wrappers_keeps_them() -> None:
+    model = nn.Sequential()
+    model.add_module("model", nn.Linear(2, 2))
+    there = {"model.weight": torch.ones(2, 2), "model.bias": torch.ones(2)}
+    assert load_weights(model, there, "there") == []
+    assert load_weights(model, prefixed(there, "module."), "there") == []
+    assert model.get_submodule("model").weight.equal(torch.ones(2, 2))  # type: ignore[arg-type]

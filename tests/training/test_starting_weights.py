@@ -104,3 +104,12 @@ def test_a_librarys_own_weights_say_how() -> None:
     pytest.importorskip("timm")
     model = compose_config(["model=timm", "model.arch=vit_tiny_patch16_224.augreg_in21k_ft_in1k"]).model
     assert module.weights_normalization(replace(model, weights="imagenet")) == ([0.5] * 3, [0.5] * 3)
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-this-name/w.pth", "x" * 300, "a/../b", "w\0.pth"])
+def test_a_path_that_is_none_is_named(tiny: ConfigBuilder, text: str) -> None:
+    config = tiny()
+    config.model.weights = text
+    assert starting_config(config)[0].model.weights == text
+    with pytest.raises(CheckpointError):
+        train(config)

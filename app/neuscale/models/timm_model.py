@@ -148,7 +148,7 @@ def pretrained_timm_state(
 
 
 def pretrained_config(arch: str) -> dict[str, Any]:
-    """What timm knows of the weights of `arch`: `mean`, `std`, `input_size`, …; {}: it has none."""
+    """timm's record of the weights of `arch`: `mean`, `std`, `input_size`, …; {}: it has none."""
     if (place := local_folder(arch)) is not None:
         stored = read_json(place / "config.json")
         return dict(stored.get("pretrained_cfg") or {})

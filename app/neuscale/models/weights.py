@@ -25,6 +25,13 @@ _TORCHVISION_SWIN = {
 }
 
 
+def weights_path(text: str) -> Path:
+    """The path that `model.weights` gives; "~name" stays where nobody has that name, and is no file."""
+    with suppress(RuntimeError):
+        return Path(text).expanduser()
+    return Path(text)
+
+
 def load_starting_weights(
     model: nn.Module, config: ModelConfig, image_size: int, in_channels: int, num_classes: int
 ) -> str:
@@ -39,9 +46,7 @@ def load_starting_weights(
     elif config.weights == "imagenet":
         state, where = _torchvision_weights(config)
     else:
-        path = Path(config.weights)
-        with suppress(RuntimeError):  # "~name" where nobody has that name stays, and is no file
-            path = path.expanduser()
+        path = weights_path(config.weights)
         state, where = read_weights(path), str(path)
         check_heads(path, config)
     if isinstance(config, TorchvisionConfig):
@@ -113,7 +118,7 @@ def weights_normalization(config: ModelConfig) -> tuple[list[float], list[float]
     if config.weights == "imagenet":
         preset = _torchvision_entry(config).transforms()
         return list(preset.mean), list(preset.std)
-    recorded = _stored_record(Path(config.weights).expanduser())
+    recorded = _stored_record(weights_path(config.weights))
     mean, std = (recorded.get(name) for name in ("mean", "std"))
     if (
         isinstance(mean, list)
@@ -231,7 +236,7 @@ def _model_section(path: Path) -> dict[str, Any]:
 
 
 def _stored_record(path: Path) -> dict[str, Any]:
-    """What the run or exported model that weights lie in records of its data; {}: there is none."""
+    """The record of the data in the run or exported model that weights lie in; {}: there is none."""
     try:
         for folder in _folders_above(path):
             if (folder / "manifest.json").is_file():

@@ -28,7 +28,7 @@ _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 
 # Of DistributedDataParallel, torch.compile, torch's AveragedModel and Lightning.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "encoder_q.")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
 def read_weights(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
@@ -81,8 +81,11 @@ def fitting_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dic
             bare = {
                 name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)
             }
-            # A wrapper's own entries, as the count of an average, have no prefix.
-            if bare and (sum(name in own for name in bare) > known or len(bare) == len(found)):
+            # A wrapper's own entries, as the count of an average, have no prefix; nor is it one of a model
+            # whose own names begin so.
+            if bare and (
+                sum(name in own for name in bare) > known or (not known and len(bare) == len(found))
+            ):
                 found = bare
                 break
         else:

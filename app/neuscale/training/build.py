@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,11 +13,12 @@ from neuscale.errors import UsageError
 from neuscale.hardware import check_compiler
 from neuscale.models.fused import OpsChoice, fuse
 from neuscale.models.registry import create_model
-from neuscale.models.weights import load_starting_weights, weights_normalization
+from neuscale.models.weights import load_starting_weights, weights_normalization, weights_path
 from neuscale.progress import Progress
 from neuscale.runs.folder import best_checkpoint, checkpoint_paths, find_run
 from neuscale.training.flops import training_flops
 from neuscale.training.param_groups import freeze
+from neuscale.untrusted import is_plain_name
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def starting_config(config: Config) -> tuple[Config, str | None]:
     model, weights = config.model, config.model.weights
     if weights is None:
         return config, None
-    if weights != "imagenet" and not Path(weights).expanduser().exists():
+    if weights != "imagenet" and is_plain_name(weights) and not weights_path(weights).exists():
         with suppress(UsageError):  # where it is no run, the weights' own error says what is wanted
             run = find_run(weights)
             paths = checkpoint_paths(run.checkpoints)

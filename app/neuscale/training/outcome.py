@@ -61,7 +61,7 @@ class BestSoFar:
 
     @property
     def words(self) -> str:
-        """What has not improved, and for how long."""
+        """Words for a metric that has not improved, and for how long."""
         least = f" by {self.min_delta:g}" if self.min_delta else ""
         return f"{self.metric} has not improved{least} for {self.stale} evaluations"
 

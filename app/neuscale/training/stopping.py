@@ -92,7 +92,7 @@ class StopRequest:
 
     @property
     def words(self) -> str:
-        """What asked for the stop."""
+        """The signal or limit that asked for the stop."""
         return self.signal or "a signal to another process"
 
     def watched(self, batches: Iterable[T], common: int) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training, and going on from it."""
+"""The state of a training in a checkpoint, and going on from it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,7 @@ def load_state_dict(trainer: "Trainer", state: dict[str, Any], step: int, source
 
 
 def loop_state(trainer: "Trainer") -> dict[str, Any]:
-    """What an evaluation changes."""
+    """The part of the state that an evaluation changes."""
     return {"best": trainer.best.state_dict(), "evaluation_due": trainer.evaluation_due}
 
 
