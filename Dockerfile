@@ -64,14 +64,17 @@ RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
 RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     --mount=type=bind,from=app,source=/wheels,target=/wheels \
     --mount=type=bind,source=scripts/image/install.sh,target=/src/install.sh \
-    --mount=type=bind,source=scripts/image/data.sh,target=/src/data.sh \
-    bash /src/install.sh /wheels/*.whl && bash /src/data.sh
+    bash /src/install.sh /wheels/*.whl
+
+# After what compiles Python files: it is the date of the data's record, and would change how they are compiled.
+ARG SOURCE_DATE_EPOCH
+RUN --mount=type=bind,source=scripts/image/data.sh,target=/src/data.sh \
+    bash /src/data.sh
 
 # make passes all of these; VERSION and LOCK_SHA256 are compared with what is there.
 ARG VERSION=unknown
 ARG REVISION
 ARG LOCK_SHA256
-ARG SOURCE_DATE_EPOCH
 RUN --mount=type=bind,source=scripts/image,target=/src/image \
     --mount=type=bind,source=requirements.lock,target=/src/requirements.lock \
     bash /src/image/finish.sh /src/requirements.lock

@@ -175,6 +175,17 @@ def test_packed_and_listed_sets_are_found_by_name_and_packed_ones_first(
     assert not is_prepared("d-nothing", tmp_path)
 
 
+def test_the_record_is_the_same_twice_with_a_date_given(
+    build_image_tree: TreeBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = build_image_tree(tmp_path / "pets", held_out="test", size=(9, 7))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    first, again = (prepare("image_folder", root=tmp_path / name, source=tree) for name in "ab")
+    record = (first.folder / "meta.json").read_text()
+    assert record == (again.folder / "meta.json").read_text()
+    assert json.loads(record)["source"]["prepared"] == "2023-11-14T22:13:20+00:00"
+
+
 @pytest.mark.parametrize("container", ["folder", "zip"])
 def test_the_record_says_where_the_images_are_from(
     container: str, build_image_tree: TreeBuilder, build_archive: ArchiveBuilder, tmp_path: Path

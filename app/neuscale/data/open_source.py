@@ -1,8 +1,10 @@
 """From a catalogue entry, or the user's own files, to an opened source and the record of where it is from."""
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,14 @@ def _given_fashion_mnist(
     return opened, _provenance(entry, "folder", folder.absolute().name, opened, SourceOptions(), True, record)
 
 
+def _date() -> str:
+    """The time, or `SOURCE_DATE_EPOCH` (reproducible-builds.org), by which two images hold the same bytes."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if re.fullmatch(r"[0-9]{1,11}", epoch):
+        return datetime.fromtimestamp(int(epoch), UTC).isoformat(timespec="seconds")
+    return now()
+
+
 def _provenance(
     entry: CatalogEntry,
     kind: str,
@@ -145,7 +155,7 @@ def _provenance(
         "held_out": opened.held_out,
         "size": options.size,
         "official": official,
-        "prepared": now(),
+        "prepared": _date(),
         **options.record(),
         **({"labels_sha256": table_checksum(options.labels)} if options.labels is not None else {}),
         **record,
