@@ -11,6 +11,7 @@ from neuscale.data.datasets import Dataset
 from neuscale.data.duplicates import Prints, equal_images, prints_of, similar_images
 from neuscale.data.formats.image_list import ListedDataset
 from neuscale.data.formats.meta import CHECK_FILE, file_sizes
+from neuscale.errors import UsageError
 from neuscale.evaluation.mislabelled import suspects
 from neuscale.fs import write_atomically
 from neuscale.inference.evaluate_run import evaluation_loader
@@ -109,8 +110,14 @@ def check_data(data: Dataset, run: RunFolder | None, progress: Progress) -> Data
     """Look at every image of `data` and, with the best weights of `run`, at its labels.
 
     The labels of images that the run was trained on fit it too well, the longer it was trained: there it
-    finds fewer. Raises DataError for an image that cannot be read, UsageError for a run of other classes.
+    finds fewer. Raises DataError for an image that cannot be read, UsageError for a run of other classes
+    and for a search for wrong labels where an image may have several.
     """
+    if run is not None and data.meta.label_sets is not None:
+        raise UsageError(
+            f"{data.meta.name}: an image may have several labels, and `run` looks for wrong single ones.",
+            "Check the data without it.",
+        )
     prints = prints_of(data, progress)
     images = _images(data, prints)
     dark = (prints.mean < DARKEST) & (prints.deviation < 2 * DARKEST)
@@ -160,7 +167,7 @@ def _images(data: Dataset, prints: Prints) -> list[CheckedImage]:
     splits = data.meta.splits
     names: Mapping[str, list[str]] = {split: image_names(data, split) for split in splits}
     return [
-        CheckedImage(splits[split], int(sample), names[splits[split]][sample], data.meta.classes[label])
+        CheckedImage(splits[split], int(sample), names[splits[split]][sample], data.meta.label_name(label))
         for split, sample, label in zip(prints.splits, prints.samples, prints.labels, strict=True)
     ]
 

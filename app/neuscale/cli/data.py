@@ -15,7 +15,10 @@ from neuscale.cli.source_options import (
     Folds,
     ImageColumn,
     LabelColumn,
+    LabelColumns,
     Labels,
+    LabelSeparator,
+    MultiLabel,
     Nested,
     Size,
     SplitColumn,
@@ -118,6 +121,9 @@ def prepare_command(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
+    multi_label: MultiLabel = None,
+    label_separator: LabelSeparator = None,
+    label_columns: LabelColumns = None,
     encoding: Encoding = None,
     value_range: ValueRange = None,
     as_json: AsJson = False,
@@ -149,6 +155,9 @@ def prepare_command(
         image_column,
         label_column,
         split_column,
+        multi_label,
+        label_separator,
+        label_columns,
     )
     if layout == "folder":
         if size is not None or skip_bad or value_range is not None:

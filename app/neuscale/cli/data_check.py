@@ -13,7 +13,10 @@ from neuscale.cli.source_options import (
     Encoding,
     ImageColumn,
     LabelColumn,
+    LabelColumns,
     Labels,
+    LabelSeparator,
+    MultiLabel,
     Nested,
     SplitColumn,
     ValShare,
@@ -48,6 +51,9 @@ def check_command(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
+    multi_label: MultiLabel = None,
+    label_separator: LabelSeparator = None,
+    label_columns: LabelColumns = None,
     encoding: Encoding = None,
     value_range: ValueRange = None,
     as_json: AsJson = False,
@@ -76,6 +82,9 @@ def check_command(
         image_column=image_column,
         label_column=label_column,
         split_column=split_column,
+        multi_label=multi_label,
+        label_separator=label_separator,
+        label_columns=label_columns,
     )
     progress = create_progress()
     model = find_run(run) if run is not None else None

@@ -57,6 +57,24 @@ SplitColumn = Annotated[
     str | None, typer.Option("--split-column", help="Likewise: train, val or test of each image.")
 ]
 
+MultiLabel = Annotated[
+    bool | None,
+    typer.Option(
+        "--multi-label",
+        help="An image may have several labels: in a list, in several rows, or as ones in an array.",
+    ),
+]
+
+LabelSeparator = Annotated[
+    str | None,
+    typer.Option("--label-separator", help="Several labels, divided by this in their column: '|'."),
+]
+
+LabelColumns = Annotated[
+    str | None,
+    typer.Option("--label-columns", help="Several labels, a column of 0 and 1 for each: cat,dog,bird."),
+]
+
 Encoding = Annotated[
     str | None,
     typer.Option("--encoding", help="Of an archive's names, where it does not say: cp932, gbk."),

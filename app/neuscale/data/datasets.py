@@ -61,11 +61,12 @@ def sample_grid(data: Dataset, split: str = "train", columns: int = 10, rows: in
     enlarged by a whole factor, large ones are scaled down.
     """
     meta, labels = data.meta, data.labels(split)
+    table = meta.label_table()
     chosen = np.unique(np.linspace(0, meta.num_classes - 1, min(rows, meta.num_classes)).astype(int))
     shown = [
         (
             meta.classes[label],
-            [data.image(split, int(index)) for index in np.flatnonzero(labels == label)[:columns]],
+            [data.image(split, int(index)) for index in np.flatnonzero(table[labels, label])[:columns]],
         )
         for label in chosen
     ]

@@ -203,6 +203,9 @@ def report_warnings(opened: Source, progress: Progress) -> None:
         observed = opened.decoding.observed
         for warning in (*opened.warnings, *(observed.warnings(opened.decoding) if observed else ())):
             progress.warning(warning)
+        if opened.label_sets is not None:
+            sets = len(opened.label_sets)
+            progress.message(f"an image may have several labels; {sets:,} sets of them occur")
     if len(opened.classes) == 1:
         progress.warning(f"there is one class, '{opened.classes[0]}': a classifier needs two")
 

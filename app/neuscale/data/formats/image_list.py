@@ -120,7 +120,7 @@ class ListedDataset:
 
     def class_counts(self, split: str) -> list[int]:
         """Number of images of a split in each class, in the order of the classes."""
-        return np.bincount(self.labels(split), minlength=self.meta.num_classes).tolist()
+        return self.meta.class_counts(self.labels(split))
 
     def image(self, split: str, sample: int) -> NDArray[np.uint8]:
         """One image of a split, decoded at the data set's size: uint8 [C, H, W]."""
@@ -188,7 +188,7 @@ def _read_list(folder: Path, meta: PackedMeta, split: str) -> list[ListedFile]:
         if hashlib.sha256(data).hexdigest() != meta.checksums[path.name]:
             raise ValueError("it was changed after it was written")
         files = [ListedFile.loads(line) for line in data.decode().split("\n") if line]
-        if len(files) != meta.counts[split] or not all(0 <= file.label < meta.num_classes for file in files):
+        if len(files) != meta.counts[split] or not all(0 <= file.label < meta.num_labels for file in files):
             raise ValueError("it is not of this data set's images and classes")
         return files
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -48,7 +48,8 @@ class PackedMeta:
     `counts` maps split to number of images, `checksums` file name to sha256.
     `source` says where the images came from: `catalog` (the entry), `kind`, `held_out`
     (what the source calls its val split), `official` (the checksum is the published one)
-    and `files` (name, bytes, sha256, md5 of each).
+    and `files` (name, bytes, sha256, md5 of each). `label_sets`: where an image may have several classes,
+    or none, the sets of them (each sorted) that its label numbers; None: its label is its class.
     """
 
     name: str
@@ -64,11 +65,40 @@ class PackedMeta:
     source: dict[str, Any]
     licence: str
     format_version: int = FORMAT_VERSION
+    label_sets: list[list[int]] | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    @property
+    def num_labels(self) -> int:
+        """One more than the largest label of an image: the classes, or the sets of them."""
+        return self.num_classes if self.label_sets is None else len(self.label_sets)
+
+    def label_name(self, label: int) -> str:
+        """The class of a label, or all classes of its set."""
+        if self.label_sets is None:
+            return self.classes[label]
+        return " + ".join(self.classes[one] for one in self.label_sets[label]) or "(none)"
+
+    def label_table(self) -> NDArray[np.bool_]:
+        """The classes that each label stands for: bool [labels, classes]."""
+        table = np.zeros((self.num_labels, self.num_classes), dtype=np.bool_)
+        for label, found in enumerate(self.label_sets or [[each] for each in range(self.num_classes)]):
+            table[label, found] = True
+        return table
+
+    def class_counts(self, labels: NDArray[np.int64]) -> list[int]:
+        """How many of `labels` [N] are of each class; one of several classes counts in each."""
+        counts = np.bincount(labels, minlength=self.num_labels)
+        if self.label_sets is None:
+            return counts.tolist()
+        found = np.zeros(self.num_classes, dtype=np.int64)
+        for count, label_set in zip(counts, self.label_sets, strict=True):
+            found[label_set] += count
+        return found.tolist()
 
     @property
     def splits(self) -> list[str]:
@@ -81,6 +111,8 @@ class PackedMeta:
         shape = [self.channels, self.height, self.width]
         content = {"mean": self.mean, "std": self.std, "shape": shape, "counts": self.counts}
         content |= {"size": self.source.get("size"), "checksums": self.checksums, "classes": self.classes}
+        if self.label_sets is not None:
+            content["label_sets"] = self.label_sets
         return _checksum({"version": 2, **content})
 
     @property
@@ -99,6 +131,8 @@ class PackedMeta:
     def dumps(self) -> str:
         """The text of `meta.json`; its last field is a checksum over all others."""
         fields = {**asdict(self), "fingerprint": self.fingerprint}
+        if self.label_sets is None:
+            del fields["label_sets"]
         return json.dumps({**fields, "meta_checksum": _checksum(fields)}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -120,6 +154,11 @@ class PackedMeta:
         numbers = meta.mean + meta.std
         if not len(meta.mean) == len(meta.std) == meta.channels or not all(map(isfinite, numbers)):
             raise ValueError("mean and std: there must be a number for each channel")
+        if not all(
+            labels == sorted(set(labels)) and all(0 <= label < meta.num_classes for label in labels)
+            for labels in meta.label_sets or ()
+        ):
+            raise ValueError("label_sets: one is not of these classes, sorted")
         Decoding.recorded(meta.source, None)
         if not meta.is_recorded_as(fingerprint):
             raise ValueError("its fingerprint is of other data")

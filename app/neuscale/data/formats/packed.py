@@ -3,7 +3,7 @@
 <root>/packed/<name>/
     meta.json          classes, statistics, checksums, where it came from
     train_images.npy   uint8 [N, C, H, W]
-    train_labels.npy   int64 [N]
+    train_labels.npy   int64 [N], numbers of classes, or of the record's sets of them
     val_images.npy     the held-out split, whatever its source calls it
     val_labels.npy
     test_images.npy    where the source has one beside it: nothing but `eval --split test` reads it
@@ -104,7 +104,7 @@ class PackedDataset:
         """The labels of a split: int64 [N], in memory; DataError where one is out of range."""
         labels: NDArray[np.int64] = np.array(self._arrays[labels_file(self._known(split))])
         # An index out of range would only show as a device-side assertion in the loss.
-        if labels.size and not 0 <= labels.min() <= labels.max() < self.meta.num_classes:
+        if labels.size and not 0 <= labels.min() <= labels.max() < self.meta.num_labels:
             raise _damaged(self.folder / labels_file(split), "a label is out of range")
         return labels
 
@@ -124,7 +124,7 @@ class PackedDataset:
 
     def class_counts(self, split: str) -> list[int]:
         """Number of images of a split in each class, in the order of the classes."""
-        return np.bincount(self.labels(split), minlength=self.meta.num_classes).tolist()
+        return self.meta.class_counts(self.labels(split))
 
     def verify(self, progress: Progress = _SILENT) -> list[str]:
         """Read everything again and return the names of the files that are damaged."""

@@ -13,7 +13,7 @@ import numpy as np
 from neuscale.data.catalog import CatalogEntry, catalog_entry
 from neuscale.data.formats.image_list import ListedDataset, ListedFile, files_file, listed_path
 from neuscale.data.formats.meta import META_FILE, SIZES_FILE, PackedMeta
-from neuscale.data.formats.write_packed import ChannelStatistics
+from neuscale.data.formats.write_packed import ChannelStatistics, label_sets_of
 from neuscale.data.open_source import (
     check_arguments,
     open_source,
@@ -141,6 +141,7 @@ def _write(
             checksums=checksums,
             source=provenance,
             licence=entry.licence,
+            label_sets=label_sets_of(source),
         )
         np.savez_compressed(partial / SIZES_FILE, **sizes)  # type: ignore[arg-type]
         (partial / META_FILE).write_text(meta.dumps(), encoding="utf-8")

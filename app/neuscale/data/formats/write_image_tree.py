@@ -19,7 +19,7 @@ from neuscale.data.sources.image_files import ImageFilesSource
 from neuscale.data.sources.listing import LISTING_FILE
 from neuscale.data.sources.options import USUAL, SourceOptions
 from neuscale.data.sources.source import Source
-from neuscale.errors import DataError, read_error
+from neuscale.errors import DataError, UsageError, read_error
 from neuscale.fs import folder_lock, replacing_folder
 from neuscale.hardware import available_cores
 from neuscale.paths import data_root
@@ -63,6 +63,10 @@ def write_image_tree(
         if not force and _is_ready(folder, request, progress):
             return folder
         opened, provenance = open_source(entry, source, options, root, progress)
+        if isinstance(opened, ImageFilesSource) and opened.label_sets is not None:
+            raise UsageError(
+                "an image of several labels has no one folder.", "Prepare it packed, or with `layout` files."
+            )
         with replacing_folder(folder) as partial:
             for split in opened.counts:
                 _write_split(opened, split, partial, progress)

@@ -61,6 +61,7 @@ def write_packed(
             checksums=_checksums(partial, array_files(source.counts), progress),
             source=provenance,
             licence=licence,
+            label_sets=label_sets_of(source),
         )
         (partial / META_FILE).write_text(meta.dumps(), encoding="utf-8")
         if isinstance(source, ImageFilesSource):
@@ -69,6 +70,13 @@ def write_packed(
         if isinstance(source, ImageFilesSource) and source.listing is not None:
             (partial / LISTING_FILE).write_bytes(source.listing.finished())
     return PackedDataset.open(folder)
+
+
+def label_sets_of(source: Source) -> list[list[int]] | None:
+    """The sets of labels that a source's labels number; None where each image has one class."""
+    if not isinstance(source, ImageFilesSource) or source.label_sets is None:
+        return None
+    return [list(labels) for labels in source.label_sets]
 
 
 def _names(source: ImageFilesSource) -> bytes:

@@ -64,6 +64,11 @@ def create_loader(
     else:
         kind = ResidentLoader if choice.kind == "resident" else StreamLoader
         loader = kind(data, split, config.image_size, device, rank)
+    if config.sampler == "balanced" and data.meta.label_sets is not None:
+        raise UsageError(
+            f"data.sampler=balanced: an image of {data.meta.name} may be of several classes.",
+            "Use train.class_weights=balanced, or data.sampler=uniform.",
+        )
     loader.sampler = config.sampler
     return loader
 

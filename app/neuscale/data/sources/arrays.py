@@ -73,7 +73,8 @@ def name_of(key: str, place: int) -> str:
 def open_arrays(path: Path, options: SourceOptions) -> ImageFilesSource:
     """The images of a `.npz` file: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], or uint16 [N, H, W].
 
-    Labels are numbers or texts [N] or [N, 1], or one-hot [N, classes]. An array's name says its split and
+    Labels are numbers or texts [N] or [N, 1], or one-hot [N, classes]; with `multi_label` any zeros and
+    ones [N, classes]. An array's name says its split and
     what it is: x_train, train_images; two arrays without such names are told apart by their shapes.
     Raises DataError for arrays of another kind, or that do not fit each other, and as `labelled_source`.
     """
@@ -84,7 +85,9 @@ def open_arrays(path: Path, options: SourceOptions) -> ImageFilesSource:
     found = []
     for split, (images, labels) in pairs.items():
         _check_images(path, images)
-        values = _labels(path, labels)
+        values: Sequence[str | tuple[str, ...]] = (
+            _label_sets(path, labels) if options.multi_label else _labels(path, labels)
+        )
         if len(values) != images.shape[0]:
             raise DataError(
                 f"{path}: {images.key} has {images.shape[0]:,} images, {labels.key} {len(values):,} labels.",
@@ -158,7 +161,7 @@ def _labels(path: Path, array: StoredArray) -> list[str]:
         if not (((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all()):
             raise DataError(
                 f"{path}: {array.key}: of shape {list(array.shape)}, and not one 1 in each row.",
-                "Give one class an image.",
+                "Give one class an image, or set `multi_label`.",
             )
         values = values.argmax(axis=1)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -178,6 +181,19 @@ def _labels(path: Path, array: StoredArray) -> list[str]:
     return [str(int(value)) for value in values.tolist()]
 
 
+def _label_sets(path: Path, array: StoredArray) -> list[tuple[str, ...]]:
+    """The labels of each image, from zeros and ones [N, classes]."""
+    if int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize > MAX_LABEL_BYTES:
+        raise DataError(f"{path}: {array.key}: too large for labels.", _NAMING)
+    values = read_array(path, array)
+    if values.ndim != 2 or values.dtype.kind not in "biuf" or not ((values == 0) | (values == 1)).all():
+        raise DataError(
+            f"{path}: {array.key}: {values.dtype} of shape {list(array.shape)} are not zeros and ones.",
+            "Give [images, classes], or remove `multi_label`.",
+        )
+    return [tuple(str(label) for label in np.flatnonzero(row).tolist()) for row in values]
+
+
 def _class_names(path: Path, stored: dict[str, StoredArray]) -> list[str] | None:
     found = [array for key, array in stored.items() if key.lower() in NAMES]
     if len(found) != 1 or found[0].dtype.kind != "U" or len(found[0].shape) != 1:
@@ -188,14 +204,20 @@ def _class_names(path: Path, stored: dict[str, StoredArray]) -> list[str] | None
     return names
 
 
-def _named(path: Path, key: str, values: list[str], names: Sequence[str]) -> list[str]:
+def _named(
+    path: Path, key: str, values: Sequence[str | tuple[str, ...]], names: Sequence[str]
+) -> list[str | tuple[str, ...]]:
     """The names of classes that are given as numbers."""
-    if all(value in names for value in values):
-        return values
-    numbers = [int(value) if value.isdecimal() else len(names) for value in values]
-    if numbers and max(numbers) >= len(names):
+    given = {label for value in values for label in (value if isinstance(value, tuple) else (value,))}
+    if given <= set(names):
+        return list(values)
+    numbers = {label: int(label) if label.isdecimal() else len(names) for label in given}
+    if max(numbers.values()) >= len(names):
         raise DataError(f"{path}: {key}: it has classes beyond the {len(names)} names.", "Correct the names.")
-    return [names[number] for number in numbers]
+    return [
+        tuple(names[numbers[label]] for label in value) if isinstance(value, tuple) else names[numbers[value]]
+        for value in values
+    ]
 
 
 def _image_bytes(array: StoredArray) -> int:

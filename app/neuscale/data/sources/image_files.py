@@ -28,6 +28,7 @@ class ImageFilesSource:
 
     `folder_names`: the classes' folders where those are not named after the classes. `warnings`:
     sentences on how the files were taken; what decoding notices is added once they are decoded.
+    `label_sets`: where images may have several labels, the sets of classes that a sample's label numbers.
 
     Every image has the size of the first one, or that of `decoding`; DataError where the sizes differ
     and it has none.
@@ -42,10 +43,12 @@ class ImageFilesSource:
         decoding: Decoding,
         folder_names: Sequence[str] | None = None,
         warnings: Sequence[str] = (),
+        label_sets: Sequence[tuple[int, ...]] | None = None,
     ) -> None:
         self.classes = classes
         self.folder_names = folder_names if folder_names is not None else classes
         self.path = tree.path
+        self.label_sets = label_sets
         self.warnings = [*warnings]
         self.held_out = held_out
         self.counts = {split: len(listed) for split, listed in samples.items()}
@@ -83,7 +86,8 @@ class ImageFilesSource:
                     reasons.append(reason)
             self._samples[split] = [sample for sample in samples if sample.name not in bad]
             self.counts[split] = len(self._samples[split])
-        left = {sample.label for sample in self._samples["train"]}
+        sets = self.label_sets or [(label,) for label in range(len(self.classes))]
+        left = {label for sample in self._samples["train"] for label in sets[sample.label]}
         for label, name in enumerate(self.classes):
             if label not in left:
                 raise DataError(

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from neuscale.data.sources.image_files import ImageFilesSource
 from neuscale.data.sources.labelled import Labelled, labelled_source
 from neuscale.data.sources.options import SourceOptions
 from neuscale.data.sources.parquet_rows import is_parquet, read_rows
+from neuscale.data.sources.record_labels import column_names, label_of
 from neuscale.data.sources.split_names import split_of
 from neuscale.data.sources.table_records import columns_of, delimited, json_lines
 from neuscale.errors import DataError, UsageError, is_refused, read_error
@@ -47,7 +47,7 @@ class _Row:
     table: _Table
     number: int
     image: str
-    label: str
+    label: str | tuple[str, ...]
     split: str | None
 
     @property
@@ -63,7 +63,7 @@ def open_label_table(tree: FileTree, options: SourceOptions) -> ImageFilesSource
     is a path from the table's folder, from the top of the tree or from a folder that holds all images; a
     suffix may be missing. Classes are sorted by name, by number where all are numbers. Raises UsageError
     for a table or a column that is not there, and DataError, naming the line, for an image that is missing
-    or has two classes, and where nothing is held out.
+    or has two classes where none may, and where nothing is held out.
     """
     path = tree.path
     tables = _tables(tree, path, options)
@@ -71,14 +71,15 @@ def open_label_table(tree: FileTree, options: SourceOptions) -> ImageFilesSource
     rows = [row for table in tables for row in _rows(table, options)]
     if not rows:
         raise DataError(f"{where}: it names no images.", "Give a table with a line for each image.")
-    files = _files(tree, path, rows)
+    images = _images(rows, _files(tree, path, rows), bool(options.multi_label))
     return labelled_source(
         tree,
-        [Labelled(file, row.label, row.split) for row, file in zip(rows, files, strict=True)],
+        images,
         options,
         where,
+        classes=column_names(options),
         how_to_split="`split_column` names a column of train, val and test",
-        warnings=[*tree.warnings, *_unnamed(tree, files)],
+        warnings=[*tree.warnings, *_unnamed(tree, len(images))],
     )
 
 
@@ -126,22 +127,21 @@ def _content(table: Path) -> bytes:
 
 def _rows(table: _Table, options: SourceOptions) -> Iterator[_Row]:
     """The lines of a table, each checked."""
-    columns: tuple[str, str, str | None] | None = None
+    columns: tuple[str, tuple[str, ...], str | None] | None = None
     for number, record in _records(table):
         if columns is None:
             columns = columns_of(table.name, list(record), options)
-        image, label, split = (record.get(column) if column else None for column in columns)
+        image, labels = record.get(columns[0]), [record.get(column) for column in columns[1]]
+        split = record.get(columns[2]) if columns[2] else None
         where = f"{table.name}, line {number}"
-        if image in (None, "") or label in (None, ""):
+        if image in (None, "") or (not options.several_labels and labels[0] in (None, "")):
             raise DataError(f"{where}: it lacks the image or its class.", "Complete or remove the line.")
-        if not isinstance(label, str | int) or not isinstance(image, str | int):
-            raise DataError(
-                f"{where}: the image or class is no text and no number.", "Give one class an image."
-            )
+        if not isinstance(image, str | int):
+            raise DataError(f"{where}: the image is no text and no number.", "Give the name of its file.")
         held = split_of(str(split)) if columns[2] else table.split
         if columns[2] and held is None:
             raise DataError(f"{where}: '{split}' is no split.", "Use train, val and test.")
-        yield _Row(table, number, str(image), unicodedata.normalize("NFC", str(label)).strip(), held)
+        yield _Row(table, number, str(image), label_of(where, record, columns[1], options), held)
 
 
 def _records(table: _Table) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -160,7 +160,7 @@ def _records(table: _Table) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _files(tree: FileTree, path: Path, rows: Sequence[_Row]) -> list[str]:
-    """The file of each row. DataError for one that is not there, or that two rows name."""
+    """The file of each row. DataError for one that is not there."""
     tops, stems = _tops(tree), _stems(tree)
     found, missing = [], []
     for row in rows:
@@ -181,15 +181,34 @@ def _files(tree: FileTree, path: Path, rows: Sequence[_Row]) -> list[str]:
             f"{missing[0].table.name}: {count}: {shown}{more}.",
             "Give the folder that the names start from, or remove these lines.",
         )
+    return found
+
+
+def _images(rows: Sequence[_Row], files: Sequence[str], multi_label: bool) -> list[Labelled]:
+    """The images of the rows; with `multi_label` one has the labels of all rows that name it.
+
+    DataError for one that two rows name without, or in two splits.
+    """
     seen: dict[str, _Row] = {}
-    for row, file in zip(rows, found, strict=True):
+    labels: dict[str, str | tuple[str, ...]] = {}
+    for row, file in zip(rows, files, strict=True):
         before = seen.setdefault(file, row)
-        if before is not row:
+        known = labels.setdefault(file, row.label)
+        if before is row:
+            continue
+        if not multi_label:
             words = "twice" if before.label == row.label else f"as '{before.label}' and as '{row.label}'"
             raise DataError(
-                f"{row.where}: {file} is named {words}, first in line {before.number}.", "Remove one."
+                f"{row.where}: {file} is named {words}, first in line {before.number}.",
+                "Remove one, or set `multi_label` where an image may have several labels.",
             )
-    return found
+        if before.split != row.split:
+            raise DataError(
+                f"{row.where}: {file} is for {row.split}, and in line {before.number} for {before.split}.",
+                "Remove one.",
+            )
+        labels[file] = tuple(sorted({*known, *row.label}))
+    return [Labelled(file, labels[file], row.split) for file, row in seen.items()]
 
 
 def _tops(tree: FileTree) -> list[str]:
@@ -211,9 +230,9 @@ def _stems(tree: FileTree) -> Mapping[str, str]:
     return {s: name for name in tree.files if is_image(name) and stems[s := name.rpartition(".")[0]] == 1}
 
 
-def _unnamed(tree: FileTree, files: Sequence[str]) -> list[str]:
+def _unnamed(tree: FileTree, named: int) -> list[str]:
     """A sentence on images that the table does not name."""
-    count = sum(is_image(name) for name in tree.files) - len(files)
+    count = sum(is_image(name) for name in tree.files) - named
     return (
         [f"left out: {count:,} image{'s' * (count != 1)} that the table does not name"] if count > 0 else []
     )

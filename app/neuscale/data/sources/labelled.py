@@ -15,10 +15,13 @@ from neuscale.errors import DataError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """An image of a tree, with its class and its split (train, val or test), where that is said."""
+    """An image of a tree, with its class and its split (train, val or test), where that is said.
+
+    Where images may have several labels, `label` is a tuple of all that this one has, perhaps none.
+    """
 
     name: str
-    label: str
+    label: str | tuple[str, ...]
     split: str | None
 
 
@@ -42,7 +45,10 @@ def labelled_source(
     """
     if not images:
         raise DataError(f"{where}: it names no images.", "Give one that has an entry for each image.")
-    labels = {image.label for image in images}
+    several = any(isinstance(image.label, tuple) for image in images)
+    labels = {label for image in images for label in labels_of(image)}
+    if not labels:
+        raise DataError(f"{where}: no image has a label.", "Give one that names the labels of images.")
     warnings = list(warnings)
     if classes is not None:
         if unused := [name for name in classes if name not in labels]:
@@ -51,18 +57,35 @@ def labelled_source(
     else:
         names = sorted(labels, key=int) if all(is_number(label) for label in labels) else sorted(labels)
     places = {name: label for label, name in enumerate(names)}
+    found_sets = [tuple(sorted({places[label] for label in labels_of(image)})) for image in images]
+    # The number of a set of labels stands for it wherever an image has one number.
+    sets = sorted(set(found_sets)) if several else [(label,) for label in range(len(names))]
+    numbers = {labels: number for number, labels in enumerate(sets)}
     samples: dict[str, list[Sample]] = {"train": []}
-    for image in images:
-        samples.setdefault(image.split or "train", []).append(Sample(image.name, places[image.label]))
+    for image, found_set in zip(images, found_sets, strict=True):
+        samples.setdefault(image.split or "train", []).append(Sample(image.name, numbers[found_set]))
     for found in samples.values():
         found.sort(key=lambda sample: (sample.label, unicodedata.normalize("NFC", sample.name)))
-    samples, held_out = _held_out(tree, samples, names, options, where, how_to_split)
-    left = {sample.label for sample in samples["train"]}
+    samples, held_out = _held_out(tree, samples, None if several else names, options, where, how_to_split)
+    left = {label for sample in samples["train"] for label in sets[sample.label]}
     if missing := [name for label, name in enumerate(names) if label not in left]:
         raise DataError(
             f"{where}: the class {listed(missing)} has no training image.", "Add some, or remove it."
         )
-    return ImageFilesSource(tree, names, samples, held_out, options.decoding, warnings=warnings)
+    return ImageFilesSource(
+        tree,
+        names,
+        samples,
+        held_out,
+        options.decoding,
+        warnings=warnings,
+        label_sets=sets if several else None,
+    )
+
+
+def labels_of(image: Labelled) -> tuple[str, ...]:
+    """All labels of an image."""
+    return image.label if isinstance(image.label, tuple) else (image.label,)
 
 
 def splits_by_name(files: Sequence[str], warnings: list[str]) -> dict[str, str | None]:
@@ -90,7 +113,7 @@ def is_number(text: str) -> bool:
 def _held_out(
     tree: FileTree,
     samples: Mapping[str, list[Sample]],
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     options: SourceOptions,
     where: str,
     how_to_split: str,

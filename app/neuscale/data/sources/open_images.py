@@ -38,12 +38,13 @@ def open_images(
     are taken. Raises UsageError for options that are not for this form, DataError for what is in no form.
     """
     columns = ("image_column", "label_column", "split_column")
+    several = ("multi_label", "label_separator", "label_columns")
     if options.labels is None and path.is_file():
         if _begins(path).startswith(MAGIC):
             _refuse(options, "a Parquet file", "nested", "encoding")
             return open_parquet(path, None, options)
         if is_array_file(path):
-            _refuse(options, "a file of arrays", "nested", "encoding", *columns)
+            _refuse(options, "a file of arrays", "nested", "encoding", *columns, *several[1:])
             return open_arrays(path, options)
     tree = open_tree(path, options.encoding, progress)
     if options.labels is not None:
@@ -53,13 +54,14 @@ def open_images(
             _refuse(options, "a folder of Parquet files", "nested")
             return open_parquet(path, tree, options)
         if shards := shards_in(tree):
-            _refuse(options, "a folder of shards", "nested", "image_column", "split_column")
+            _refuse(options, "a folder of shards", "nested", "image_column", "split_column", *several)
             return open_shards(ShardsTree(tree, shards), shards, options)
     if isinstance(tree, TarTree) and is_shard(tree):
-        _refuse(options, "a shard", "nested", "image_column", "split_column")
+        _refuse(options, "a shard", "nested", "image_column", "split_column", *several)
         return open_shards(tree, [], options)
     if any(getattr(options, name) is not None for name in columns):
         raise UsageError("the columns are those of a table, and there is none.", "Set `labels`.")
+    _refuse(options, "folders of classes (a table says several labels: `labels`)", *several)
     return open_image_folder(tree, options, classes)
 
 

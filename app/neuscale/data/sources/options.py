@@ -19,7 +19,9 @@ class SourceOptions:
     an archive's names. `nested`: every folder with images is a class. `val_share`: the share of each
     class that is held out; `folds`, `fold`: as many parts, of which this one is; `split_seed` of either.
     `labels`: a table, on disk or among the files. `image_column`, `label_column`, `split_column`: of a
-    table or Parquet files; of shards the second is a field of their JSON.
+    table or Parquet files; of shards the second is a field of their JSON. Images may have several labels
+    with `multi_label` (a list, several rows, or ones in an array), with `label_separator` (between those in
+    a cell) and with `label_columns` (columns of 0 and 1, their names divided by commas).
 
     Raises UsageError for what is not possible or does not go together.
     """
@@ -37,6 +39,9 @@ class SourceOptions:
     image_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    multi_label: bool | None = None
+    label_separator: str | None = None
+    label_columns: str | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and not 1 <= self.size <= MAX_SIZE:
@@ -66,6 +71,12 @@ class SourceOptions:
             raise UsageError(
                 "`nested` is for folders of classes, and `labels` for a table of them.", "Remove one."
             )
+        if self.label_columns is not None and (self.label_column or self.label_separator) is not None:
+            raise UsageError(
+                "`label_columns` are one for each class, and `label_column` one for all.", "Use only one."
+            )
+        if self.label_separator == "":
+            raise UsageError("`label_separator` is empty.", "Give what divides the labels, such as '|'.")
         self.decoding  # noqa: B018 - it checks its own
 
     @property
@@ -77,6 +88,11 @@ class SourceOptions:
     def splits(self) -> bool:
         """True where the options say which images are held out."""
         return self.val_share is not None or self.folds is not None
+
+    @property
+    def several_labels(self) -> bool:
+        """True where an image may have several labels, or none."""
+        return bool(self.multi_label) or self.label_separator is not None or self.label_columns is not None
 
     @property
     def split_words(self) -> str:

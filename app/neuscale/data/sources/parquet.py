@@ -14,6 +14,7 @@ from neuscale.data.sources.labelled import Labelled, labelled_source, splits_by_
 from neuscale.data.sources.listing import Listing
 from neuscale.data.sources.options import SourceOptions
 from neuscale.data.sources.parquet_rows import is_parquet, read_rows, schema_of
+from neuscale.data.sources.record_labels import column_names, label_of
 from neuscale.data.sources.split_names import split_of
 from neuscale.data.sources.table_records import columns_of
 from neuscale.errors import DataError
@@ -27,7 +28,7 @@ class _Columns:
 
     pixels: str
     file: str | None
-    label: str
+    labels: tuple[str, ...]
     split: str | None
 
 
@@ -113,13 +114,13 @@ def _images_of(
     path = tree.path / file
     schema = schema_of(path)
     columns = _columns(path, schema, options)
-    names = _class_names(path, schema, columns.label)
+    names = _class_names(path, schema, columns.labels[0]) if options.label_columns is None else None
     files, labels, splits = [], [], []  # and not the rows, each of which is a dictionary
     for row in read_rows(
-        str(path), path, [each for each in (columns.file, columns.label, columns.split) if each]
+        str(path), path, [each for each in (columns.file, *columns.labels, columns.split) if each]
     ):
         files.append(_inner(row, columns.file) if columns.file else None)
-        labels.append(row[columns.label])
+        labels.append([row[column] for column in columns.labels])
         splits.append(row[columns.split] if columns.split else None)
     # A name that two rows share, or that is no plain text, is none.
     plain = len(set(files)) == len(files) and all(isinstance(each, str) and each for each in files)
@@ -129,35 +130,23 @@ def _images_of(
     tree.add(file, columns, members)
     found = []
     without = 0
-    for number, (label, said, member) in enumerate(zip(labels, splits, members, strict=True), start=1):
-        if label is None or (names is not None and label == _NO_CLASS):
+    for number, (values, said, member) in enumerate(zip(labels, splits, members, strict=True), start=1):
+        if None in values or (names is not None and values == [_NO_CLASS]):
             without += 1
             continue
         where = f"{path}, row {number}"
         held = split_of(str(said)) if columns.split else split
         if columns.split and held is None:
             raise DataError(f"{where}: '{said}' is no split.", "Use train, val and test.")
-        found.append(Labelled(member, _label(where, label, names), held))
+        record = dict(zip(columns.labels, values, strict=True))
+        found.append(Labelled(member, label_of(where, record, columns.labels, options, names), held))
     if without and found:
         raise DataError(
             f"{path}: {without:,} of {len(labels):,} rows have no class.", "Complete or remove them."
         )
     if without:
         tree.warnings.append(f"left out: the {without:,} images of {file}, which have no classes")
-    return found, names
-
-
-def _label(where: str, label: object, names: list[str] | None) -> str:
-    if isinstance(label, bool) or not isinstance(label, str | int):
-        raise DataError(f"{where}: the class is no text and no number.", "Give one class an image.")
-    if isinstance(label, int) and names is not None:
-        if not 0 <= label < len(names):
-            raise DataError(f"{where}: class {label} of {len(names)}.", "Correct the row.")
-        return names[label]
-    text = unicodedata.normalize("NFC", str(label)).strip()
-    if not text:
-        raise DataError(f"{where}: the class is empty.", "Complete or remove the row.")
-    return text
+    return found, names if names is not None else column_names(options)
 
 
 def _columns(path: Path, schema: Any, options: SourceOptions) -> _Columns:
@@ -179,9 +168,11 @@ def _columns(path: Path, schema: Any, options: SourceOptions) -> _Columns:
 def _class_names(path: Path, schema: Any, label: str) -> list[str] | None:
     """The names of the classes, where Hugging Face's `datasets` recorded a ClassLabel."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[label]["names"]
-    except (KeyError, TypeError, ValueError):
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
+        # Of a list: the feature of its items, in both forms that `datasets` has written.
+        inner = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+        names = inner["names"]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         return None

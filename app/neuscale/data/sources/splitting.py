@@ -10,9 +10,11 @@ from neuscale.errors import DataError
 
 
 def split_samples(
-    samples: Mapping[str, Sequence[Sample]], classes: Sequence[str], options: SourceOptions, path: Path
+    samples: Mapping[str, Sequence[Sample]], classes: Sequence[str] | None, options: SourceOptions, path: Path
 ) -> dict[str, list[Sample]]:
     """`samples` with some of the training images of each class as "val"; both in the order they had.
+
+    `classes` None: images have several labels, and some of all of them are chosen.
 
     The choice depends on the seed, the class and the file's name: the same files are chosen from a
     folder and from an archive of it. DataError where a class has too few images to be in both.
@@ -20,20 +22,20 @@ def split_samples(
     held: set[str] = set()
     by_label: dict[int, list[Sample]] = {}
     for sample in samples["train"]:
-        by_label.setdefault(sample.label, []).append(sample)
+        by_label.setdefault(sample.label if classes is not None else 0, []).append(sample)
     for label, members in by_label.items():
         if len(members) < 2:
+            named = f"the class '{classes[label]}'" if classes is not None else "the data set"
             raise DataError(
-                f"{path}: the class '{classes[label]}' has one image, which cannot be in both parts.",
+                f"{path}: {named} has one image, which cannot be in both parts.",
                 "Add images to it, or remove it.",
             )
-        drawn = sorted(
-            members, key=lambda sample: _draw(options.split_seed or 0, classes[label], sample.name)
-        )
+        name = classes[label] if classes is not None else ""
+        drawn = sorted(members, key=lambda each: _draw(options.split_seed or 0, name, each.name))
         held.update(sample.name for sample in _held_out(drawn, label, options))
     train = [sample for sample in samples["train"] if sample.name not in held]
     left = {sample.label for sample in train}
-    if short := [name for label, name in enumerate(classes) if label not in left]:
+    if short := [name for label, name in enumerate(classes or ()) if label not in left]:
         raise DataError(
             f"{path}: of the class '{short[0]}' all images would be held out.",
             "Use a smaller share, or more folds.",

@@ -7,6 +7,7 @@ from typing import Any
 
 from neuscale.data.sources.class_folders import listed
 from neuscale.data.sources.options import SourceOptions
+from neuscale.data.sources.record_labels import column_names
 from neuscale.errors import DataError, UsageError
 from neuscale.untrusted import parse_json
 
@@ -61,8 +62,13 @@ def json_lines(table: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
 
 
-def columns_of(table: str, there: Sequence[str], options: SourceOptions) -> tuple[str, str, str | None]:
-    """The columns of image, class and split. UsageError where one that was asked for is not there."""
+def columns_of(
+    table: str, there: Sequence[str], options: SourceOptions
+) -> tuple[str, tuple[str, ...], str | None]:
+    """The columns of image, class and split; with `label_columns` one for each class.
+
+    UsageError where one that was asked for is not there.
+    """
 
     def chosen(asked: str | None, option: str, usual: Sequence[str], needed: bool) -> str | None:
         if asked is not None:
@@ -79,7 +85,15 @@ def columns_of(table: str, there: Sequence[str], options: SourceOptions) -> tupl
         return found
 
     image = chosen(options.image_column, "image_column", IMAGE_COLUMNS, True)
-    label = chosen(options.label_column, "label_column", LABEL_COLUMNS, True)
-    assert image is not None and label is not None
+    if options.label_columns is not None:
+        asked = column_names(options) or []
+        labels = [chosen(name, "label_columns", (), True) for name in asked]
+    else:
+        labels = [chosen(options.label_column, "label_column", LABEL_COLUMNS, True)]
     split = chosen(options.split_column, "split_column", SPLIT_COLUMNS, False)
-    return image, label, None if options.splits and options.split_column is None else split
+    assert image is not None
+    return (
+        image,
+        tuple(label for label in labels if label is not None),
+        None if options.splits and options.split_column is None else split,
+    )
