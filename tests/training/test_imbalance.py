@@ -159,11 +159,11 @@ def test_the_weights_of_a_run_are_those_of_its_training_images(
     build_trainer: Callable[..., Trainer], tiny: Callable[..., Config]
 ) -> None:
     trainer = build_trainer("train.class_weights=[1,3,5]")
-    assert trainer.class_weights is not None and trainer.class_weights.tolist() == [1, 3, 5]
+    assert trainer.loss.weights is not None and trainer.loss.weights.tolist() == [1, 3, 5]
     trainer = build_trainer("train.class_weights=balanced")
-    assert trainer.class_weights is not None and trainer.class_weights.tolist() == [1, 1, 1]
+    assert trainer.loss.weights is not None and trainer.loss.weights.tolist() == [1, 1, 1]
     seen: list[Any] = []
-    trainer.class_weights = torch.tensor([0.0, 0.0, 0.0])
+    trainer.loss.weights = torch.tensor([0.0, 0.0, 0.0])
     (batches,) = trainer.loader.training(trainer.config.augment, 0, 0, 0, 1, 12, trainer.accumulation.steps)
     seen.append(float(trainer.forward_backward(batches)[0]))
     assert seen == [0.0], "the loss of a step has them"

@@ -122,6 +122,9 @@ class TrainConfig:
         " number for each class, as [1,2.5,1]",
     )
     label_smoothing: float = option(0.0, "share of the target spread over all classes", ge=0, lt=1)
+    focal_gamma: float = option(
+        0.0, "focal loss: an image counts (1 - probability of its label)^gamma; 0: all alike", ge=0, le=10
+    )
     precision: str = option(
         "auto",
         "arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on an older one, else fp32",
@@ -148,9 +151,10 @@ class EvalConfig:
     batch_size: int = option(500, "images per process and forward pass", ge=1)
     every_epochs: int = option(1, "epochs between two evaluations; the last is always evaluated", ge=1)
     metric: str = option(
-        "top1",
-        "what makes an evaluation the best, and what train.patience waits for",
-        choices=("top1", "top5", "loss", "balanced_accuracy", "macro_f1"),
+        "auto",
+        "what makes an evaluation the best, and what train.patience waits for; auto: top1, or map where"
+        " images may have several labels",
+        choices=("auto", "top1", "top5", "loss", "balanced_accuracy", "macro_f1", "map", "micro_f1", "exact"),
     )
     min_delta: float = option(0.0, "what an improvement is at least, for train.patience", ge=0)
 

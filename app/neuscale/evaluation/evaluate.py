@@ -1,6 +1,6 @@
-"""Accuracy, loss and calibration of a classifier: every sample exactly once, on any number of processes."""
+"""Numbers of a classifier over a split: every sample exactly once, on any number of processes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from neuscale.config.schema import DataConfig
 from neuscale.data.datasets import Dataset
+from neuscale.data.formats.meta import PackedMeta
 from neuscale.data.loaders.choose import choose_loader, create_loader
 from neuscale.data.loaders.loader import Batch
 from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 from neuscale.evaluation.calibration import BINS, Calibration, bin_sums, calibration_of
-from neuscale.progress import Progress
+from neuscale.evaluation.multi_label import MultiLabelEvaluation, evaluate_scores
+from neuscale.progress import Progress, Task
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Evaluation:
         return [
             float(self.confusion[i, i] / counts[i]) if counts[i] else None for i in range(len(self.confusion))
         ]
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The number that a run is known by, and its name."""
+        return "top-1", self.top1
 
     @property
     def balanced_accuracy(self) -> float:
@@ -63,40 +70,84 @@ class Evaluation:
         }
 
 
-@torch.inference_mode()
+AnyEvaluation = Evaluation | MultiLabelEvaluation
+
+
+def evaluated_labels(meta: PackedMeta, device: torch.device) -> int | Tensor:
+    """What `evaluate` takes as `labels` for these data."""
+    if meta.label_sets is None:
+        return meta.num_classes
+    return torch.from_numpy(meta.label_table()).to(device)
+
+
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
-    num_classes: int,
+    labels: int | Tensor,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     progress: Progress,
     total: int,
-) -> Evaluation:
+) -> AnyEvaluation:
     """Evaluate `model` on this process's `batches`; all processes get the numbers over all of them.
 
-    `total`: samples that this process will see, for the progress. With fewer than five
-    classes top-5 is 1.
+    `labels`: the number of classes, or, where an image may have several, bool [labels, classes]: the
+    classes of each label. `total`: samples that this process will see, for the progress. With fewer than
+    five classes top-5 is 1.
     """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), progress.task("evaluating", total, "img") as task:
+            outputs = _outputs(model, batches, autocast, task)
+            if isinstance(labels, Tensor):
+                return _evaluate_several(outputs, labels, device)
+            return _evaluate_one(outputs, labels, device)
+    finally:
+        model.train(was_training)
+
+
+def _outputs(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    autocast: Callable[[], AbstractContextManager[Any]],
+    task: Task,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits float32 [B, classes] and labels [B] of each batch."""
+    for batch in batches:
+        with autocast():
+            logits = model(batch.images)
+        yield logits.float(), batch.labels
+        task.advance(len(batch.labels))
+
+
+def _evaluate_several(
+    outputs: Iterable[tuple[Tensor, Tensor]], table: Tensor, device: torch.device
+) -> MultiLabelEvaluation:
+    logits = [torch.zeros(0, table.shape[1], device=device)]
+    labels = [torch.zeros(0, dtype=torch.int64, device=device)]
+    for batch_logits, batch_labels in outputs:
+        logits.append(batch_logits)
+        labels.append(batch_labels)
+    scores, targets = _of_all_processes(torch.cat(logits)), table[_of_all_processes(torch.cat(labels))]
+    loss = F.binary_cross_entropy_with_logits(scores, targets.float())
+    return evaluate_scores(scores.cpu(), targets.cpu(), float(loss))
+
+
+def _evaluate_one(
+    outputs: Iterable[tuple[Tensor, Tensor]], num_classes: int, device: torch.device
+) -> Evaluation:
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     in_top5, samples = torch.zeros(2, dtype=torch.int64, device=device)
     loss, bins = torch.zeros((), device=device), torch.zeros(3, BINS, device=device)
-    was_training = model.training
-    model.eval()
-    with progress.task("evaluating", total, "img") as task:
-        for batch in batches:
-            with autocast():
-                logits = model(batch.images)
-            logits, labels = logits.float(), batch.labels
-            cells = labels * num_classes + logits.argmax(1)
-            confusion += torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
-            top5 = logits.topk(min(5, num_classes)).indices
-            in_top5 += (top5 == labels[:, None]).any(1).sum()
-            bins += bin_sums(logits, labels)
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-            samples += len(labels)
-            task.advance(len(labels))
-    model.train(was_training)
+    for logits, labels in outputs:
+        cells = labels * num_classes + logits.argmax(1)
+        confusion += torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+        top5 = logits.topk(min(5, num_classes)).indices
+        in_top5 += (top5 == labels[:, None]).any(1).sum()
+        bins += bin_sums(logits, labels)
+        loss += F.cross_entropy(logits, labels, reduction="sum")
+        samples += len(labels)
     counts, in_top5, loss, bins, samples = map(_over_processes, (confusion, in_top5, loss, bins, samples))
     counts, count = counts.cpu(), int(samples)
     return Evaluation(
@@ -118,9 +169,22 @@ def _over_processes(value: Tensor) -> Tensor:
     return torch.stack(values).sum(0)
 
 
+def _of_all_processes(rows: Tensor) -> Tensor:
+    """The rows [n, …] of all processes, in the order of their ranks; n may differ."""
+    if not dist.is_initialized():
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = max(int(count) for count in counts)
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    found = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(found, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(found, counts, strict=True)])
+
+
 def evaluate_module(
     model: nn.Module, data: Dataset, split: str, batch_size: int, image_size: int | None, progress: Progress
-) -> Evaluation:
+) -> AnyEvaluation:
     """Evaluate `model` where it is, on normalised images of `data`, resized to `image_size` if given.
 
     Between initialised processes each takes its share. Raises UsageError where the model does not make a
@@ -134,7 +198,7 @@ def evaluate_module(
     return evaluate(
         model,
         loader.evaluation(batch_size),
-        data.meta.num_classes,
+        evaluated_labels(data.meta, place),
         place,
         nullcontext,
         progress,
@@ -144,6 +208,12 @@ def evaluate_module(
 
 def normalized_as(data: Dataset, trained_on: Dataset) -> Dataset:
     """`data`, normalised like what a model was trained on. Raises UsageError where the classes differ."""
+    if (data.meta.label_sets is None) != (trained_on.meta.label_sets is None):
+        raise UsageError(
+            f"of {data.meta.name} and {trained_on.meta.name}, which the run was trained on, one has several"
+            " labels an image and the other has one.",
+            "Prepare both alike.",
+        )
     if (data.meta.classes, data.meta.channels) != (trained_on.meta.classes, trained_on.meta.channels):
         raise UsageError(
             f"{data.meta.name} has other classes or channels than {trained_on.meta.name},"
@@ -171,19 +241,23 @@ def _check_logits(model: nn.Module, data: Dataset, size: int, place: torch.devic
 
 
 class FlipAveraged(nn.Module):
-    """The mean of what `model` says about an image and about its mirror image.
+    """The mean of what `model` says about an image and about its mirror image: probabilities are averaged.
 
-    [B, C, H, W] → log-probabilities [B, classes], which serve as logits: probabilities are averaged.
+    [B, C, H, W] → logits [B, classes]: log-probabilities, or log-odds where `several_labels` are possible.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, several_labels: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.several_labels = model, several_labels
 
     def forward(self, images: Tensor) -> Tensor:
-        here = self.model(images).float().log_softmax(1)
-        mirrored = self.model(images.flip(-1)).float().log_softmax(1)
-        return torch.logaddexp(here, mirrored) - torch.log(torch.tensor(2.0))
+        here, mirrored = self.model(images).float(), self.model(images.flip(-1)).float()
+        if self.several_labels:
+            yes, no = (
+                torch.logaddexp(F.logsigmoid(sign * here), F.logsigmoid(sign * mirrored)) for sign in (1, -1)
+            )
+            return yes - no
+        return torch.logaddexp(here.log_softmax(1), mirrored.log_softmax(1)) - torch.log(torch.tensor(2.0))
 
 
 def share_running_statistics(model: nn.Module) -> None:

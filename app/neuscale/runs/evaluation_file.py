@@ -3,16 +3,20 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from neuscale.evaluation.calibration import Calibration
-from neuscale.evaluation.evaluate import Evaluation
+from neuscale.evaluation.evaluate import AnyEvaluation, Evaluation
+from neuscale.evaluation.multi_label import MultiLabelEvaluation
 from neuscale.fs import write_atomically
 from neuscale.untrusted import read_json
 
 FILE = "evaluation.json"
+
+_COUNTS = ("hits", "predicted", "actual")  # of a MultiLabelEvaluation
 
 
 # A matrix of more classes does not fit a memory; the file holds its cells that are not zero.
@@ -25,23 +29,26 @@ class StoredEvaluation:
 
     step: int
     classes: list[str]
-    evaluation: Evaluation
+    evaluation: AnyEvaluation
 
 
-def store_evaluation(folder: Path, step: int, classes: list[str], result: Evaluation) -> None:
+def store_evaluation(folder: Path, step: int, classes: list[str], result: AnyEvaluation) -> None:
     """Replace the evaluation in a run's folder. Of the confusion matrix it holds what is not zero."""
+    content = {"step": step, **result.scalars(), "samples": result.samples, "classes": classes}
+    content |= _matrix(result) if isinstance(result, Evaluation) else _by_class(result)
+    write_atomically(folder / FILE, json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def _by_class(result: MultiLabelEvaluation) -> dict[str, Any]:
+    counts = {name: getattr(result, name).tolist() for name in _COUNTS}
+    return {"average_precision": result.average_precision, **counts}
+
+
+def _matrix(result: Evaluation) -> dict[str, Any]:
     counts: Tensor = result.confusion
     places = torch.nonzero(counts)
     confusion = torch.cat([places, counts[places[:, 0], places[:, 1]][:, None]], 1).tolist()
-    content = {
-        "step": step,
-        **result.scalars(),
-        "samples": result.samples,
-        "classes": classes,
-        "confusion": confusion,
-        "calibration": asdict(result.calibration),
-    }
-    write_atomically(folder / FILE, json.dumps(content, ensure_ascii=False) + "\n")
+    return {"confusion": confusion, "calibration": asdict(result.calibration)}
 
 
 def stored_evaluation(folder: Path) -> StoredEvaluation | None:
@@ -51,6 +58,8 @@ def stored_evaluation(folder: Path) -> StoredEvaluation | None:
         classes = [str(name) for name in content["classes"]]
         if len(classes) > _MOST_CLASSES:
             return None
+        if "average_precision" in content:
+            return StoredEvaluation(int(content["step"]), classes, _read_by_class(content, len(classes)))
         confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
         for true, predicted, count in content["confusion"]:
             if true < 0 or predicted < 0:
@@ -67,6 +76,21 @@ def stored_evaluation(folder: Path) -> StoredEvaluation | None:
         return StoredEvaluation(int(content["step"]), classes, result)
     except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RuntimeError):
         return None
+
+
+def _read_by_class(content: Any, classes: int) -> MultiLabelEvaluation:
+    """Raises ValueError, KeyError or TypeError."""
+    values = [None if value is None else float(value) for value in content["average_precision"]]
+    counts = {name: [int(count) for count in content[name]] for name in _COUNTS}
+    if {len(values), *map(len, counts.values())} != {classes}:
+        raise ValueError("it has not one number for each class")
+    return MultiLabelEvaluation(
+        float(content["loss"]),
+        int(content["samples"]),
+        float(content["exact"]),
+        values,
+        **{name: torch.tensor(found, dtype=torch.int64) for name, found in counts.items()},
+    )
 
 
 def _calibration(counts: list[int], confidences: list[float], correct: list[int]) -> Calibration:

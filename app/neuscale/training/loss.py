@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuscale.config import Config
+from neuscale.config.schema import TrainConfig
+from neuscale.data.formats.meta import PackedMeta
 from neuscale.data.loaders.loader import Batch, Loader
 from neuscale.errors import UsageError, UserError
 from neuscale.fs import write_atomically
@@ -17,16 +19,21 @@ from neuscale.training.checkpoint import CheckpointFolder
 FILE = "nonfinite.json"
 
 
-def class_weights(text: str, counts: Sequence[int], device: torch.device) -> Tensor | None:
+def class_weights(
+    text: str, counts: Sequence[int], device: torch.device, several_of: int | None = None
+) -> Tensor | None:
     """The weights of `train.class_weights`, float32 [classes]; None: each image counts 1.
 
-    "balanced" is N / (classes × images of the class), whose mean over the images is 1. Raises UsageError
+    "balanced" is N / (classes × images of the class), whose mean over the images is 1; where `several_of`
+    images may have several labels, images without the class for each one with it. Raises UsageError
     for anything else than "none" and a list of a positive number for each class.
     """
     if text == "none":
         return None
     if text == "balanced":
         weights = [sum(counts) / (len(counts) * count) for count in counts]
+        if several_of is not None:
+            weights = [(several_of - count) / count for count in counts]
     else:
         try:
             numbers = text.strip().removeprefix("[").removesuffix("]").split(",")
@@ -42,37 +49,95 @@ def class_weights(text: str, counts: Sequence[int], device: torch.device) -> Ten
     return torch.tensor(weights, device=device)
 
 
-def batch_loss(logits: Tensor, batch: Batch, label_smoothing: float, weights: Tensor | None = None) -> Tensor:
+class TrainingLoss:
+    """The loss of a configuration for the training images of a data set.
+
+    `counts`: these images by class, and `images` altogether. Raises UsageError as `class_weights` does.
+    """
+
+    def __init__(
+        self, train: TrainConfig, meta: PackedMeta, counts: Sequence[int], images: int, device: torch.device
+    ) -> None:
+        several_of = images if meta.label_sets is not None else None
+        self._train = train
+        self.weights = class_weights(train.class_weights, counts, device, several_of)
+        self._table: Tensor | None = None
+        if meta.label_sets is not None:
+            self._table = torch.from_numpy(meta.label_table()).to(device).float()
+
+    def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean over a micro-batch, of logits [B, classes]."""
+        smoothing, gamma = self._train.label_smoothing, self._train.focal_gamma
+        return batch_loss(logits.float(), batch, smoothing, self.weights, gamma, self._table)
+
+    def sums(self, logits: Tensor, batch: Batch, mean_loss: Tensor) -> Tensor:
+        """See `batch_sums`."""
+        return batch_sums(logits, batch, mean_loss, self._table)
+
+
+def batch_loss(
+    logits: Tensor,
+    batch: Batch,
+    label_smoothing: float,
+    weights: Tensor | None = None,
+    focal_gamma: float = 0.0,
+    table: Tensor | None = None,
+) -> Tensor:
     """Mean cross-entropy of float logits [B, classes]; for mixed images, weighted between both labels.
 
     `weights` [classes]: what an image counts by its class. The mean is over images and not over weights, so
-    that it does not depend on how a batch is cut into parts.
+    that it does not depend on how a batch is cut into parts. `focal_gamma`: the factor (1 - p)^gamma of the
+    focal loss (Lin et al. 2017), p the probability of the right answer. `table`: where an image may have
+    several labels, the classes of each label, float32 [labels, classes]; then it is the binary
+    cross-entropy, also a mean over classes, and `weights` are those of the images of a class.
     """
-    if batch.mix_weights is None or batch.partner_labels is None:
-        if weights is None:
-            return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-        losses = F.cross_entropy(
-            logits, batch.labels, weight=weights, label_smoothing=label_smoothing, reduction="none"
-        )
-        return losses.mean()
-    own, other = (
-        F.cross_entropy(logits, labels, weights, label_smoothing=label_smoothing, reduction="none")
-        for labels in (batch.labels, batch.partner_labels)
-    )
-    return (batch.mix_weights * own + (1 - batch.mix_weights) * other).mean()
+
+    def losses(labels: Tensor) -> Tensor:
+        if table is not None:
+            return _binary_losses(logits, table[labels], label_smoothing, weights, focal_gamma)
+        found = F.cross_entropy(logits, labels, weights, label_smoothing=label_smoothing, reduction="none")
+        if focal_gamma:
+            right = logits.log_softmax(1).gather(1, labels[:, None])[:, 0].exp()
+            found = (1 - right) ** focal_gamma * found
+        return found
+
+    if batch.mix_weights is not None and batch.partner_labels is not None:
+        own, other = losses(batch.labels), losses(batch.partner_labels)
+        return (batch.mix_weights * own + (1 - batch.mix_weights) * other).mean()
+    if weights is None and table is None and not focal_gamma:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+    return losses(batch.labels).mean()
 
 
-def batch_sums(logits: Tensor, batch: Batch, mean_loss: Tensor) -> Tensor:
+def _binary_losses(
+    logits: Tensor, targets: Tensor, label_smoothing: float, weights: Tensor | None, focal_gamma: float
+) -> Tensor:
+    """The mean over classes [B]. Targets are smoothed to both sides, as by Keras' BinaryCrossentropy."""
+    smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
+    found = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none", pos_weight=weights)
+    if focal_gamma:
+        wrong = torch.where(targets > 0, -logits, logits).sigmoid()
+        found = wrong**focal_gamma * found
+    return found.mean(1)
+
+
+def batch_sums(logits: Tensor, batch: Batch, mean_loss: Tensor, table: Tensor | None = None) -> Tensor:
     """Sum of the losses and number of correct predictions of a micro-batch: float32 [2].
 
     logits [B, classes]; `mean_loss` is the mean loss of these images. Of a mixed image a prediction is as
-    much correct as the weight of the label that it names.
+    much correct as the weight of the label that it names. With `table` an image counts as much as the share
+    of the classes that are right.
     """
-    predicted = logits.detach().argmax(1)
-    correct = (predicted == batch.labels).float()
+    scores = logits.detach()
+
+    def right(labels: Tensor) -> Tensor:
+        if table is not None:
+            return ((scores >= 0) == (table[labels] > 0)).float().mean(1)
+        return (scores.argmax(1) == labels).float()
+
+    correct = right(batch.labels)
     if batch.mix_weights is not None and batch.partner_labels is not None:
-        other = (predicted == batch.partner_labels).float()
-        correct = batch.mix_weights * correct + (1 - batch.mix_weights) * other
+        correct = batch.mix_weights * correct + (1 - batch.mix_weights) * right(batch.partner_labels)
     return torch.stack([mean_loss.detach().float() * len(batch.labels), correct.sum()])
 
 

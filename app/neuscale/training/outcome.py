@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuscale.config.schema import EvalConfig
-from neuscale.evaluation.evaluate import Evaluation
+from neuscale.errors import UsageError
+from neuscale.evaluation.evaluate import AnyEvaluation, Evaluation
 
 
 @dataclass(frozen=True)
@@ -12,39 +13,60 @@ class Outcome:
     """Outcome of a training.
 
     `seconds`: training time over all resumes, without evaluations. `images_per_second`: since the
-    last resume. `stopped_by`: the signal or limit that stopped it before its last step, or None.
+    last resume. `best`: by `eval.metric`. `stopped_by`: the signal or limit that
+    stopped it before its last step, or None.
     """
 
     steps: int
     epochs: int
     seconds: float
     images_per_second: float
-    last: Evaluation | None
-    best_top1: float
+    last: AnyEvaluation | None
+    best: "BestSoFar"
     stopped_by: str | None
+
+    @property
+    def best_top1(self) -> float:
+        """The highest top-1 so far; -1 before an evaluation, and where images may have several labels."""
+        return self.best.top1
 
 
 # Metrics that are better the smaller they are.
 _FALLING = ("loss",)
 
+# What evaluations know: of images with one label, and of images that may have several.
+_OF_ONE = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1")
+_OF_SEVERAL = ("map", "loss", "macro_f1", "micro_f1", "exact")
+
 
 class BestSoFar:
     """The best evaluation by `eval.metric`, and how many there were since one was better by `min_delta`.
 
-    `value` is None before the first evaluation; `top1` is the highest so far, whatever the metric.
+    `value` is None before the first evaluation; `top1` is the highest so far, whatever the metric, and -1
+    before, and where images may have several labels.
+    Raises UsageError for a metric that is not known where images may, or may not, have several labels.
     """
 
-    def __init__(self, config: EvalConfig, patience: int | None) -> None:
-        self.metric, self.min_delta, self.patience = config.metric, config.min_delta, patience
+    def __init__(self, config: EvalConfig, patience: int | None, several_labels: bool = False) -> None:
+        known = _OF_SEVERAL if several_labels else _OF_ONE
+        self.metric = known[0] if config.metric == "auto" else config.metric
+        if self.metric not in known:
+            raise UsageError(
+                f"eval.metric={config.metric}: it is not known of images with"
+                f" {'several labels' if several_labels else 'one label'}.",
+                f"Choose one of {', '.join(known)}.",
+            )
+        self.min_delta, self.patience = config.min_delta, patience
         self.value: float | None = None
         self.top1 = -1.0
         self.stale = 0
         self._reference: float | None = None  # what the next improvement is measured from
 
-    def update(self, evaluation: Evaluation) -> bool:
+    def update(self, evaluation: AnyEvaluation) -> bool:
         """Count an evaluation in; True where it is the best."""
         value = evaluation.scalars()[self.metric]
-        self.top1 = max(self.top1, evaluation.top1)
+        if isinstance(evaluation, Evaluation):
+            self.top1 = max(self.top1, evaluation.top1)
         is_best = self._is_better(value, self.value, 0.0)
         if is_best:
             self.value = value

@@ -21,7 +21,7 @@ from neuscale.data.loaders.loader import Batch
 from neuscale.data.sampling import derived_seed, steps_per_epoch
 from neuscale.distributed.accelerator import Accelerator, resolve_precision
 from neuscale.distributed.rank import Rank
-from neuscale.evaluation.evaluate import Evaluation, evaluate, share_running_statistics
+from neuscale.evaluation.evaluate import AnyEvaluation, evaluate, evaluated_labels, share_running_statistics
 from neuscale.models.fused import choose_ops
 from neuscale.progress import Progress, Task
 from neuscale.training.accumulation import Accumulation, check_statistics
@@ -32,7 +32,7 @@ from neuscale.training.determinism import seed_generator
 from neuscale.training.drop_path import DropPathDraws
 from neuscale.training.ema import WeightAverage
 from neuscale.training.flops import peak_tflops
-from neuscale.training.loss import batch_loss, batch_sums, check_finite, class_weights
+from neuscale.training.loss import TrainingLoss, check_finite
 from neuscale.training.lr_schedule import Span, lr_at, set_lr
 from neuscale.training.metrics_logger import MetricsLogger
 from neuscale.training.optim import create_optimizer
@@ -68,7 +68,7 @@ class Trainer:
             self.raw_model, create_optimizer(config.optim, self.raw_model)
         )
         self.ema = WeightAverage(self.raw_model, train.ema_decay) if train.ema_decay else None
-        self.class_weights = class_weights(train.class_weights, data.class_counts("train"), device)
+        self.loss = TrainingLoss(train, data.meta, data.class_counts("train"), len(self.loader), device)
         self.drop_path = DropPathDraws(self.raw_model, config.run.seed, len(self.loader), device)
         self._clipped = list(self.model.parameters())  # listing them takes as long as clipping them
         # Without a loss scale Accelerate's wrapper only costs time: it searches for a package at each step.
@@ -80,8 +80,8 @@ class Trainer:
         peak = peak_tflops(device, resolve_precision(train.precision, device.type))
         self.metrics = MetricsLogger(accelerator, train.global_batch_size, built.flops, peak)
         self.step = 0  # steps done, over all resumes
-        self.best = BestSoFar(config.eval, train.patience)
-        self.last: Evaluation | None = None
+        self.best = BestSoFar(config.eval, train.patience, data.meta.label_sets is not None)
+        self.last: AnyEvaluation | None = None
         self.evaluation_due = False  # at the step where this process starts: it was stopped there
         self.stopped_by: str | None = None
         self.first = (0, 0.0)  # step and training seconds at which this process starts
@@ -178,9 +178,9 @@ class Trainer:
                 if train.channels_last:
                     images = images.contiguous(memory_format=torch.channels_last)
                 logits: Tensor = self.model(images)
-                loss = batch_loss(logits.float(), batch, train.label_smoothing, self.class_weights)
+                loss = self.loss(logits, batch)
                 accelerator.backward(loss / len(micro_batches))
-            sums += batch_sums(logits, batch, loss)
+            sums += self.loss.sums(logits, batch, loss)
         return sums
 
     def should_stop(self) -> bool:
@@ -192,7 +192,7 @@ class Trainer:
         steps = self.steps_per_epoch * config.train.epochs
         return steps if config.train.max_steps is None else min(steps, config.train.max_steps)
 
-    def evaluate(self, stop: StopRequest | None = None) -> Evaluation:
+    def evaluate(self, stop: StopRequest | None = None) -> AnyEvaluation:
         """Evaluate the moving average of the weights if there is one, else the weights.
 
         Raises Stopped after a batch by which all processes have been asked to `stop`.
@@ -205,7 +205,7 @@ class Trainer:
                 return evaluate(
                     self.raw_model,
                     stop.watched(batches, share // size) if stop is not None else batches,
-                    self.data.meta.num_classes,
+                    evaluated_labels(self.data.meta, self.accelerator.device),
                     self.accelerator.device,
                     self.accelerator.autocast,
                     self.progress,
@@ -238,7 +238,7 @@ class Trainer:
             seconds=self.metrics.timer.seconds,
             images_per_second=steps * self.config.train.global_batch_size / seconds if seconds else 0.0,
             last=self.last,
-            best_top1=self.best.top1,
+            best=self.best,
             stopped_by=self.stopped_by,
         )
 
@@ -283,10 +283,9 @@ class Trainer:
         self.evaluation_due = False
         is_best, step, metrics = self.best.update(self.last), self.step, self.last.scalars()
         self._tracker.evaluation(step, self.last)
-        epoch = math.ceil(step / self.steps_per_epoch)
+        epoch, (name, value) = math.ceil(step / self.steps_per_epoch), self.last.headline
         self.progress.message(
-            f"epoch {epoch}: top-1 {self.last.top1:.2%}, loss {self.last.loss:.3f}"
-            f" on {self.last.samples:,} images"
+            f"epoch {epoch}: {name} {value:.2%}, loss {self.last.loss:.3f} on {self.last.samples:,} images"
         )
         if self.best.exhausted and step < self.total_steps:
             self.progress.message(f"early stopping: {self.best.words}")

@@ -27,7 +27,7 @@ from neuscale.models.weights import load_starting_weights
 from neuscale.progress import Silent
 from neuscale.training.determinism import seed_generator
 from neuscale.training.drop_path import DropPathDraws
-from neuscale.training.loss import batch_loss, class_weights
+from neuscale.training.loss import TrainingLoss
 from neuscale.training.lr_schedule import Span, lr_at
 from neuscale.training.optim import create_optimizer
 from neuscale.training.param_groups import freeze, training_mode
@@ -86,8 +86,7 @@ class ImageClassifier(LightningModule):
         if config.train.compile:
             check_compiler()
             self.model.compile()
-        weights = config.train.class_weights
-        self._class_weights = class_weights(weights, data.class_counts, device) if weights != "none" else None
+        self._loss = TrainingLoss(config.train, data.meta, data.class_counts, data.training_samples, device)
         self._drop_path = DropPathDraws(self.model, config.run.seed, data.training_samples, device)
         self._steps_per_epoch = data.steps_per_epoch
 
@@ -115,9 +114,7 @@ class ImageClassifier(LightningModule):
             step += batch.epoch * self._steps_per_epoch
             seed_generator(self.device, derived_seed(config.run.seed, step, f"dropout {rank}"))
         self._drop_path.set(batch.epoch, batch.positions)
-        loss = batch_loss(
-            self(batch.images).float(), batch, config.train.label_smoothing, self._class_weights
-        )
+        loss = self._loss(self(batch.images), batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
 

@@ -122,6 +122,11 @@ class ImageDataModule(LightningDataModule):
         if stage == "fit":
             check_trainer(config, trainer)
         data = open_data(config, Silent())
+        if data.meta.label_sets is not None:
+            raise UsageError(
+                f"{data.meta.name}: an image may have several labels, which 'neuscale train' only follows.",
+                "Train it with that.",
+            )
         choice = choose_loader(config.data, data, device)
         check_augment(config.augment, choice)
         self.meta = data.meta

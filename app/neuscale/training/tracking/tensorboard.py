@@ -42,17 +42,26 @@ class TensorBoard:
             writer.add_summary(summary)
 
     def evaluation(
-        self, values: dict[str, float], picture: Tensor, per_class: list[tuple[str, float | None]], step: int
+        self,
+        values: dict[str, float],
+        picture: Tensor | None,
+        per_class: list[tuple[str, float | None]],
+        step: int,
     ) -> None:
-        """The numbers of an evaluation, its confusion matrix [3, H, W], and a table, worst class first."""
+        """The numbers of an evaluation, its confusion matrix [3, H, W], and a table, worst class first.
+
+        Without a picture, as of several labels an image, the table has the classes' average precision.
+        """
         self.scalars(values, step)
-        self._writer.add_image("val/confusion", picture, step)
+        if picture is not None:
+            self._writer.add_image("val/confusion", picture, step)
         worst_first = sorted(per_class, key=lambda item: (item[1] is None, item[1] or 0.0))
         rows = [
             f"| {name.replace('|', chr(92) + '|')} | {'no images' if share is None else f'{share:.1%}'} |"
             for name, share in worst_first
         ]
-        self._writer.add_text("val/per_class", "\n".join(["| class | accuracy |", "|---|---|", *rows]), step)
+        what = "accuracy" if picture is not None else "average precision"
+        self._writer.add_text("val/per_class", "\n".join([f"| class | {what} |", "|---|---|", *rows]), step)
 
     def close(self) -> None:
         self._writer.close()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neuscale.config import Config, config_to_yaml
 from neuscale.data.loaders.loader import Loader
-from neuscale.evaluation.evaluate import Evaluation
+from neuscale.evaluation.evaluate import AnyEvaluation, Evaluation
 from neuscale.runs.evaluation_file import store_evaluation
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.metrics import REST, TIMINGS, MetricsFile
@@ -61,7 +61,7 @@ class Tracker:
             if place is not None:
                 place.scalars(named, step)
 
-    def evaluation(self, step: int, result: Evaluation) -> None:
+    def evaluation(self, step: int, result: AnyEvaluation) -> None:
         """The numbers of an evaluation, its confusion matrix and the accuracy of each class."""
         if self._file is None:
             return
@@ -70,7 +70,9 @@ class Tracker:
         if self._board is None and self._wandb is None:
             return
         named = {f"val/{name}": value for name, value in result.scalars().items()}
-        picture = confusion_picture(result.confusion, self._classes)
+        picture = None
+        if isinstance(result, Evaluation):
+            picture = confusion_picture(result.confusion, self._classes)
         per_class = list(zip(self._classes, result.per_class(), strict=True))
         for place in (self._board, self._wandb):
             if place is not None:

@@ -63,14 +63,24 @@ class WandbRun:
         self._run.log({**values, "step": step})
 
     def evaluation(
-        self, values: dict[str, float], picture: Tensor, per_class: list[tuple[str, float | None]], step: int
+        self,
+        values: dict[str, float],
+        picture: Tensor | None,
+        per_class: list[tuple[str, float | None]],
+        step: int,
     ) -> None:
-        """The numbers of an evaluation, its confusion matrix [3, H, W], and a table of classes."""
+        """The numbers of an evaluation, its confusion matrix [3, H, W], and a table of classes.
+
+        Without a picture, as of several labels an image, the table has the classes' average precision.
+        """
         import wandb
 
-        table = wandb.Table(columns=["class", "accuracy"], data=[list(row) for row in per_class])
-        image = wandb.Image(picture.permute(1, 2, 0).numpy())
-        self._run.log({**values, "val/confusion": image, "val/per_class": table, "step": step})
+        what = "accuracy" if picture is not None else "average_precision"
+        logged: dict[str, Any] = {**values, "step": step}
+        logged["val/per_class"] = wandb.Table(columns=["class", what], data=[list(row) for row in per_class])
+        if picture is not None:
+            logged["val/confusion"] = wandb.Image(picture.permute(1, 2, 0).numpy())
+        self._run.log(logged)
 
     def close(self) -> None:
         self._run.finish()
