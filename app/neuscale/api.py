@@ -25,7 +25,7 @@ from neuscale.data.prepare import prepare
 from neuscale.data.sources.options import SourceOptions
 from neuscale.distributed.accelerator import resolve_device
 from neuscale.errors import UsageError
-from neuscale.evaluation.evaluate import Evaluation, evaluate_module, normalized_as
+from neuscale.evaluation.evaluate import AnyEvaluation, evaluate_module, normalized_as
 from neuscale.hardware import available_cores
 from neuscale.inference.evaluate_run import evaluate_run
 from neuscale.inference.restore import restore
@@ -181,7 +181,7 @@ def evaluate(
     batch_size: int = 500,
     image_size: int | None = None,
     progress: bool | Progress = False,
-) -> Evaluation:
+) -> AnyEvaluation:
     """Evaluate a run (its best weights), or any module, on a split of `data`.
 
     A run without `data` is evaluated on its own, as `neuscale eval` does; other data must have the same

@@ -36,8 +36,13 @@ class Comparison:
     curves: dict[str, list[list[tuple[int, float]]]]
 
 
-# Curves that every run has: split, name, and what they are called.
-_CURVES = (("train", "loss", "training loss"), ("val", "loss", "validation loss"), ("val", "top1", "top-1"))
+# Curves of runs: split, name, and what they are called.
+_CURVES = (
+    ("train", "loss", "training loss"),
+    ("val", "loss", "validation loss"),
+    ("val", "top1", "top-1"),
+    ("val", "map", "mAP"),
+)
 
 
 def compare_runs(runs: Sequence[RunFolder]) -> Comparison:

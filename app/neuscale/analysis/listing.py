@@ -16,8 +16,9 @@ class RunRow:
 
     `state`: running, stopped, finished, failed, empty or damaged; of a batch job also pending or requeued.
 
-    `top1`: the best so far; `loss`: of the last evaluation; `time`: seconds of training;
-    `speed`: images a second; `size`: bytes on disk. None: not known, or not yet.
+    `top1`: the best so far, and `map` where images may have several labels; `loss`: of the last
+    evaluation; `time`: seconds of training; `speed`: images a second; `size`: bytes on disk. None: not
+    known, or not yet.
     """
 
     name: str
@@ -27,6 +28,7 @@ class RunRow:
     seed: int | None = None
     steps: int | None = None
     top1: float | None = None
+    map: float | None = None
     loss: float | None = None
     time: float | None = None
     speed: float | None = None
@@ -34,6 +36,13 @@ class RunRow:
     started: str | None = None
     size: int | None = None
     note: str = ""
+
+    @property
+    def score(self) -> str:
+        """Words for the best: top-1, or mAP with its name."""
+        if self.top1 is not None:
+            return f"{self.top1:.2%}"
+        return "" if self.map is None else f"mAP {self.map:.2%}"
 
 
 # What a table can be sorted by, and whether the largest comes first.
@@ -43,6 +52,7 @@ SORTS = {
     "state": False,
     "experiment": False,
     "top1": True,
+    "map": True,
     "loss": False,
     "time": False,
     "speed": True,
@@ -78,6 +88,7 @@ def run_row(run: RunFolder) -> RunRow:
     result = manifest["result"] or {}
     evaluations = metrics_of(run, "val")
     top1 = max((line["top1"] for line in evaluations if "top1" in line), default=result.get("best_top1"))
+    best_map = max((line["map"] for line in evaluations if "map" in line), default=None)
     last = evaluations[-1] if evaluations else result.get("last") or {}
     points = metrics_of(run)
     return RunRow(
@@ -88,6 +99,7 @@ def run_row(run: RunFolder) -> RunRow:
         seed=manifest["seed"],
         steps=result.get("steps", points[-1]["step"] if points else 0),
         top1=top1,
+        map=best_map,
         loss=last.get("loss"),
         time=result.get("train_seconds"),
         speed=result.get("images_per_second"),

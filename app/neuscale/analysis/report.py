@@ -19,7 +19,8 @@ from neuscale.analysis.report_figures import (
     seen_images,
 )
 from neuscale.errors import UserError, disk_error
-from neuscale.evaluation.evaluate import Evaluation
+from neuscale.evaluation.evaluate import AnyEvaluation
+from neuscale.evaluation.multi_label import MultiLabelEvaluation
 from neuscale.fs import make_folder, write_atomically
 from neuscale.progress import Progress
 from neuscale.runs.differences import code_words
@@ -131,10 +132,15 @@ def _charts(lines: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         return [Series(name.replace("_", " "), curve("train", name))]
 
     top1 = Series("validation", curve("val", "top1"), "b", dots=True)
+    precision = Series("validation", curve("val", "map"), "b", dots=True)
+    accuracy = Series("training", curve("train", "accuracy"))
+    right = ("Top-1", [accuracy, top1])
+    if precision.points:
+        right = ("mAP, and the training labels that are right", [accuracy, precision])
     loss = Series("validation", curve("val", "loss"), "b", dots=True)
     charts = [
         ("Loss", line_chart([Series("training", curve("train", "loss")), loss])),
-        ("Top-1", line_chart([Series("training", curve("train", "accuracy")), top1], percent=True)),
+        (right[0], line_chart(right[1], percent=True)),
         ("Learning rate", line_chart(one("lr"))),
         ("Throughput, images a second", line_chart(one("images_per_second"))),
         ("Share of time spent waiting for data", line_chart(one("data_wait"), percent=True)),
@@ -143,8 +149,10 @@ def _charts(lines: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(title, chart) for title, chart in charts if chart]
 
 
-def _evaluation(result: Evaluation, classes: list[str], words: str) -> dict[str, Any]:
+def _evaluation(result: AnyEvaluation, classes: list[str], words: str) -> dict[str, Any]:
     """The page's section about an evaluation."""
+    if isinstance(result, MultiLabelEvaluation):
+        return _several_labels(result, classes, words)
     numbers = [("top-1", f"{result.top1:.2%}"), ("loss", f"{result.loss:.4f}")]
     if len(classes) > 5:
         numbers.insert(1, ("top-5", f"{result.top5:.2%}"))
@@ -162,6 +170,27 @@ def _evaluation(result: Evaluation, classes: list[str], words: str) -> dict[str,
         title = f"Accuracy of the worst {MOST_BARS} of {len(order)} classes"
     bars = [_bar(counts[i], i, accuracy[i], classes) for i in order[:MOST_BARS]]
     return {"words": words, "numbers": numbers, "confusion": confusion, "bars": bars, "bars_title": title}
+
+
+def _several_labels(result: MultiLabelEvaluation, classes: list[str], words: str) -> dict[str, Any]:
+    numbers = [("mAP", f"{result.mean_average_precision:.2%}"), ("loss", f"{result.loss:.4f}")]
+    numbers += [("macro-F1", f"{result.macro_f1:.2%}"), ("micro-F1", f"{result.micro_f1:.2%}")]
+    values = result.average_precision
+    order = sorted(range(len(classes)), key=lambda i: (values[i] is None, values[i] or 0.0))
+    bars = []
+    for i in order[:MOST_BARS]:
+        value = values[i]
+        bars.append(
+            {
+                "name": classes[i],
+                "percent": f"{100 * (value or 0):.1f}",
+                "share": "no images" if value is None else f"{value:.1%}",
+                "images": f"{int(result.actual[i]):,} images",
+                "taken_for": f"predicted of {int(result.predicted[i]):,}, right {int(result.hits[i]):,}",
+            }
+        )
+    title = "Average precision of each class, the worst first"
+    return {"words": words, "numbers": numbers, "confusion": "", "bars": bars, "bars_title": title}
 
 
 def _bar(counts: Tensor, label: int, accuracy: float | None, classes: list[str]) -> dict[str, str]:

@@ -78,6 +78,7 @@ def eval_command(
     from neuscale.cli.evaluation_report import print_evaluation, show_evaluation
     from neuscale.cli.progress import create_progress
     from neuscale.evaluation.calibration import save_reliability_diagram
+    from neuscale.evaluation.evaluate import Evaluation
     from neuscale.inference.evaluate_run import Extras, evaluate_run
 
     extras = Extras(flip=tta == "flip", limit=limit, corruptions=corruptions, latency=batch_sizes)
@@ -85,6 +86,10 @@ def eval_command(
     if not evaluated.is_main:
         return
     if reliability is not None:
+        if not isinstance(evaluated.evaluation, Evaluation):
+            raise UsageError(
+                "--reliability is of images with one label, and these may have several.", "Remove it."
+            )
         save_reliability_diagram(evaluated.evaluation.calibration, f"{found.name}, {split}", reliability)
     if as_json:
         print_evaluation(found.name, evaluated, split, tta)

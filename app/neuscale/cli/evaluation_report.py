@@ -7,6 +7,8 @@ from typing import Any
 from rich.table import Table
 
 from neuscale.cli.console import escape, out, print_json
+from neuscale.evaluation.evaluate import Evaluation
+from neuscale.evaluation.multi_label import THRESHOLD, MultiLabelEvaluation
 from neuscale.inference.evaluate_run import EvaluatedRun
 
 
@@ -22,12 +24,14 @@ def print_evaluation(name: str, evaluated: EvaluatedRun, split: str, tta: str) -
         "tta": tta,
         "samples": result.samples,
         **result.scalars(),
-        "ece": result.calibration.ece,
-        "calibration": result.calibration.record(),
         "per_class": dict(zip(classes, result.per_class(), strict=True)),
     }
+    if isinstance(result, Evaluation):
+        found |= {"ece": result.calibration.ece, "calibration": result.calibration.record()}
     if evaluated.corrupted:
-        found["corrupted_top1"] = _mean(evaluated.corrupted)
+        found["corrupted_top1" if isinstance(result, Evaluation) else "corrupted_map"] = _mean(
+            evaluated.corrupted
+        )
         found["corruptions"] = evaluated.corrupted
     if evaluated.latency:
         found["latency"] = [asdict(measured) for measured in evaluated.latency]
@@ -39,28 +43,51 @@ def show_evaluation(
 ) -> None:
     """Tables, and the numbers over all images in the last lines."""
     result, classes = evaluated.evaluation, evaluated.classes
-    _show_classes(name, evaluated, split)
+    title = f"{escape(name)}: {split}, {escape(evaluated.checkpoint)}"
+    if isinstance(result, Evaluation):
+        _show_classes(title, result, classes)
+    else:
+        _show_average_precisions(title, result, classes)
     if evaluated.corrupted:
-        _show_corruptions(evaluated)
+        _show_corruptions(evaluated, result.headline[0])
     if evaluated.latency:
         _show_latency(evaluated, tta)
-    out.print(f"balanced accuracy {result.balanced_accuracy:.2%}   macro-F1 {result.macro_f1:.2%}")
-    top5 = f"   top-5 {result.top5:.2%}" if len(classes) > 5 else ""
+    heading, value = result.headline
+    more = ece = ""
+    if isinstance(result, Evaluation):
+        out.print(f"balanced accuracy {result.balanced_accuracy:.2%}   macro-F1 {result.macro_f1:.2%}")
+        more = f"   top-5 {result.top5:.2%}" if len(classes) > 5 else ""
+        ece = f"   ECE {result.calibration.ece:.2%}"
+    else:
+        f1 = f"macro-F1 {result.macro_f1:.2%}   micro-F1 {result.micro_f1:.2%}"
+        out.print(f"{f1}   all labels right {result.exact:.2%}, at a probability of {THRESHOLD:.0%}")
     out.print(
-        f"top-1 [bold]{result.top1:.2%}[/]{top5}   loss {result.loss:.4f}"
-        f"   ECE {result.calibration.ece:.2%}   on {result.samples:,} images"
+        f"{heading} [bold]{value:.2%}[/]{more}   loss {result.loss:.4f}{ece}   on {result.samples:,} images"
         f"{', mirrored as well' if tta == 'flip' else ''}"
     )
     if evaluated.corrupted:
-        out.print(f"top-1 [bold]{_mean(evaluated.corrupted):.2%}[/] on corrupted images, the mean of all")
+        out.print(f"{heading} [bold]{_mean(evaluated.corrupted):.2%}[/] on corrupted images, the mean of all")
     if reliability is not None:
         out.print(f"The reliability diagram is {escape(reliability)}")
 
 
-def _show_classes(name: str, evaluated: EvaluatedRun, split: str) -> None:
-    result, classes = evaluated.evaluation, evaluated.classes
+def _show_average_precisions(title: str, result: MultiLabelEvaluation, classes: list[str]) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for column in ("images", "average precision", "predicted", "right"):
+        table.add_column(column, justify="right")
+    values = result.average_precision
+    for i in sorted(range(len(classes)), key=lambda i: (values[i] is None, values[i] or 0.0)):
+        value = values[i]
+        counts = [f"{int(found[i]):,}" for found in (result.actual, result.predicted, result.hits)]
+        share = "no images" if value is None else f"{value:.1%}"
+        table.add_row(escape(classes[i]), counts[0], share, *counts[1:])
+    out.print(table)
+
+
+def _show_classes(title: str, result: Evaluation, classes: list[str]) -> None:
     accuracy = result.per_class()
-    table = Table(title=f"{escape(name)}: {split}, {escape(evaluated.checkpoint)}", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("class")
     table.add_column("images", justify="right")
     table.add_column("accuracy", justify="right")
@@ -78,8 +105,8 @@ def _show_classes(name: str, evaluated: EvaluatedRun, split: str) -> None:
     out.print(table)
 
 
-def _show_corruptions(evaluated: EvaluatedRun) -> None:
-    table = Table(title="top-1 on corrupted images, by severity", title_justify="left")
+def _show_corruptions(evaluated: EvaluatedRun, heading: str) -> None:
+    table = Table(title=f"{heading} on corrupted images, by severity", title_justify="left")
     table.add_column("corruption")
     for column in ("1", "2", "3", "4", "5", "mean"):
         table.add_column(column, justify="right")

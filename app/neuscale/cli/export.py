@@ -57,9 +57,10 @@ def export_command(
         }
         print_json({**shown, **record})
         return
+    name, metric = ("mAP", "map") if record["several_labels"] else ("top-1", "top1")
     out.print(
         f"{escape(record['model'])} of {escape(found.name)}, {escape(record['checkpoint'])}"
-        f" ({record['weights']} weights): top-1 {record['metrics']['top1']:.2%}"
+        f" ({record['weights']} weights): {name} {record['metrics'][metric]:.2%}"
     )
     out.print(
         f"Read back, it differs by {check['max_abs_difference']:.2g} at most from the trained model,"

@@ -19,6 +19,8 @@ from neuscale.errors import EXIT_FAILED, UsageError, UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.table import Table
+
     from neuscale.inference.predict import Prediction, Unreadable
     from neuscale.inference.restore import Restored
 
@@ -48,6 +50,8 @@ def predict_command(
 ) -> None:
     """Classify images with a trained model: the likeliest classes and their probabilities.
 
+    Where an image may have several labels, those with a probability of 50% or more.
+
     A file that is not an image is reported, and the others are predicted; the exit code is then 1.
     """
     from neuscale.runs.folder import find_run
@@ -58,7 +62,7 @@ def predict_command(
         raise UsageError("--csv and --json contradict each other.", "Use only one of the two.")
     found = find_run(run)
 
-    from neuscale.cli.console import show_error
+    from neuscale.cli.console import escape, out, show_error
     from neuscale.cli.progress import create_progress
     from neuscale.distributed.accelerator import check_device
     from neuscale.inference.predict import (
@@ -99,7 +103,10 @@ def predict_command(
 
     rows: list[Row] = []
     if csv_file is not None:
-        count = write_csv(csv_file, predictions(), min(top, restored.data.meta.num_classes))
+        classes = restored.data.meta.classes
+        count = write_csv(
+            csv_file, predictions(), min(top, len(classes)), classes if restored.several_labels else None
+        )
     else:
         rows = [(str(answer.file), answer.top) for answer in predictions()]
         count = len(rows)
@@ -108,7 +115,12 @@ def predict_command(
     if as_json:
         _print_json(restored, rows, failed, picture)
     else:
-        _show(restored, rows, csv_file, picture, count)
+        if csv_file is None:
+            _show_several(restored, rows, top) if restored.several_labels else _show_table(restored, rows)
+        else:
+            out.print(f"{count:,} image{'s' if count > 1 else ''} predicted, in {escape(csv_file)}")
+        if picture is not None:
+            out.print(f"The picture is {escape(picture)}")
     raise typer.Exit(EXIT_FAILED if failed else 0)
 
 
@@ -133,25 +145,38 @@ def _print_json(
     )
 
 
-def _show(
-    restored: "Restored", rows: list[Row], csv_file: Path | None, picture: Path | None, count: int
-) -> None:
-    from rich.table import Table
-
+def _show_table(restored: "Restored", rows: list[Row]) -> None:
     from neuscale.cli.console import escape, out
 
-    if csv_file is None:
-        title = f"{escape(restored.run.name)}, {escape(restored.checkpoint.name)}"
-        table = Table(title=title, title_justify="left")
-        table.add_column("image", overflow="fold")
-        table.add_column("class", overflow="fold")
-        table.add_column("probability", justify="right")
-        table.add_column("then", overflow="fold")
-        for file, [(name, share), *others] in rows:
-            then = ", ".join(f"{other} {less:.1%}" for other, less in others)
-            table.add_row(escape(file), escape(name), f"{share:.1%}", escape(then))
-        out.print(table)
-    else:
-        out.print(f"{count:,} image{'s' if count > 1 else ''} predicted, in {escape(csv_file)}")
-    if picture is not None:
-        out.print(f"The picture is {escape(picture)}")
+    table = _table(restored, "image", "class", "probability", "then")
+    table.columns[2].justify = "right"
+    for file, [(name, share), *others] in rows:
+        then = ", ".join(f"{other} {less:.1%}" for other, less in others)
+        table.add_row(escape(file), escape(name), f"{share:.1%}", escape(then))
+    out.print(table)
+
+
+def _show_several(restored: "Restored", rows: list[Row], top: int) -> None:
+    """The labels of each image, however many; of the others the likeliest `top`."""
+    from neuscale.cli.console import escape, out
+    from neuscale.evaluation.multi_label import THRESHOLD
+
+    table = _table(restored, "image", "labels", "less likely")
+    for file, answers in rows:
+        words = [f"{name} {share:.1%}" for name, share in answers]
+        count = sum(share >= THRESHOLD for _, share in answers)
+        labels, others = ", ".join(words[:count]) or "(none)", ", ".join(words[count : count + top])
+        table.add_row(escape(file), escape(labels), escape(others))
+    out.print(table)
+
+
+def _table(restored: "Restored", *columns: str) -> "Table":
+    from rich.table import Table
+
+    from neuscale.cli.console import escape
+
+    title = f"{escape(restored.run.name)}, {escape(restored.checkpoint.name)}"
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -71,7 +71,7 @@ def _table(rows: "list[RunRow]", title: str) -> Any:
         cells = [
             escape(row.name),
             f"[{colors.get(row.state, 'dim')}]{escape(row.state)}[/]",
-            "" if row.top1 is None else f"{row.top1:.2%}",
+            row.score,
             "" if row.loss is None else f"{row.loss:.3f}",
             "" if row.time is None else duration(row.time),
         ]

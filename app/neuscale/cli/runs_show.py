@@ -94,7 +94,9 @@ def _facts(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> dict[st
         "seed": f"{manifest['seed']}, {manifest['precision']}",
         "data": f"{data['name']}, {data['counts'].get('train', 0):,} training images"
         f" (fingerprint {short(data['fingerprint'])})",
-        "top-1": f"{row.top1:.2%} at best" if row.top1 is not None else "",
+        "mAP" if row.map is not None else "top-1": f"{row.score.removeprefix('mAP ')} at best"
+        if row.score
+        else "",
         "training": f"{row.steps or 0:,} steps" + (f" in {duration(row.time)}{speed}" if row.time else ""),
         "weights": f"sha256 {result['weights_sha256']}" if result.get("weights_sha256") else "",
         "started, ended": f"{manifest['started']}, {manifest['ended'] or 'not yet, or killed'}",
@@ -160,7 +162,7 @@ def _show_comparison(comparison: "Comparison") -> None:
         out.print("The configurations are equal.")
     results = {
         "state": [row.state for row in rows],
-        "best top-1": ["" if row.top1 is None else f"{row.top1:.2%}" for row in rows],
+        "best top-1": [row.score for row in rows],
         "loss": ["" if row.loss is None else f"{row.loss:.4f}" for row in rows],
         "steps": ["" if row.steps is None else f"{row.steps:,}" for row in rows],
         "time": ["" if row.time is None else duration(row.time) for row in rows],
@@ -172,7 +174,7 @@ def _show_comparison(comparison: "Comparison") -> None:
         values = [value for curve in curves for _, value in curve if math.isfinite(value)]
         if not values:
             continue
-        show = (lambda x: f"{x:.2%}") if title == "top-1" else (lambda x: f"{x:.4f}")
+        show = (lambda x: f"{x:.2%}") if title in ("top-1", "mAP") else (lambda x: f"{x:.4f}")
         lines = {f"step {step:,}": list(map(show, at)) for step, at in points}
         if any(len(curve) > 2 for curve in curves):
             last = max(curve[-1][0] for curve in curves if curve)

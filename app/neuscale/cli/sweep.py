@@ -116,30 +116,40 @@ def _show(sweep: "Sweep", failed: list[str], as_json: bool) -> None:
     from rich.table import Table
 
     from neuscale.cli.console import escape, out, print_json
+    from neuscale.sweep.folder import best_words
 
-    rows = sorted(
-        (_row(sweep, run, failed) for run in sweep.runs), key=lambda row: -(row["best_top1"] or -1.0)
-    )
+    rows = sorted((_row(sweep, run, failed) for run in sweep.runs), key=_best_first)
     if as_json:
         print_json({"sweep": str(sweep.path), "runs": rows})
         return
     table = Table(title=escape(sweep.name), title_justify="left")
     for heading in ("run", *sweep.fields):
         table.add_column(escape(heading))
-    for heading in ("best top-1", "last loss", "steps"):
+    for heading in ("best", "last loss", "steps"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for row in rows:
-        best, loss, steps = row["best_top1"], (row["last"] or {}).get("loss"), row["steps"]
+        loss, steps = (row["last"] or {}).get("loss"), row["steps"]
         table.add_row(
             escape(row["name"]),
             *(escape(row["values"].get(field, "")) for field in sweep.fields),
-            "" if best is None else f"{best:.2%}",
+            best_words(row),
             "" if loss is None else f"{loss:.4f}",
             "" if steps is None else f"{steps:,}",
             "" if row["status"] == "finished" else escape(row["status"]),
         )
     out.print(table)
+
+
+def _best_first(row: dict[str, Any]) -> float:
+    """By top-1; where images may have several labels, by what makes an evaluation the best."""
+    best = row["best"] or {}
+    if row["best_top1"] is not None:
+        return -float(row["best_top1"])
+    value = best.get("value")
+    if value is None:
+        return float("inf")
+    return float(value) if best["metric"] == "loss" else -float(value)
 
 
 def _row(sweep: "Sweep", run: "PlannedRun", failed: list[str]) -> dict[str, Any]:
@@ -149,6 +159,7 @@ def _row(sweep: "Sweep", run: "PlannedRun", failed: list[str]) -> dict[str, Any]
     return {
         "name": run.name,
         "status": "failed" if run.name in failed else manifest.get("status", "not started"),
+        "best": result.get("best"),
         "best_top1": result.get("best_top1"),
         "last": result.get("last"),
         "steps": result.get("steps"),

@@ -11,7 +11,7 @@ from neuscale.errors import EXIT_RESUME, UsageError
 
 if TYPE_CHECKING:
     from neuscale.config import Config
-    from neuscale.evaluation.evaluate import Evaluation
+    from neuscale.evaluation.evaluate import AnyEvaluation
     from neuscale.runs.folder import RunFolder
     from neuscale.training.outcome import Outcome
     from neuscale.training.run import TrainedRun
@@ -181,20 +181,27 @@ def _show_result(trained: "TrainedRun", config: "Config", as_json: bool) -> None
         err.print(f"  [bold]{escape(command.ljust(width))}[/]  {what}")
 
 
-def _show_table(name: str, outcome: "Outcome", last: "Evaluation") -> None:
+def _show_table(name: str, outcome: "Outcome", last: "AnyEvaluation") -> None:
     from rich.table import Table
 
     from neuscale.cli.console import escape, out
+    from neuscale.evaluation.evaluate import Evaluation
     from neuscale.units import duration
 
     table = Table(title=escape(name), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    table.add_row("top-1", f"{last.top1:.2%}")
-    if len(last.confusion) > 5:
+    heading, value = last.headline
+    table.add_row(heading, f"{value:.2%}")
+    if isinstance(last, Evaluation) and len(last.confusion) > 5:
         table.add_row("top-5", f"{last.top5:.2%}")
     table.add_row("loss", f"{last.loss:.4f}")
-    table.add_row("best top-1", f"{outcome.best_top1:.2%}")
+    best = outcome.best
+    if outcome.best_top1 >= 0:
+        table.add_row("best top-1", f"{outcome.best_top1:.2%}")
+    if best.metric != "top1" and best.value is not None:
+        words = f"{best.value:.4f}" if best.metric == "loss" else f"{best.value:.2%}"
+        table.add_row(f"best {'mAP' if best.metric == 'map' else best.metric}", words)
     table.add_row("images evaluated", f"{last.samples:,}")
     table.add_row("training time", duration(outcome.seconds))
     table.add_row("throughput", f"{outcome.images_per_second:,.0f} img/s")

@@ -13,7 +13,7 @@ from neuscale.data.loaders.loader import Loader
 from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 from neuscale.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from neuscale.evaluation.evaluate import Evaluation, FlipAveraged, evaluate
+from neuscale.evaluation.evaluate import AnyEvaluation, FlipAveraged, evaluate, evaluated_labels
 from neuscale.evaluation.latency import Latency, measure_latency
 from neuscale.inference.restore import Restored, restore
 from neuscale.progress import Progress, Silent
@@ -41,10 +41,11 @@ class Extras:
 class EvaluatedRun:
     """An evaluation, the weights it was made with, and the names of the classes.
 
-    `corrupted`: top-1 of each corruption, from the lowest severity to the highest; empty where not asked for.
+    `corrupted`: top-1 of each corruption (where images may have several labels, mAP), from the lowest
+    severity to the highest; empty where not asked for.
     """
 
-    evaluation: Evaluation
+    evaluation: AnyEvaluation
     checkpoint: str
     step: int | None
     weights: str
@@ -69,7 +70,7 @@ def evaluate_run(
     """
     restored = restore(run, checkpoint, weights, device, progress)
     if extras.flip:
-        restored = restored.with_model(FlipAveraged(restored.model))
+        restored = restored.with_model(FlipAveraged(restored.model, restored.several_labels))
     loader = evaluation_loader(restored, split)
     chosen = None
     if extras.limit is not None:
@@ -100,7 +101,7 @@ def evaluate_restored(
     progress: Progress,
     chosen: NDArray[np.int64] | None = None,
     corruption: tuple[str, int] | None = None,
-) -> Evaluation:
+) -> AnyEvaluation:
     """Evaluate a model that was put together already; `corruption`: a kind and its severity."""
     accelerator = restored.accelerator
     change = None
@@ -111,7 +112,7 @@ def evaluate_restored(
     return evaluate(
         restored.model,
         loader.evaluation(restored.config.eval.batch_size, chosen, change),
-        restored.data.meta.num_classes,
+        evaluated_labels(restored.data.meta, restored.device),
         restored.device,
         accelerator.autocast,
         progress if accelerator.is_main_process else Silent(),
@@ -128,7 +129,7 @@ def _corrupted(
         for kind in CORRUPTIONS:
             for severity in SEVERITIES:
                 result = evaluate_restored(restored, loader, Silent(), chosen, (kind, severity))
-                found[kind].append(result.top1)
+                found[kind].append(result.headline[1])
                 task.advance()
     return found
 

@@ -141,11 +141,12 @@ def _check_images(restored: Restored) -> Tensor:
 
 
 def _metrics(restored: Restored, progress: Progress) -> dict[str, float]:
-    """Accuracy of these weights: as training measured it, else measured now."""
+    """The numbers of an evaluation of these weights: as training measured it, else measured now."""
     path = restored.checkpoint
     if path.is_dir() and (restored.weights == "ema") == (path / AVERAGE).exists():
         recorded = open_checkpoint(path).metrics  # of the average where there is one
-        if {"top1", "top5", "loss"} <= recorded.keys():
+        wanted = {"map", "loss"} if restored.several_labels else {"top1", "top5", "loss"}
+        if wanted <= recorded.keys():
             return recorded
     return evaluate_restored(restored, evaluation_loader(restored, "val"), progress).scalars()
 
@@ -164,6 +165,7 @@ def _record(restored: Restored, kind: str, metrics: dict[str, float]) -> dict[st
         "input_dtype": "uint8",
         "output": {"logits": ["batch", meta.num_classes]},
         "classes": meta.classes,
+        "several_labels": restored.several_labels,
         "preprocessing": preprocessing.record(),
         "metrics": metrics,
         "data": {

@@ -28,7 +28,12 @@ def model_card(kind: str, record: dict[str, Any]) -> str:
     if tuple(preprocessing.value_range) != (0, 65535):
         fit += ". Of 16-bit images the values {} to {} become 0 to 255".format(*preprocessing.value_range)
     where = "in the graph" if kind != "safetensors" else "by the loaded model"
-    top5 = f", top-5 {metrics['top5']:.2%}" if len(classes) > 5 else ""
+    top5 = f", top-5 {metrics['top5']:.2%}" if len(classes) > 5 and "top5" in metrics else ""
+    several = record.get("several_labels", False)
+    accuracy = f"Top-1 **{metrics['top1']:.2%}**{top5}" if not several else f"mAP **{metrics['map']:.2%}**"
+    probabilities = "their sigmoids are the probabilities, of each class by itself: an image may have several"
+    if not several:
+        probabilities = "their softmax are the probabilities"
     average = {"ema": "the moving average of the weights", "raw": "the weights themselves"}
     checkpoint = f"step {record['step']:,}" if record["step"] is not None else _text(record["checkpoint"])
     config = printable(record["config"].rstrip(), lines=True)
@@ -39,7 +44,7 @@ An image classifier with {record["parameters"]:,} parameters and {len(classes)} 
 
 ## Accuracy
 
-Top-1 **{metrics["top1"]:.2%}**{top5}, loss {metrics["loss"]:.4f}, on the {counts["val"]:,} validation images.
+{accuracy}, loss {metrics["loss"]:.4f}, on the {counts["val"]:,} validation images.
 The file was read back and compared with the model that was trained, on {check["images"]} of these images:
 the largest difference of a logit is {check["max_abs_difference"]:.2g}.
 
@@ -59,7 +64,7 @@ values 0 to 255, any batch.
 - An image is turned upright, as its EXIF block says. One of another size {fit}.
 - Done {where}: values / 255, minus mean {_numbers(preprocessing.mean)}, over deviation \
 {_numbers(preprocessing.std)}{resized}.
-- Output `logits`: float32 [batch, {len(classes)}]; their softmax are the probabilities.
+- Output `logits`: float32 [batch, {len(classes)}]; {probabilities}.
 
 `model.json` has all of this for programs.
 
@@ -68,7 +73,7 @@ values 0 to 255, any batch.
 {_NEEDS[kind]}
 
 ```python
-{_code(kind, preprocessing)}
+{_code(kind, preprocessing, several)}
 ```
 
 ## Classes
@@ -100,7 +105,13 @@ _NEEDS = {
 }
 
 
-def _code(kind: str, preprocessing: Preprocessing) -> str:
+def _code(kind: str, preprocessing: Preprocessing, several_labels: bool) -> str:
+    # Where an image may have several labels, those with a probability of a half or more.
+    if several_labels:
+        code = _code(kind, preprocessing, False)
+        answer = code.splitlines()[-1]
+        names = answer.removeprefix("print(").removesuffix("[logits.argmax()])")
+        return code.replace(answer, f"print([name for name, logit in zip({names}, logits[0]) if logit >= 0])")
     if kind == "safetensors":
         return """from pathlib import Path
 from neuscale.inference.classifier import load_exported

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from neuscale.data.loaders.loader import Batch, Loader
 from neuscale.data.sources.decode import SUFFIXES, unusable
 from neuscale.data.sources.file_tree import MAX_MEMBER_BYTES, check_size, is_ignored
-from neuscale.errors import DataError, disk_error
-from neuscale.evaluation.evaluate import Evaluation, evaluate
+from neuscale.errors import DataError, UsageError, disk_error
+from neuscale.evaluation.evaluate import Evaluation, evaluate, evaluated_labels
+from neuscale.evaluation.multi_label import THRESHOLD
 from neuscale.fs import make_folder, replacing
 from neuscale.hardware import available_cores
 from neuscale.inference.restore import Restored
@@ -68,9 +69,12 @@ def find_images(paths: Sequence[Path]) -> list[Path | Unreadable]:
 def predict(
     restored: Restored, files: Sequence[Path | Unreadable], top: int, task: Task
 ) -> Iterator[Prediction | Unreadable]:
-    """The `top` likeliest classes of each file, in the order given; a batch of images is held at a time."""
+    """The `top` likeliest classes of each file, in the order given; a batch of images is held at a time.
+
+    Where images may have several labels, each class has a probability of its own, and `top` counts all.
+    """
     preprocessing, classes = restored.preprocessing, restored.data.meta.classes
-    top = min(top, len(classes))
+    top = len(classes) if restored.several_labels else min(top, len(classes))
     batch_size = restored.config.eval.batch_size
 
     def read(file: Path | Unreadable) -> NDArray[np.uint8] | Unreadable:
@@ -109,8 +113,8 @@ def _classify(restored: Restored, images: NDArray[np.uint8], top: int) -> Iterat
     """Labels and probabilities of uint8 [B, C, H, W], best first."""
     batch = restored.preprocessing.model_input(torch.from_numpy(images).to(restored.device))
     with restored.accelerator.autocast():
-        logits = restored.model(batch)
-    shares, labels = logits.float().softmax(1).topk(top)
+        logits = restored.model(batch).float()
+    shares, labels = (logits.sigmoid() if restored.several_labels else logits.softmax(1)).topk(top)
     for row in zip(labels.tolist(), shares.tolist(), strict=True):
         yield list(zip(*row, strict=True))
 
@@ -155,7 +159,10 @@ class Predictions:
 
 
 def predict_split(restored: Restored, loader: Loader, progress: Progress) -> Predictions:
-    """Predictions of `restored`'s model for all images of `loader`'s split; in one process."""
+    """Predictions of `restored`'s model for all images of `loader`'s split; in one process.
+
+    Raises UsageError where images may have several labels.
+    """
     recorded = _Recorded(restored.model)
     labels: list[Tensor] = []
 
@@ -167,12 +174,17 @@ def predict_split(restored: Restored, loader: Loader, progress: Progress) -> Pre
     evaluation = evaluate(
         recorded,
         batches(),
-        restored.data.meta.num_classes,
+        evaluated_labels(restored.data.meta, restored.device),
         restored.device,
         restored.accelerator.autocast,
         progress,
         total=len(loader),
     )
+    if not isinstance(evaluation, Evaluation):
+        raise UsageError(
+            f"{restored.data.meta.name}: an image may have several labels, and there is no one wrong class.",
+            "See the average precision of each class.",
+        )
     logits, true = torch.cat(recorded.logits), torch.cat(labels)
     probabilities = logits.softmax(1)
     confidence, predicted = probabilities.max(1)
@@ -194,13 +206,19 @@ class _Recorded(nn.Module):
         return logits
 
 
-def write_csv(path: Path, predictions: Iterable[Prediction], top: int) -> int:
+def write_csv(
+    path: Path, predictions: Iterable[Prediction], top: int, classes: Sequence[str] | None = None
+) -> int:
     """Write file, class_1, probability_1, class_2, … as they come; returns the number of images.
 
-    The file is there when all of it is. Raises UserError where it cannot be written.
+    Where images may have several labels, of `classes`: file, labels (those predicted, divided by "|") and a
+    probability for each class. The file is there when all of it is. Raises UserError where it cannot be
+    written.
     """
     count = 0
     header = [f"{column}_{rank}" for rank in range(1, top + 1) for column in ("class", "probability")]
+    if classes is not None:
+        header = ["labels", *(f"probability_{name}" for name in classes)]
     try:
         make_folder(path.parent)
         with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
@@ -208,6 +226,10 @@ def write_csv(path: Path, predictions: Iterable[Prediction], top: int) -> int:
             writer.writerow(["file", *header])
             for prediction in predictions:
                 cells = [cell for name, share in prediction.top for cell in (name, f"{share:.6f}")]
+                if classes is not None:
+                    shares = dict(prediction.top)
+                    labels = "|".join(name for name in classes if shares[name] >= THRESHOLD)
+                    cells = [labels, *(f"{shares[name]:.6f}" for name in classes)]
                 writer.writerow([prediction.file, *cells])
                 count += 1
     except OSError as error:

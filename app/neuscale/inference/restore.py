@@ -57,6 +57,11 @@ class Restored:
         return replace(self, config=config, data=normalized_as(data, self.data))
 
     @property
+    def several_labels(self) -> bool:
+        """True where an image may have several labels, and each class has a probability of its own."""
+        return self.data.meta.label_sets is not None
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of validation."""
         return Preprocessing.of(self.config, self.data)

@@ -6,7 +6,7 @@ goes on with the runs that it set out with. How far they are, they say themselve
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -153,6 +153,14 @@ def open_sweep(name: str | None) -> Sweep:
         if file.is_file():
             return _read(file)
     raise UsageError(f"{name}: there is no such sweep in {root}.", f"Sweeps there: {there}.")
+
+
+def best_words(result: Mapping[str, Any]) -> str:
+    """Words for the best evaluation in a manifest's result: top-1, or what `eval.metric` is."""
+    if result.get("best_top1") is not None:
+        return f"top-1 {result['best_top1']:.2%}"
+    best = result.get("best") or {}
+    return f"{best['metric']} {best['value']:.2%}" if best.get("value") is not None else ""
 
 
 def _read(file: Path) -> Sweep:

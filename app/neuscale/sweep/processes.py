@@ -14,7 +14,7 @@ from neuscale.errors import EXIT_RESUME, UsageError, disk_error
 from neuscale.hardware import available_cores, free_gpus, gpu_count
 from neuscale.program import program
 from neuscale.progress import Progress
-from neuscale.sweep.folder import PlannedRun, Sweep
+from neuscale.sweep.folder import PlannedRun, Sweep, best_words
 
 # By name: a run, the environment of its place, and its process.
 _Running = dict[str, tuple[PlannedRun, dict[str, str], "subprocess.Popen[bytes]"]]
@@ -76,8 +76,8 @@ def run_sweep(sweep: Sweep, places: list[dict[str, str]], progress: Progress) ->
                 free.append(place)
                 done += run.finished
                 if run.finished:
-                    best = (run.manifest.get("result") or {}).get("best_top1") or 0.0
-                    progress.message(f"{name} is finished: best top-1 {best:.2%}; {done} of {count} are")
+                    best = best_words(run.manifest.get("result") or {})
+                    progress.message(f"{name} is finished: best {best or 'not known'}; {done} of {count} are")
                 elif code != EXIT_RESUME and not received:
                     failed.append(name)
                     progress.warning(f"{name} failed ({_last_words(sweep, run, code)}); see {sweep.log(run)}")
