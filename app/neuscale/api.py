@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from neuscale.config import Config, compose_config, config_from_yaml, config_to_yaml
+from neuscale.config.schema import DataConfig
 from neuscale.data.catalog import CATALOG
 from neuscale.data.datasets import Dataset, check_split, is_prepared, open_prepared, prepared_names
 from neuscale.data.loaders.loader import model_size
@@ -192,6 +193,7 @@ def evaluate(
     if data is not None:
         check_split(data, split)
     shown = _progress(progress)
+    section = DataConfig(name=data.meta.name if data is not None else "", image_size=image_size)
     if isinstance(model, str):
         model = load_run(model)
     if isinstance(model, Run):
@@ -200,11 +202,13 @@ def evaluate(
         config = model.config
         trained_on = open_data(config, shown)
         data = normalized_as(data, trained_on)
-        image_size = model_size(trained_on.meta, config.data.image_size)
+        # Only how the model sees images: the data may lie elsewhere, in another form.
+        section.image_size = model_size(trained_on.meta, config.data.image_size)
+        section.interpolation, section.crop = config.data.interpolation, config.data.crop
         model = model.model(device=resolve_device("auto"))
     elif data is None:
         raise UsageError("evaluate(model) needs data.", 'For example: evaluate(model, load_data("cifar10")).')
-    return evaluate_module(model, data, split, batch_size, image_size, shown)
+    return evaluate_module(model, data, split, batch_size, section, shown)
 
 
 def _config(given: tuple[str | Config, ...]) -> Config:

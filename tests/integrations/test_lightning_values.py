@@ -252,7 +252,8 @@ def test_images_are_normalised_as_for_the_starting_weights(monkeypatch: pytest.M
     from neuscale.training import build
 
     numbers = ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
-    monkeypatch.setattr(build, "weights_normalization", lambda _config: numbers)
+    known = {"mean": numbers[0], "std": numbers[1]}
+    monkeypatch.setattr(build, "weights_preprocessing", lambda _config: known)
     config = recipe_config([*WORDS, "model.weights=some.pth"])
     assert (config.data.mean, config.data.std) == numbers
     assert recipe_config(config) == config

@@ -15,7 +15,7 @@ from neuscale.config import compose_config
 from neuscale.errors import CheckpointError, UsageError
 from neuscale.models.positions import fit_positions
 from neuscale.models.registry import check_arch, create_model
-from neuscale.models.weights import load_starting_weights, load_weights, weights_normalization
+from neuscale.models.weights import load_starting_weights, load_weights, weights_preprocessing
 from neuscale.models.weights_file import read_weights
 
 VIT = ["model=vit_ti4", "model.hidden_dim=24", "model.num_layers=2", "model.num_heads=2"]
@@ -179,7 +179,7 @@ def test_a_model_that_timm_saved_in_a_folder(tmp_path: Path) -> None:
         pytest.skip("timm saves folders with huggingface_hub, which is not here or too old")
 
     there = timm.create_model("resnet10t", num_classes=7)
-    there.pretrained_cfg |= {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125]}
+    there.pretrained_cfg |= {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125], "crop_pct": 0.8}
     save_for_hf(there, str(tmp_path / "mine"), model_config={}, safe_serialization="both")
     arch = f"local-dir:{tmp_path / 'mine'}"
     words = ["model=timm", f"model.arch={arch}", "model.weights=imagenet"]
@@ -191,7 +191,12 @@ def test_a_model_that_timm_saved_in_a_folder(tmp_path: Path) -> None:
         assert here.conv1[0].weight.equal(there.conv1[0].weight)
         (tmp_path / "mine" / "model.safetensors").unlink(missing_ok=True)
         assert suffix
-    assert weights_normalization(config) == ([0.25, 0.5, 0.75], [0.5, 0.25, 0.125])
+    assert weights_preprocessing(config) == {
+        "mean": [0.25, 0.5, 0.75],
+        "std": [0.5, 0.25, 0.125],
+        "interpolation": there.pretrained_cfg["interpolation"],
+        "crop": 0.8,
+    }
     torch.save({"w": Runs()}, tmp_path / "mine" / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="damaged, or more in it than tensors"):
         load_starting_weights(here, config, 64, 3, 5)

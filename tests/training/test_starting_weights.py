@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+import neuscale
 from conftest import ListeningProgress
 from neuscale.config import Config, compose_config
 from neuscale.data.formats.packed import PackedDataset
 from neuscale.errors import CheckpointError, UsageError
+from neuscale.inference.classifier import load_exported
 from neuscale.inference.evaluate_run import evaluate_run
 from neuscale.inference.export import export
 from neuscale.models import weights as module
@@ -43,18 +46,22 @@ def test_a_run_is_named_and_its_best_checkpoint_taken(tiny: ConfigBuilder, name:
 def test_images_are_normalised_as_for_the_weights_wherever_the_run_is_used(
     tiny: ConfigBuilder, build_trainer: Callable[..., Trainer], tmp_path: Any
 ) -> None:
-    first = train(
-        tiny("train.epochs=1", "run.name=first", "data.mean=[0.4,0.5,0.6]", "data.std=[0.2,0.3,0.4]")
-    ).run
+    sizes = ["data.image_size=16", "model.window_size=4"]
+    shown = ["data.mean=[0.4,0.5,0.6]", "data.std=[0.2,0.3,0.4]", "data.interpolation=bicubic"]
+    shown += ["data.crop=0.75", *sizes]
+    first = train(tiny("train.epochs=1", "run.name=first", *shown)).run
     manifest = load_manifest(first.manifest_file)
     assert (manifest["data"]["mean"], manifest["data"]["std"]) == ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
     listening = ListeningProgress()
-    second = train(tiny("train.epochs=1", "model.weights=first", "run.name=second"), None, listening).run
-    assert any(
-        "images are normalised as for these weights: mean 0.4, 0.5, 0.6" in m for m in listening.messages
-    )
-    config = second.config()
-    assert (config.data.mean, config.data.std) == ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    second = train(
+        tiny("train.epochs=1", "model.weights=first", "run.name=second", *sizes), None, listening
+    ).run
+    begins = "images are prepared as for these weights: "
+    (said,) = [line for line in listening.messages if line.startswith(begins)]
+    assert "data.mean 0.4, 0.5, 0.6" in said and "data.interpolation bicubic, data.crop 0.75" in said
+    data = second.config().data
+    assert (data.mean, data.std) == ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    assert (data.interpolation, data.crop) == ("bicubic", 0.75)
     # The data set is the same one, by its own fingerprint.
     assert load_manifest(second.manifest_file)["data"]["fingerprint"] == manifest["data"]["fingerprint"]
     measured = evaluate_run(second, "last", "val", "cpu", Silent()).evaluation
@@ -70,17 +77,33 @@ def test_images_are_normalised_as_for_the_weights_wherever_the_run_is_used(
         progress=Silent(),
     )
     record = json.loads((exported.folder / "model.json").read_text())
-    assert tuple(record["preprocessing"][name] for name in ("mean", "std")) == (
+    assert [record["preprocessing"][name] for name in ("mean", "std", "interpolation", "crop")] == [
         [0.4, 0.5, 0.6],
         [0.2, 0.3, 0.4],
+        "bicubic",
+        0.75,
+    ]
+    assert (
+        "resized to 21×21 (bicubic, antialiased), of which the middle 16×16 is kept"
+        in (exported.folder / "README.md").read_text()
     )
+    # What the exported model says of the bytes is what the run's own does.
+    tiny_data = neuscale.load_data("tiny")
+    pixels = torch.from_numpy(tiny_data.images("val").copy())
+    logits = load_exported(exported.folder)(pixels)
+    losses = F.cross_entropy(logits, torch.from_numpy(tiny_data.labels("val")))
+    assert measured.loss == pytest.approx(losses.item(), rel=1e-4)
+    assert neuscale.evaluate(second.name, tiny_data).top1 == measured.top1
     # It goes on as it began, and from an exported model the record tells.
     assert train(second.config(["train.epochs=2"]), second).outcome.steps == 10
     found, _ = starting_config(tiny(f"model.weights={exported.folder / 'model.safetensors'}"))
     assert found.data.mean == [0.4, 0.5, 0.6]
+    assert (found.data.interpolation, found.data.crop) == ("bicubic", 0.75)
     # What is said on the command line holds.
     own, _ = starting_config(tiny("model.weights=first", "data.mean=[0,0,0]", "data.std=[1,1,1]"))
-    assert own.data.mean == [0, 0, 0]
+    assert own.data.mean == [0, 0, 0] and own.data.crop == 0.75
+    own, _ = starting_config(tiny("model.weights=first", "data.interpolation=bilinear", "data.crop=1"))
+    assert (own.data.interpolation, own.data.crop) == ("bilinear", 1) and own.data.mean == [0.4, 0.5, 0.6]
 
 
 def test_pixels_are_those_of_the_mean_and_deviation(build_trainer: Callable[..., Trainer]) -> None:
@@ -97,13 +120,17 @@ def test_pixels_are_those_of_the_mean_and_deviation(build_trainer: Callable[...,
 
 def test_a_librarys_own_weights_say_how() -> None:
     swin = replace(compose_config(["model=swin_t"]).model, weights="imagenet")
-    assert module.weights_normalization(swin) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    # torchvision's Swin-T: resized to 232, of which the middle 224.
+    assert module.weights_preprocessing(swin) == {**imagenet, "interpolation": "bicubic", "crop": 224 / 232}
     model = compose_config(["model=torchvision", "model.arch=efficientnet_v2_l"]).model
-    found = module.weights_normalization(replace(model, weights="imagenet"))
-    assert found == ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    found = module.weights_preprocessing(replace(model, weights="imagenet"))
+    assert found == {**half, "interpolation": "bicubic", "crop": 1.0}
     pytest.importorskip("timm")
     model = compose_config(["model=timm", "model.arch=vit_tiny_patch16_224.augreg_in21k_ft_in1k"]).model
-    assert module.weights_normalization(replace(model, weights="imagenet")) == ([0.5] * 3, [0.5] * 3)
+    found = module.weights_preprocessing(replace(model, weights="imagenet"))
+    assert found == {**half, "interpolation": "bicubic", "crop": 0.9}
 
 
 @pytest.mark.parametrize("text", ["~nobody-of-this-name/w.pth", "x" * 300, "a/../b", "w\0.pth"])

@@ -62,6 +62,17 @@ class DataConfig:
         "what is subtracted from each channel, of values in 0 … 1; []: as model.weights, else the data's own",
     )
     std: list[float] = option([], "what each channel is then divided by", gt=0)
+    interpolation: str | None = option(
+        None,
+        "how images that are not of image_size become it; null: as for model.weights, else bilinear",
+        choices=("bilinear", "bicubic"),
+    )
+    crop: float | None = option(
+        None,
+        "share of the side whose middle is kept of such images; null: as for model.weights, else 1",
+        gt=0,
+        le=1,
+    )
     sampler: str = option(
         "uniform",
         "the images of an epoch: each once, or as many of each class, those of small ones several times",

@@ -183,15 +183,14 @@ def _of_all_processes(rows: Tensor) -> Tensor:
 
 
 def evaluate_module(
-    model: nn.Module, data: Dataset, split: str, batch_size: int, image_size: int | None, progress: Progress
+    model: nn.Module, data: Dataset, split: str, batch_size: int, section: DataConfig, progress: Progress
 ) -> AnyEvaluation:
-    """Evaluate `model` where it is, on normalised images of `data`, resized to `image_size` if given.
+    """Evaluate `model` where it is, on normalised images of `data`, resized as `section` says.
 
     Between initialised processes each takes its share. Raises UsageError where the model does not make a
     number for each class.
     """
     place = next((p.device for p in model.parameters()), torch.device("cpu"))
-    section = DataConfig(name=data.meta.name, image_size=image_size)
     rank = Rank.current()
     loader = create_loader(choose_loader(section, data, place), section, data, split, place, rank)
     _check_logits(model, data, loader.size, place)

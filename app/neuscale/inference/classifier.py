@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neuscale.config import Config, config_from_yaml
-from neuscale.data.augment.crops import normalize, resize
+from neuscale.data.augment.crops import normalize, resize, side_before_crop
 from neuscale.data.datasets import Dataset
 from neuscale.data.formats.image_list import ListedDataset
 from neuscale.data.sources.decode import decode_image
@@ -29,8 +29,8 @@ class Preprocessing:
     """Preprocessing of an image for the model, as in validation.
 
     A file is decoded to `height`×`width` pixels of `channels`, normalised by `mean` and `std` (per
-    channel, for values in 0..1) and, where `image_size` is another, resized to that side. `fit` and
-    `value_range` (of 16-bit images): see `Decoding`.
+    channel, for values in 0..1) and, where `image_size` is another, resized to that side, by `interpolation`
+    and with `crop` (see `resize`). `fit` and `value_range` (of 16-bit images): see `Decoding`.
     """
 
     channels: int
@@ -41,17 +41,32 @@ class Preprocessing:
     std: list[float]
     fit: str = "crop"
     value_range: Sequence[int] = (0, 65535)
+    interpolation: str = "bilinear"
+    crop: float = 1.0
 
     @classmethod
     def of(cls, config: Config, data: Dataset) -> "Preprocessing":
         """That of a run's validation."""
         meta = data.meta
         size = config.data.image_size or meta.height
+        interpolation, crop = config.data.interpolation or "bilinear", config.data.crop or 1.0
         # Files are decoded at the model's size at once; packed images are resized on the device.
-        height, width = (size, size) if isinstance(data, ListedDataset) else (meta.height, meta.width)
+        side = side_before_crop(size, crop)
+        height, width = (side, side) if isinstance(data, ListedDataset) else (meta.height, meta.width)
         decoding = Decoding.recorded(meta.source, (width, height))
         values = (decoding.low, decoding.high)
-        return cls(meta.channels, height, width, size, meta.mean, meta.std, decoding.fit, values)
+        return cls(
+            meta.channels,
+            height,
+            width,
+            size,
+            meta.mean,
+            meta.std,
+            decoding.fit,
+            values,
+            interpolation,
+            crop,
+        )
 
     def decode(self, content: bytes) -> NDArray[np.uint8]:
         """An image file's pixels: uint8 [C, H, W].
@@ -69,7 +84,11 @@ class Preprocessing:
         """uint8 [B, C, H, W] → float32 [B, C, S, S], on the same device."""
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
-        return resize(normalize(images, mean, std), self.image_size)
+        return self.resized(normalize(images, mean, std))
+
+    def resized(self, images: Tensor) -> Tensor:
+        """float [B, C, H, W] → [B, C, S, S]."""
+        return resize(images, self.image_size, self.interpolation, self.crop)
 
     def record(self) -> dict[str, Any]:
         """Its fields, for JSON."""
@@ -93,8 +112,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std, dtype=torch.float32))
 
     def forward(self, images: Tensor) -> Tensor:
-        images = resize(normalize(images, self.mean, self.std), self.preprocessing.image_size)
-        return self.model(images)
+        return self.model(self.preprocessing.resized(normalize(images, self.mean, self.std)))
 
     def decode(self, content: bytes) -> Tensor:
         """An image file as the model takes it: uint8 [1, C, H, W]."""

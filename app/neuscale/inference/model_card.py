@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from neuscale.data.augment.crops import side_before_crop
 from neuscale.inference.classifier import Preprocessing
 from neuscale.untrusted import printable
 
@@ -19,11 +20,7 @@ def model_card(kind: str, record: dict[str, Any]) -> str:
     shown = _text(", ".join(classes[:_MOST_CLASSES])) + (" …" if len(classes) > _MOST_CLASSES else "")
     colours = "grayscale" if preprocessing.channels == 1 else "RGB"
     size = f"{preprocessing.width}×{preprocessing.height}"
-    resized = (
-        f", resized to {preprocessing.image_size}×{preprocessing.image_size} (bilinear, antialiased)"
-        if (preprocessing.image_size,) * 2 != (preprocessing.width, preprocessing.height)
-        else ""
-    )
+    resized = _resized(preprocessing)
     fit = _FITS[preprocessing.fit].format(size=size)
     if tuple(preprocessing.value_range) != (0, 65535):
         fit += ". Of 16-bit images the values {} to {} become 0 to 255".format(*preprocessing.value_range)
@@ -89,6 +86,17 @@ Run {_code_span(record["run"])}, {checkpoint}, \
 {config}
 {_fence(config)}
 """
+
+
+def _resized(preprocessing: Preprocessing) -> str:
+    side = preprocessing.image_size
+    if (side, side) == (preprocessing.width, preprocessing.height):
+        return ""
+    larger = side_before_crop(side, preprocessing.crop)
+    words = f", resized to {larger}×{larger} ({preprocessing.interpolation}, antialiased)"
+    if (larger, larger) == (preprocessing.width, preprocessing.height):
+        words = ""
+    return words if larger == side else f"{words}, of which the middle {side}×{side} is kept"
 
 
 _FITS = {

@@ -102,31 +102,44 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
     return left
 
 
-def weights_normalization(config: ModelConfig) -> tuple[list[float], list[float]] | None:
-    """Mean and deviation of each channel by which images were normalised for `config.weights`.
+def weights_preprocessing(config: ModelConfig) -> dict[str, Any]:
+    """How images were prepared for `config.weights`: `mean` and `std`, `interpolation`, `crop` of `data`.
 
-    Those of the library for its own weights, and of the run for weights in its folder; None: not known, as
-    of a plain file.
+    Those of the library for its own weights, and of the run for weights in its folder; what is not known, as
+    of a plain file, is not there.
     """
     if config.weights is None:
-        return None
+        return {}
     if config.weights == "imagenet" and isinstance(config, TimmConfig):
         from neuscale.models.timm_model import pretrained_config
 
-        found = pretrained_config(config.arch)
-        return (list(found["mean"]), list(found["std"])) if found else None
+        said = pretrained_config(config.arch)
+        found = {name: said.get(name) for name in ("mean", "std", "interpolation")}
+        if said.get("crop_mode") in (None, "center"):
+            found["crop"] = said.get("crop_pct")
+        return _known(found)
     if config.weights == "imagenet":
         preset = _torchvision_entry(config).transforms()
-        return list(preset.mean), list(preset.std)
-    recorded = _stored_record(weights_path(config.weights))
-    mean, std = (recorded.get(name) for name in ("mean", "std"))
-    if (
-        isinstance(mean, list)
-        and isinstance(std, list)
-        and all(isinstance(x, int | float) for x in mean + std)
-    ):
-        return mean, std
-    return None
+        crop = min(1.0, preset.crop_size[0] / preset.resize_size[0])
+        how = getattr(preset.interpolation, "value", None)
+        return _known({"mean": preset.mean, "std": preset.std, "interpolation": how, "crop": crop})
+    return _known(_stored_record(weights_path(config.weights)))
+
+
+def _known(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What of it can be followed."""
+    found: dict[str, Any] = {}
+    mean, std = said.get("mean"), said.get("std")
+    lists = [list(each) for each in (mean, std) if isinstance(each, list | tuple)]
+    numbers = all(isinstance(number, int | float) for each in lists for number in each)
+    if numbers and len(lists) == 2 and len(lists[0]) == len(lists[1]):
+        found |= {"mean": lists[0], "std": lists[1]}
+    if said.get("interpolation") in ("bilinear", "bicubic"):
+        found["interpolation"] = said["interpolation"]
+    crop = said.get("crop")
+    if isinstance(crop, int | float) and 0 < crop <= 1:
+        found["crop"] = float(crop)
+    return found
 
 
 def _timm_weights(
@@ -236,16 +249,18 @@ def _model_section(path: Path) -> dict[str, Any]:
 
 
 def _stored_record(path: Path) -> dict[str, Any]:
-    """The record of the data in the run or exported model that weights lie in; {}: there is none."""
+    """The preparation of images in the run or exported model that weights lie in; {}: there is none."""
     try:
         for folder in _folders_above(path):
             if (folder / "manifest.json").is_file():
-                data = read_json(folder / "manifest.json")["data"]
-                return data if isinstance(data, dict) else {}
+                manifest = read_json(folder / "manifest.json")
+                config = manifest["config"]["data"]
+                of_config = {name: config.get(name) for name in ("interpolation", "crop")}
+                return {**of_config, **{name: manifest["data"].get(name) for name in ("mean", "std")}}
             if (folder / "model.json").is_file():
                 record = read_json(folder / "model.json")["preprocessing"]
                 return record if isinstance(record, dict) else {}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass  # somebody else's files of these names
     return {}
 

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from neuscale.config import Config
+from neuscale.config.schema import DataConfig
 from neuscale.data.formats.meta import PackedMeta
 from neuscale.errors import UsageError
 from neuscale.hardware import check_compiler
 from neuscale.models.fused import OpsChoice, fuse
 from neuscale.models.registry import create_model
-from neuscale.models.weights import load_starting_weights, weights_normalization, weights_path
+from neuscale.models.weights import load_starting_weights, weights_path, weights_preprocessing
 from neuscale.progress import Progress
 from neuscale.runs.folder import best_checkpoint, checkpoint_paths, find_run
 from neuscale.training.flops import training_flops
@@ -58,8 +60,8 @@ def build_model(
 def starting_config(config: Config) -> tuple[Config, str | None]:
     """The configuration of a run that begins, with what follows from its starting weights, and words on it.
 
-    The name of a run becomes the path of its best checkpoint, and images are normalised as they were for
-    the weights, where that is known and `data.mean` says nothing else.
+    The name of a run becomes the path of its best checkpoint, and images are normalised, resized and cropped
+    as they were for the weights, where that is known and the fields of `data` say nothing else.
     """
     model, weights = config.model, config.model.weights
     if weights is None:
@@ -71,13 +73,20 @@ def starting_config(config: Config) -> tuple[Config, str | None]:
             if paths:
                 best = best_checkpoint(run.checkpoints) or paths[-1]
                 config = replace(config, model=replace(model, weights=str(best.absolute())))
-    if config.data.mean or (found := weights_normalization(config.model)) is None:
+    found = weights_preprocessing(config.model)
+    if config.data.mean:
+        found = {name: value for name, value in found.items() if name not in ("mean", "std")}
+    found = {name: value for name, value in found.items() if not getattr(config.data, name)}
+    if not found:
         return config, None
-    mean, std = found
-    return replace(config, data=replace(config.data, mean=mean, std=std)), (
-        f"images are normalised as for these weights: mean {_numbers(mean)}, deviation {_numbers(std)}"
-        " (data.mean, data.std)"
-    )
+    words = ", ".join(_words(name, value) for name, value in found.items())
+    data: DataConfig = replace(config.data, **found)
+    return replace(config, data=data), f"images are prepared as for these weights: {words}"
+
+
+def _words(name: str, value: Any) -> str:
+    text = value if isinstance(value, str) else _numbers(value if isinstance(value, list) else [value])
+    return f"data.{name} {text}"
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from neuscale.config import Config
 from neuscale.config.schema import TrainConfig
-from neuscale.data.formats.meta import PackedMeta
 from neuscale.data.loaders.loader import Batch, Loader
 from neuscale.errors import UsageError, UserError
 from neuscale.fs import write_atomically
@@ -52,18 +51,23 @@ def class_weights(
 class TrainingLoss:
     """The loss of a configuration for the training images of a data set.
 
-    `counts`: these images by class, and `images` altogether. Raises UsageError as `class_weights` does.
+    `counts`: these images by class, and `images` altogether; `labels`: as `evaluate` takes them. Raises
+    UsageError as `class_weights` does.
     """
 
     def __init__(
-        self, train: TrainConfig, meta: PackedMeta, counts: Sequence[int], images: int, device: torch.device
+        self,
+        train: TrainConfig,
+        counts: Sequence[int],
+        images: int,
+        device: torch.device,
+        labels: int | Tensor = 0,
     ) -> None:
-        several_of = images if meta.label_sets is not None else None
+        table = labels if isinstance(labels, Tensor) else None
+        several_of = images if table is not None else None
         self._train = train
         self.weights = class_weights(train.class_weights, counts, device, several_of)
-        self._table: Tensor | None = None
-        if meta.label_sets is not None:
-            self._table = torch.from_numpy(meta.label_table()).to(device).float()
+        self._table = table.to(device).float() if table is not None else None
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """The mean over a micro-batch, of logits [B, classes]."""

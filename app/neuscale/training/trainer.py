@@ -68,7 +68,8 @@ class Trainer:
             self.raw_model, create_optimizer(config.optim, self.raw_model)
         )
         self.ema = WeightAverage(self.raw_model, train.ema_decay) if train.ema_decay else None
-        self.loss = TrainingLoss(train, data.meta, data.class_counts("train"), len(self.loader), device)
+        self._labels = evaluated_labels(data.meta, device)
+        self.loss = TrainingLoss(train, data.class_counts("train"), len(self.loader), device, self._labels)
         self.drop_path = DropPathDraws(self.raw_model, config.run.seed, len(self.loader), device)
         self._clipped = list(self.model.parameters())  # listing them takes as long as clipping them
         # Without a loss scale Accelerate's wrapper only costs time: it searches for a package at each step.
@@ -205,7 +206,7 @@ class Trainer:
                 return evaluate(
                     self.raw_model,
                     stop.watched(batches, share // size) if stop is not None else batches,
-                    evaluated_labels(self.data.meta, self.accelerator.device),
+                    self._labels,
                     self.accelerator.device,
                     self.accelerator.autocast,
                     self.progress,

@@ -116,11 +116,24 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return torch.addcmul(shift[:, None, None], images.float(), scale[:, None, None])
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """float [B, C, H, W] → [B, C, size, size], bilinear with antialiasing; as it is where the size fits."""
+def resize(images: Tensor, size: int, interpolation: str = "bilinear", crop: float = 1.0) -> Tensor:
+    """float [B, C, H, W] → [B, C, size, size], with antialiasing; as it is where the size fits.
+
+    `interpolation`: "bilinear" or "bicubic". `crop`: the share of a side that is kept, around the middle, of
+    images made larger for that (see `side_before_crop`).
+    """
     if images.shape[-2:] == (size, size):
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    side = side_before_crop(size, crop)
+    if images.shape[-2:] != (side, side):
+        images = F.interpolate(images, (side, side), mode=interpolation, antialias=True)
+    first = round((side - size) / 2)  # as torchvision's CenterCrop
+    return images[..., first : first + size, first : first + size]
+
+
+def side_before_crop(size: int, crop: float) -> int:
+    """The side that images are made where `crop` of it is kept; as timm's evaluation rounds it."""
+    return int(size / crop + 1e-6)
 
 
 _ASPECT = math.log(4 / 3)

@@ -70,6 +70,8 @@ def create_loader(
             "Use train.class_weights=balanced, or data.sampler=uniform.",
         )
     loader.sampler = config.sampler
+    loader.interpolation = config.interpolation or loader.interpolation
+    loader.crop = config.crop or loader.crop
     return loader
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from neuscale.data.augment.crops import Rows, window_pixels
+from neuscale.data.augment.crops import Rows, side_before_crop, window_pixels
 from neuscale.data.formats.image_list import ListedDataset, ListedFile, read_image_file
 from neuscale.data.loaders.loader import Loader, Request
 from neuscale.data.sources.decode import (
@@ -72,20 +72,23 @@ class FileLoader(Loader):
         workers: int | None = None,
     ) -> None:
         super().__init__(data.meta, data.labels(split), image_size, device, rank)
-        own_size = image_size is None and data.meta.source["size"] is None
-        decoding = replace(data.decoding, size=None if own_size else square(self.size))
+        self._own_size = image_size is None and data.meta.source["size"] is None
+        decoding = replace(data.decoding, size=None if self._own_size else square(self.size))
         self._images = _Images(data.files_folder, data.files(split), decoding)
         self.workers = workers if workers is not None else available_cores()
 
     @property
     def stored_size(self) -> tuple[int, int]:
         """See Loader."""
-        return self.size, self.size
+        side = self.size if self._own_size else side_before_crop(self.size, self.crop)
+        return side, side
 
     def _read(self, requests: Iterable[Request]) -> Iterator[Rows]:
         batches = [_keys(request) for request in requests]
         if not batches:
             return
+        if not self._own_size:
+            self._images.whole = replace(self._images.decoding, size=square(self.stored_size[0]))
         if self.workers:
             self._check_shared_memory(max(map(len, batches)))
         loader: DataLoader[Any] = DataLoader(
@@ -117,7 +120,7 @@ class FileLoader(Loader):
             free = os.statvfs(_SHARED_MEMORY).f_bavail * os.statvfs(_SHARED_MEMORY).f_frsize
         except OSError:
             return
-        each = batch * 3 * self.size * self.size * (PREFETCH + 1)
+        each = batch * 3 * self.stored_size[0] ** 2 * (PREFETCH + 1)
         if each * self.workers > free:
             fits = free // each
             raise UserError(
@@ -142,10 +145,11 @@ def _without_interruptions(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 class _Images(Dataset[Any]):
-    """The images by (sample, window): uint8 [3, S, S], or the error that there is instead."""
+    """The images by (sample, window): uint8 [3, side, side], or the error that there is instead."""
 
     def __init__(self, folder: Path, files: list[ListedFile], decoding: Decoding) -> None:
         self.folder, self.files, self.decoding = folder, files, decoding
+        self.whole = decoding  # of an image that is not cut at random
 
     def __len__(self) -> int:
         return len(self.files)
@@ -155,7 +159,7 @@ class _Images(Dataset[Any]):
         file = self.files[sample]
         try:
             data = read_image_file(self.folder, file)
-            pixels = decode_image(data, self.decoding) if window is None else self._cut(data, window)
+            pixels = decode_image(data, self.whole) if window is None else self._cut(data, window)
         except MemoryError:
             raise
         except Exception as error:

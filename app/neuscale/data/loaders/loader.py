@@ -92,6 +92,7 @@ class Loader(ABC):
 
     kind: str  # what data.loader calls it
     sampler = "uniform"  # what data.sampler says
+    interpolation, crop = "bilinear", 1.0  # and data.interpolation and data.crop
 
     def __init__(
         self,
@@ -115,6 +116,9 @@ class Loader(ABC):
     @abstractmethod
     def stored_size(self) -> tuple[int, int]:
         """Height and width of the images before they are resized on the device."""
+
+    def _resized(self, images: Tensor) -> Tensor:
+        return resize(images, self.size, self.interpolation, self.crop)
 
     @abstractmethod
     def _read(self, requests: Iterable[Request]) -> Iterator[Rows]:
@@ -143,9 +147,9 @@ class Loader(ABC):
         count, rank = len(self), self.rank
         order = self.order(seed, epoch)
         windows = draw_windows(augment.resized_crop, seed, epoch, count) if augment.resized_crop else None
-        augmentation = draw_augmentation(
-            augment, seed, epoch, count, global_batch_size, self.stored_size, self.device
-        )
+        # A window is cut from its file at the model's own size.
+        stored = self.stored_size if windows is None else (self.size, self.size)
+        augmentation = draw_augmentation(augment, seed, epoch, count, global_batch_size, stored, self.device)
         partners = augmentation.mix.partner.cpu().numpy() if augmentation.mix is not None else None
         slices = [
             positions
@@ -172,7 +176,7 @@ class Loader(ABC):
                 rows = rows[indices.popleft().to(self.device)]
             images = augmentation.images(rows, self._normalize, positions)
             samples = torch.from_numpy(order[positions]).to(self.device)
-            batch = Batch(resize(images, self.size), self.labels[samples], samples, epoch, positions)
+            batch = Batch(self._resized(images), self.labels[samples], samples, epoch, positions)
             if augmentation.mix is not None and partners is not None:
                 other = torch.from_numpy(order[partners[positions]]).to(self.device)
                 weights = augmentation.mix.weight[positions]
@@ -201,5 +205,5 @@ class Loader(ABC):
             if change is not None:
                 pixels = change(pixels, order[positions])
             samples = torch.from_numpy(order[positions]).to(self.device)
-            images = resize(self._normalize(pixels), self.size)
+            images = self._resized(self._normalize(pixels))
             yield Batch(images, self.labels[samples], samples, 0, positions)

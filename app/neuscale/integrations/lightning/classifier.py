@@ -86,7 +86,8 @@ class ImageClassifier(LightningModule):
         if config.train.compile:
             check_compiler()
             self.model.compile()
-        self._loss = TrainingLoss(config.train, data.meta, data.class_counts, data.training_samples, device)
+        counts = data.class_counts if config.train.class_weights != "none" else []
+        self._loss = TrainingLoss(config.train, counts, data.training_samples, device)
         self._drop_path = DropPathDraws(self.model, config.run.seed, data.training_samples, device)
         self._steps_per_epoch = data.steps_per_epoch
 
