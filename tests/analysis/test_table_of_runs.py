@@ -42,6 +42,7 @@ def test_a_row_has_the_best_top1_and_the_last_loss(neuscale: Command, write_run:
         "seed": 7,
         "steps": 25,
         "top1": 0.75,
+        "map": None,
         "loss": 2.125,
         "time": 3754.4,
         "speed": 12345.6,

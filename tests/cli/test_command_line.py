@@ -87,6 +87,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "--skip-bad": False,
         **dict.fromkeys(("--fit", "--val-share", "--folds", "--fold", "--split-seed", "--nested")),
         **dict.fromkeys(("--labels", "--image-column", "--label-column", "--split-column")),
+        **dict.fromkeys(("--multi-label", "--label-separator", "--label-columns")),
         **dict.fromkeys(("--encoding", "--value-range")),
         **JSON,
     },
@@ -94,6 +95,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "data check": {
         **dict.fromkeys(("--run", "--page", "--val-share", "--nested", "--labels", "--image-column")),
         **dict.fromkeys(("--label-column", "--split-column", "--encoding", "--value-range")),
+        **dict.fromkeys(("--multi-label", "--label-separator", "--label-columns")),
         **JSON,
     },
     "data info": {"--picture": None, **JSON},

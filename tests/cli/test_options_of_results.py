@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from neuscale.analysis.compare import Comparison
 from neuscale.analysis.equality import Verdict
+from neuscale.evaluation.calibration import Calibration
+from neuscale.evaluation.evaluate import Evaluation
 
 from .options import CALLED, NOT_CALLED, Callees, Option, commands, options_of
 
@@ -60,10 +63,10 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--device", "cpu"], "restore.device", "cpu", None),
         Option(["--device", "cpu"], "check_device.device", "cpu", NOT_CALLED),
         Option(["--csv", str(PATH)], "write_csv.path", PATH, NOT_CALLED),
-        Option(["--csv", str(PATH)], "_show.csv_file", PATH, None),
+        Option(["--csv", str(PATH)], "_show_table", NOT_CALLED, CALLED),
         Option(["--picture", str(PATH)], "save_picture.path", PATH, NOT_CALLED),
         Option(["--json"], "_print_json.picture", None, NOT_CALLED),
-        Option(["--json"], "_show", NOT_CALLED, CALLED),
+        Option(["--json"], "_show_table", NOT_CALLED, CALLED),
         Option(
             ["other.png"],
             "find_images.paths",
@@ -94,6 +97,9 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--labels", "t.csv", "--image-column", "a"], "prepare.options.image_column", "a", None),
         Option(["--labels", "t.csv", "--label-column", "b"], "prepare.options.label_column", "b", None),
         Option(["--labels", "t.csv", "--split-column", "c"], "prepare.options.split_column", "c", None),
+        Option(["--multi-label"], "prepare.options.multi_label", True, None),
+        Option(["--label-separator", "|"], "prepare.options.label_separator", "|", None),
+        Option(["--label-columns", "d,e"], "prepare.options.label_columns", "d,e", None),
         Option(["--encoding", "cp932"], "prepare.options.encoding", "cp932", None),
         Option(["--value-range", "16:4095"], "prepare.options.value_range", (16, 4095), None),
         Option(["--save-as", "mine"], "prepare.save_as", "mine", None),
@@ -132,6 +138,9 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--labels", "t.csv", "--image-column", "a"], "prepare.options.image_column", "a", None),
         Option(["--labels", "t.csv", "--label-column", "b"], "prepare.options.label_column", "b", None),
         Option(["--labels", "t.csv", "--split-column", "c"], "prepare.options.split_column", "c", None),
+        Option(["--multi-label"], "prepare.options.multi_label", True, None),
+        Option(["--label-separator", "|"], "prepare.options.label_separator", "|", None),
+        Option(["--label-columns", "d,e"], "prepare.options.label_columns", "d,e", None),
         Option(["--encoding", "cp932"], "prepare.options.encoding", "cp932", None),
         Option(["--value-range", "16:4095"], "prepare.options.value_range", (16, 4095), None),
         AS_JSON,
@@ -208,7 +217,7 @@ def stand_ins() -> dict[str, Any]:
     data = types.SimpleNamespace(
         meta=meta, folder=Path("some"), verify=lambda _progress: [], class_counts=lambda _split: [1, 2, 3, 4]
     )
-    evaluation = types.SimpleNamespace(calibration=None)
+    evaluation = Evaluation(0.5, 0.5, 1.0, 2, torch.zeros(4, 4), Calibration([0], [0.0], [0]))
     evaluated = types.SimpleNamespace(is_main=True, evaluation=evaluation)
     seen = types.SimpleNamespace(file=Path("image.png"), top=[("a", 1.0)])
     record = {
@@ -217,6 +226,7 @@ def stand_ins() -> dict[str, Any]:
         "weights": "raw",
         "metrics": {"top1": 0.5},
         "check": {"max_abs_difference": 0.0, "images": 3},
+        "several_labels": False,
     }
     exported = types.SimpleNamespace(folder=Path("some"), file=Path("model.pt2"), record=record)
     removal = types.SimpleNamespace(path=PATH, reason="spare", size=7)
@@ -238,11 +248,11 @@ def stand_ins() -> dict[str, Any]:
         "neuscale.inference.predict.predict": [seen],
         "neuscale.inference.predict.write_csv": lambda predictions, **_: len(list(predictions)),
         "neuscale.inference.predict.prediction_grid": None,
-        "neuscale.inference.restore.restore": types.SimpleNamespace(data=data),
+        "neuscale.inference.restore.restore": types.SimpleNamespace(data=data, several_labels=False),
         "neuscale.distributed.accelerator.check_device": None,
         "neuscale.runs.differences.check_same_data": None,
         "neuscale.cli.predict._print_json": None,
-        "neuscale.cli.predict._show": None,
+        "neuscale.cli.predict._show_table": None,
         "neuscale.inference.export.export": exported,
         "neuscale.data.prepare.prepare": data,
         "neuscale.data.formats.write_image_list.list_images": data,

@@ -57,14 +57,14 @@ def test_the_runs_of_a_sweep_are_ranked_by_their_best_evaluation(
         if "s-" in line
     ]
     assert rows == [
-        ["s-lr0.1-seed4", "0.1", "4", "90.00%", "1.5000", "50", ""],
-        ["s-lr0.2-seed3", "0.2", "3", "60.00%", "1.7500", "1,030", "stopped"],
-        ["s-lr0.1-seed3", "0.1", "3", "40.00%", "2.2500", "40", ""],
+        ["s-lr0.1-seed4", "0.1", "4", "top-1 90.00%", "1.5000", "50", ""],
+        ["s-lr0.2-seed3", "0.2", "3", "top-1 60.00%", "1.7500", "1,030", "stopped"],
+        ["s-lr0.1-seed3", "0.1", "3", "top-1 40.00%", "2.2500", "40", ""],
         ["s-lr0.2-seed4", "0.2", "4", "", "", "", "not started"],
     ]
-    (heading,) = [line for line in said.out.splitlines() if "best top-1" in line]
+    (heading,) = [line for line in said.out.splitlines() if "last loss" in line]
     names = [cell.strip() for cell in heading.strip("┃").split("┃")]
-    assert names == ["run", "optim.lr", "run.seed", "best top-1", "last loss", "steps", ""]
+    assert names == ["run", "optim.lr", "run.seed", "best", "last loss", "steps", ""]
     assert "stopped by SIGTERM; every run that has started is saved." in said.err
     assert "neuscale sweep --resume s" in said.err
 

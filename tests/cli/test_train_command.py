@@ -12,6 +12,8 @@ from neuscale.cli import run
 from neuscale.config import compose_config
 from neuscale.distributed.nodes import Nodes
 from neuscale.errors import EXIT_RESUME
+from neuscale.evaluation.calibration import Calibration
+from neuscale.evaluation.evaluate import Evaluation
 from neuscale.training.outcome import Outcome
 from neuscale.training.validate import validate
 
@@ -95,15 +97,14 @@ def trained(callees: Callees, runs: Path) -> Callable[..., str]:
     """A function that runs `train` of which this came: 4 of 6 epochs, classes as many as are given."""
 
     def command(classes: int, stopped_by: str | None, *words: str) -> int:
-        last = types.SimpleNamespace(
-            top1=0.4321, top5=0.8765, loss=1.23456, samples=12345, confusion=torch.zeros(classes, classes)
-        )
+        calibration = Calibration([0], [0.0], [0])
+        last = Evaluation(0.4321, 0.8765, 1.23456, 12345, torch.zeros(classes, classes), calibration)
         outcome = Outcome(
             steps=1234,
             epochs=4,
             seconds=754.0,
             images_per_second=6543.2,
-            last=last,  # type: ignore[arg-type]
+            last=last,
             best_top1=0.5678,
             stopped_by=stopped_by,
         )

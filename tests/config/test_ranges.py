@@ -15,6 +15,7 @@ from neuscale.errors import EXIT_USAGE, UsageError
 RANGES: dict[str, dict[str, str]] = {
     "DataConfig": {
         "image_size": "[4, 4096]",
+        "crop": "(0, 1]",
         "std": "(0, inf)",
         "memory_share": "(0, 1]",
         "workers": "[0, 256]",
@@ -72,6 +73,7 @@ RANGES: dict[str, dict[str, str]] = {
         "max_steps": "[1, inf)",
         "global_batch_size": "[1, 1048576]",
         "label_smoothing": "[0, 1)",
+        "focal_gamma": "[0, 10]",
         "freeze_layers": "[0, inf)",
         "ema_decay": "[0, 1)",
         "patience": "[1, inf)",
@@ -88,7 +90,11 @@ RANGES["MuonConfig"] = RANGES["AdamWConfig"] | {"momentum": "[0, 1)"}
 
 SCHEDULES = {"schedule": "cosine linear step constant", "on_extend": "rescale hold restart"}
 CHOICES: dict[str, dict[str, str]] = {
-    "DataConfig": {"loader": "auto resident stream files", "sampler": "uniform balanced"},
+    "DataConfig": {
+        "loader": "auto resident stream files",
+        "sampler": "uniform balanced",
+        "interpolation": "bilinear bicubic",
+    },
     "AugmentConfig": {"policy": "none randaugment trivialaugment"},
     "SwinConfig": {"name": "swin", "gelu_approximate": "none tanh", "ops": "auto fused eager"},
     "ViTConfig": {
@@ -115,7 +121,7 @@ CHOICES: dict[str, dict[str, str]] = {
         "on_extend": "rescale hold restart",
     },
     "TrainConfig": {"precision": "auto fp32 tf32 bf16 fp16"},
-    "EvalConfig": {"metric": "top1 top5 loss balanced_accuracy macro_f1"},
+    "EvalConfig": {"metric": "auto top1 top5 loss balanced_accuracy macro_f1 map micro_f1 exact"},
     "TrackingConfig": {"wandb_mode": "online offline disabled"},
     "RunConfig": {"device": "auto cuda mps cpu"},
 }

@@ -6,7 +6,8 @@ from neuscale.config import schema
 
 FIELDS = {
     "Config": "experiment data augment model optim train eval checkpoint tracking run",
-    "DataConfig": "name source stage image_size mean std sampler loader memory_share workers",
+    "DataConfig": "name source stage image_size mean std interpolation crop sampler loader "
+    "memory_share workers",
     "AugmentConfig": "crop_padding resized_crop horizontal_flip policy policy_layers policy_magnitude "
     "brightness contrast saturation hue erasing mixup_alpha cutmix_alpha",
     "ModelConfig": "name weights",
@@ -21,8 +22,8 @@ FIELDS = {
     "AdamWConfig": "+ beta1 beta2 eps",
     "SGDConfig": "+ momentum nesterov",
     "MuonConfig": "+ momentum",
-    "TrainConfig": "epochs max_steps global_batch_size micro_batch class_weights label_smoothing precision "
-    "freeze_layers linear_probe ema_decay patience compile channels_last log_every_steps profile",
+    "TrainConfig": "epochs max_steps global_batch_size micro_batch class_weights label_smoothing focal_gamma "
+    "precision freeze_layers linear_probe ema_decay patience compile channels_last log_every_steps profile",
     "EvalConfig": "batch_size every_epochs metric min_delta",
     "CheckpointConfig": "every_steps keep_last milestones",
     "TrackingConfig": "tensorboard sample_images wandb wandb_project wandb_entity wandb_group "

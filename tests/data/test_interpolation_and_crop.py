@@ -111,3 +111,17 @@ def test_files_of_their_own_size_are_left_as_they_are(tree: Path, tmp_path: Path
     plain = create_loader(Choice("files", ""), DataConfig(name="x", workers=0), data, "val", CPU, Rank())
     assert loader.stored_size == (10, 10)
     assert torch.equal(next(loader.evaluation(99)).images, next(plain.evaluation(99)).images)
+
+
+@pytest.mark.parametrize("window", [0.0, 0.5])
+def test_files_are_cut_at_the_models_size_whatever_that_of_the_list(
+    tree: Path, tmp_path: Path, window: float
+) -> None:
+    seen = []
+    for size in (6, 8):
+        data = list_images("image_folder", root=tmp_path, source=tree, size=size, save_as=f"x{size}")
+        loader = loader_of(data, "files", "train", 8, None, None)
+        ([batch],) = loader.training(AugmentConfig(resized_crop=window), 0, 0, 0, 1, 6)
+        pixels = batch.images * loader.std[:, None, None] + loader.mean[:, None, None]
+        seen.append((pixels * 255).round())
+    assert torch.equal(*seen)

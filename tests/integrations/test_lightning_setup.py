@@ -30,7 +30,7 @@ class Opened:
     def __init__(self, modules: Any, patch: pytest.MonkeyPatch) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.checked: list[tuple[Any, ...]] = []
-        self.meta = SimpleNamespace(fingerprint="print", fingerprint_v1="older", classes=7)
+        self.meta = SimpleNamespace(fingerprint="print", fingerprint_v1="older", classes=7, label_sets=None)
         patch.setattr(modules.data, "open_data", lambda _config, _progress: self)
         patch.setattr(modules.data, "choose_loader", lambda _config, _data, device: ("choice", device))
         patch.setattr(modules.data, "check_augment", lambda *given: self.checked.append(given))

@@ -78,6 +78,7 @@ def changed_at_the_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config, Con
                     "_stepped",
                     "_clipped",
                     "ema",
+                    "loss",
                 ):
                     setattr(trainer, name, getattr(other, name))
                 for name in ("drop_path", "accumulation", "_frozen"):

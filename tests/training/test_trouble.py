@@ -137,7 +137,7 @@ def test_other_forms_are_refused(text: str) -> None:
 def test_a_loss_that_is_no_number_is_traced_to_its_step_and_images(
     tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neuscale.training import trainer as step
+    from neuscale.training import loss as step
 
     real = step.batch_loss
     calls = iter(range(1, 100))

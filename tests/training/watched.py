@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neuscale.data.loaders.loader import Batch
+from neuscale.training import loss as loss_module
 from neuscale.training import metrics_logger, trainer
 from neuscale.training.tracking.tracker import Tracker
 
@@ -45,7 +46,7 @@ class Watched:
 def watch(patch: pytest.MonkeyPatch) -> Watched:
     """Watches the trainings of this process from here on."""
     watched = Watched()
-    real_loss, real_step = trainer.batch_loss, trainer.Trainer.forward_backward
+    real_loss, real_step = loss_module.batch_loss, trainer.Trainer.forward_backward
     real_loader, real_evaluate, real_images = trainer.create_loader, trainer.evaluate, Tracker.images
 
     def loss(logits: Tensor, batch: Any, *settings: Any) -> Tensor:
@@ -83,7 +84,7 @@ def watch(patch: pytest.MonkeyPatch) -> Watched:
         watched.images.append(shown.clone())
         real_images(self, shown, of)
 
-    patch.setattr(trainer, "batch_loss", loss)
+    patch.setattr(loss_module, "batch_loss", loss)
     patch.setattr(trainer.Trainer, "forward_backward", forward_backward)
     patch.setattr(trainer, "create_loader", loader)
     patch.setattr(trainer, "evaluate", evaluate)

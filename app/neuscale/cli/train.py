@@ -196,12 +196,12 @@ def _show_table(name: str, outcome: "Outcome", last: "AnyEvaluation") -> None:
     if isinstance(last, Evaluation) and len(last.confusion) > 5:
         table.add_row("top-5", f"{last.top5:.2%}")
     table.add_row("loss", f"{last.loss:.4f}")
-    best = outcome.best
     if outcome.best_top1 >= 0:
         table.add_row("best top-1", f"{outcome.best_top1:.2%}")
-    if best.metric != "top1" and best.value is not None:
-        words = f"{best.value:.4f}" if best.metric == "loss" else f"{best.value:.2%}"
-        table.add_row(f"best {'mAP' if best.metric == 'map' else best.metric}", words)
+    metric, best = outcome.best_metric, outcome.best_value
+    if metric != "top1" and best is not None:
+        words = f"{best:.4f}" if metric == "loss" else f"{best:.2%}"
+        table.add_row(f"best {'mAP' if metric == 'map' else metric}", words)
     table.add_row("images evaluated", f"{last.samples:,}")
     table.add_row("training time", duration(outcome.seconds))
     table.add_row("throughput", f"{outcome.images_per_second:,.0f} img/s")

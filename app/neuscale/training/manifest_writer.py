@@ -69,7 +69,7 @@ class ManifestWriter:
             "train_seconds": round(trainer.metrics.timer.seconds, 2),
             "images_per_second": round(outcome.images_per_second, 1),
             "last": outcome.last.scalars() if outcome.last else None,
-            "best": {"metric": outcome.best.metric, "value": outcome.best.value},
+            "best": {"metric": outcome.best_metric, "value": outcome.best_value},
             "best_top1": outcome.best_top1 if outcome.best_top1 >= 0 else None,
             "weights_sha256": weights_hash(trainer.raw_model.state_dict()),
             "average_sha256": weights_hash(ema.average) if ema is not None else None,

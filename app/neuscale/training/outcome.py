@@ -13,8 +13,9 @@ class Outcome:
     """Outcome of a training.
 
     `seconds`: training time over all resumes, without evaluations. `images_per_second`: since the
-    last resume. `best`: by `eval.metric`. `stopped_by`: the signal or limit that
-    stopped it before its last step, or None.
+    last resume. `best_top1`: -1 before an evaluation, and where images may have several labels.
+    `stopped_by`: the signal or limit that stopped it before its last step, or None. `best_value`: the best by
+    `best_metric`, which is `eval.metric`; None before an evaluation.
     """
 
     steps: int
@@ -22,13 +23,10 @@ class Outcome:
     seconds: float
     images_per_second: float
     last: AnyEvaluation | None
-    best: "BestSoFar"
+    best_top1: float
     stopped_by: str | None
-
-    @property
-    def best_top1(self) -> float:
-        """The highest top-1 so far; -1 before an evaluation, and where images may have several labels."""
-        return self.best.top1
+    best_metric: str = "top1"
+    best_value: float | None = None
 
 
 # Metrics that are better the smaller they are.
@@ -75,6 +73,10 @@ class BestSoFar:
         else:
             self.stale += 1
         return is_best
+
+    def named(self) -> dict[str, Any]:
+        """For an Outcome."""
+        return {"best_metric": self.metric, "best_value": self.value}
 
     @property
     def exhausted(self) -> bool:
