@@ -165,7 +165,7 @@ def test_killed_and_started_again_it_loses_nothing(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["kills"] == kills
+    assert told["kills"] == kills * OFTEN
     whole, killed = (final(tmp_path / "runs" / name) for name in ("whole", "killed"))
     for name, value in whole.items():
         assert same(value, killed[name]), name

@@ -76,7 +76,7 @@ class BestSoFar:
 
     def named(self) -> dict[str, Any]:
         """For an Outcome."""
-        return {"best_metric": self.metric, "best_value": self.value}
+        return {"best_top1": self.top1, "best_metric": self.metric, "best_value": self.value}
 
     @property
     def exhausted(self) -> bool:

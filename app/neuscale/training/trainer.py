@@ -239,7 +239,6 @@ class Trainer:
             seconds=self.metrics.timer.seconds,
             images_per_second=steps * self.config.train.global_batch_size / seconds if seconds else 0.0,
             last=self.last,
-            best_top1=self.best.top1,
             stopped_by=self.stopped_by,
             **self.best.named(),
         )
