@@ -113,7 +113,6 @@ def main() -> None:
                     "epochs": str(asked.epochs),
                     "train_images": str(10 * asked.train),
                     "val_images": str(10 * asked.val),
-                    "train_seconds": f"{statistics.mean(outcome.seconds for outcome in outcomes):.0f}",
                     "cpu": cpu_name(),
                 }
             )
