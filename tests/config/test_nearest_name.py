@@ -3,8 +3,8 @@
 import pytest
 
 from neuscale.config import compose_config
-from neuscale.config.compose import nearest
 from neuscale.config.preset_files import preset_groups
+from neuscale.config.set_fields import nearest
 from neuscale.errors import UsageError
 
 FIELDS = [
@@ -96,7 +96,7 @@ def test_another_architecture_by_name_is_answered_with_the_presets() -> None:
 
 def test_what_resembles_nothing_is_answered_with_what_there_is() -> None:
     assert advice("zzzzqqq=1") == "'neuscale train --print-config' shows what there is."
-    assert advice("optim=zzz") == "Known: adamw, muon, sgd."
+    assert advice("optim=zzz") == "Known: adamw, muon, sgd, target."
 
 
 def test_a_field_of_another_section_is_answered_with_all_that_it_may_be() -> None:

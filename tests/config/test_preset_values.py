@@ -58,8 +58,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "vit_s4": VIT_S4,
         "torchvision": {"name": "torchvision", "arch": "resnet18"},
         "timm": {"name": "timm", "arch": "resnet18"},
+        "target": {"name": "target", "target": "a.B"},
     },
-    "optim": {"adamw": ADAMW, "sgd": SGD, "muon": MUON},
+    "optim": {
+        "adamw": ADAMW,
+        "sgd": SGD,
+        "muon": MUON,
+        "target": {"name": "target", "target": "a.B", "lr": 0.1, "weight_decay": 0.0},
+    },
     "tracking": {"default": {}, "wandb": {"wandb": True}},
 }
 EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -116,6 +122,8 @@ def test_every_preset_is_written_here() -> None:
 )
 def test_a_preset_has_the_values_written_here(group: str, name: str) -> None:
     needed = ["model.arch=resnet18"] if name in ("torchvision", "timm") else []
+    if name == "target":
+        needed = [f"{group}.target=a.B", *(["optim.lr=0.1"] if group == "optim" else [])]
     words = ["experiment=null", "train.epochs=1", "train.global_batch_size=1"]
     config = compose_config([*words, f"{group}={name}", *needed])
     assert changed(getattr(config, group)) == PRESETS[group][name]

@@ -15,7 +15,12 @@ from neuscale.config.preset_files import field_sources, preset_fields, preset_gr
 from neuscale.config.schema import AugmentConfig, DataConfig, TrainConfig
 
 # What a preset leaves to the command line.
-NEEDED = {"model=torchvision": ["model.arch=resnet18"], "model=timm": ["model.arch=resnet18"]}
+NEEDED = {
+    "model=torchvision": ["model.arch=resnet18"],
+    "model=timm": ["model.arch=resnet18"],
+    "model=target": ["model.target=a.B"],
+    "optim=target": ["optim.target=a.B", "optim.lr=0.1"],
+}
 PRESETS = [f"{group}={name}" for group, names in preset_groups().items() for name in names]
 
 

@@ -33,6 +33,7 @@ RANGES: dict[str, dict[str, str]] = {
         "erasing": "[0, 1]",
         "mixup_alpha": "[0, 100]",
         "cutmix_alpha": "[0, 100]",
+        "function_draws": "[0, 1024]",
     },
     "SwinConfig": {
         "patch_size": "[1, 1024]",
@@ -86,6 +87,7 @@ RANGES: dict[str, dict[str, str]] = {
 }
 _OF_ALL_OPTIMIZERS = {k: v for k, v in RANGES["AdamWConfig"].items() if k not in ("beta1", "beta2", "eps")}
 RANGES["SGDConfig"] = _OF_ALL_OPTIMIZERS | {"momentum": "[0, 1)"}
+RANGES["TargetOptimConfig"] = _OF_ALL_OPTIMIZERS
 RANGES["MuonConfig"] = RANGES["AdamWConfig"] | {"momentum": "[0, 1)"}
 
 SCHEDULES = {"schedule": "cosine linear step constant", "on_extend": "rescale hold restart"}
@@ -105,6 +107,12 @@ CHOICES: dict[str, dict[str, str]] = {
     },
     "TorchvisionConfig": {"name": "torchvision"},
     "TimmConfig": {"name": "timm"},
+    "TargetModelConfig": {"name": "target"},
+    "TargetOptimConfig": {
+        "name": "target",
+        "schedule": "cosine linear step constant",
+        "on_extend": "rescale hold restart",
+    },
     "AdamWConfig": {
         "name": "adamw",
         "schedule": "cosine linear step constant",
@@ -133,7 +141,15 @@ SCHEMAS: dict[str, type] = {
     and name not in ("Config", "ModelConfig", "TransformerConfig", "OptimConfig")
 }
 INTEGERS = {
-    *("image_size", "workers", "crop_padding", "policy_layers", "policy_magnitude", "patch_size"),
+    *(
+        "image_size",
+        "workers",
+        "crop_padding",
+        "policy_layers",
+        "policy_magnitude",
+        "patch_size",
+        "function_draws",
+    ),
     *("embed_dim", "depths", "num_heads", "window_size", "hidden_dim", "num_layers", "step_epochs"),
     *("epochs", "max_steps", "global_batch_size", "freeze_layers", "patience", "log_every_steps"),
     *("batch_size", "every_epochs", "every_steps", "keep_last", "milestones", "sample_images", "seed"),

@@ -7,23 +7,27 @@ from neuscale.config import schema
 FIELDS = {
     "Config": "experiment data augment model optim train eval checkpoint tracking run",
     "DataConfig": "name source stage image_size mean std interpolation crop sampler loader "
-    "memory_share workers",
+    "memory_share workers dataset",
     "AugmentConfig": "crop_padding resized_crop horizontal_flip policy policy_layers policy_magnitude "
-    "brightness contrast saturation hue erasing mixup_alpha cutmix_alpha",
+    "brightness contrast saturation hue erasing mixup_alpha cutmix_alpha "
+    "function function_draws",
     "ModelConfig": "name weights",
     "TransformerConfig": "+ patch_size mlp_ratio dropout drop_path_rate gradient_checkpointing "
     "gelu_approximate ops",
     "SwinConfig": "+ embed_dim depths num_heads window_size",
     "ViTConfig": "+ hidden_dim num_layers num_heads pool",
     "TorchvisionConfig": "+ arch",
-    "TimmConfig": "+ arch drop_rate drop_path_rate gradient_checkpointing",
-    "OptimConfig": "name lr weight_decay layer_decay schedule warmup_epochs final_lr_ratio step_epochs "
-    "step_factor on_extend clip_grad_norm",
+    "TimmConfig": "+ arch imports drop_rate drop_path_rate gradient_checkpointing",
+    "TargetModelConfig": "+ target args",
+    "OptimConfig": "name lr weight_decay layer_decay schedule function warmup_epochs final_lr_ratio "
+    "step_epochs step_factor on_extend clip_grad_norm",
     "AdamWConfig": "+ beta1 beta2 eps",
     "SGDConfig": "+ momentum nesterov",
     "MuonConfig": "+ momentum",
-    "TrainConfig": "epochs max_steps global_batch_size micro_batch class_weights label_smoothing focal_gamma "
-    "precision freeze_layers linear_probe ema_decay patience compile channels_last log_every_steps profile",
+    "TargetOptimConfig": "+ target args",
+    "TrainConfig": "epochs max_steps global_batch_size micro_batch loss class_weights label_smoothing "
+    "focal_gamma precision freeze_layers linear_probe ema_decay patience compile channels_last "
+    "log_every_steps profile",
     "EvalConfig": "batch_size every_epochs metric min_delta",
     "CheckpointConfig": "every_steps keep_last milestones",
     "TrackingConfig": "tensorboard sample_images wandb wandb_project wandb_entity wandb_group "

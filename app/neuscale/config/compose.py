@@ -1,46 +1,42 @@
 """From presets and `key=value` overrides to a checked Config, with Hydra's compose API."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neuscale.config import schema
-from neuscale.config.fields import check_ranges, expected_type, takes
-from neuscale.config.preset_files import DEFAULT_RECIPE, PRESETS, preset_groups, recipe_presets
+from neuscale.config.fields import check_ranges
+from neuscale.config.own_presets import line_of, read_fields
+from neuscale.config.preset_files import (
+    DEFAULT_RECIPE,
+    PRESETS,
+    preset_content,
+    preset_groups,
+    recipe_presets,
+    users_presets,
+)
+from neuscale.config.set_fields import VARIANTS, apply_override, parse_override, preset_of, reason_of_config
 from neuscale.errors import UsageError
 
 # Of a stored configuration; one has about a hundred.
 _MOST_VALUES = 10_000
-
-# The sections that have a schema of their own for each `name`.
-_VARIANTS: dict[str, dict[str, type]] = {
-    "model": {
-        "swin": schema.SwinConfig,
-        "vit": schema.ViTConfig,
-        "torchvision": schema.TorchvisionConfig,
-        "timm": schema.TimmConfig,
-    },
-    "optim": {"adamw": schema.AdamWConfig, "sgd": schema.SGDConfig, "muon": schema.MuonConfig},
-}
 
 
 @cache
 def _register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="config_schema", node=schema.Config)
-    for group, variants in _VARIANTS.items():
+    for group, variants in VARIANTS.items():
         for name, node in variants.items():
             store.store(group=group, name=f"{name}_schema", node=node)
 
@@ -60,6 +56,7 @@ def compose_config(overrides: list[str]) -> schema.Config:
     # What the recipe has for another preset of a group falls away: the group is composed without it.
     others = [group for group, name in presets.items() if recipe and name != own.get(group)]
     words = [f"{group}={name}" for group, name in presets.items()]
+    own_files = _store_own_presets(own, {**presets, "experiment": recipe})
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PRESETS), version_base="1.3"):
         try:
@@ -69,10 +66,42 @@ def compose_config(overrides: list[str]) -> schema.Config:
                 for group in others:
                     composed[group] = alone[group]
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(f"presets: {_reason(error)}", f"They are in {PRESETS}.") from error
+            raise _preset_error(error, own_files) from error
     for key, text in fields.items():
-        _apply(composed, key, text)
+        apply_override(composed, key, text)
     return to_config(composed)
+
+
+def _store_own_presets(recipe: Mapping[str, str], chosen: Mapping[str, str | None]) -> list[Path]:
+    """Give Hydra the user's presets; returns the files of those that are used."""
+    own = users_presets()
+    for group, found in own.items():
+        package = "_global_" if group == "experiment" else None
+        for name in found:
+            node = preset_content(group, name)
+            if group == "experiment":  # what it has for another preset of a group falls away
+                apart = [g for g, preset in chosen.items() if g in node and preset != recipe.get(g)]
+                node = {field: value for field, value in node.items() if field not in apart}
+            ConfigStore.instance().store(group=group, name=name, node=node, package=package)
+    used = {**recipe, **chosen}
+    return [path for group, found in own.items() for name, path in found.items() if used.get(group) == name]
+
+
+def _preset_error(error: HydraException | OmegaConfBaseException, own_files: list[Path]) -> UsageError:
+    """An error of composing, with the user's file and line that it comes from, where it comes from one."""
+    cause: Exception = error
+    while not isinstance(cause, OmegaConfBaseException):
+        inner_error = cause.__cause__ or cause.__context__
+        if not isinstance(inner_error, Exception):
+            break
+        cause = inner_error
+    field = getattr(cause, "full_key", None) or ""
+    for path in own_files:
+        inner = field if path.parent.name == "experiment" else field.partition(".")[2]
+        if inner and (line := line_of(path, inner)) is not None:
+            return UsageError(f"{path}, line {line}: {reason_of_config(cause)}", "Correct it.")
+    where = f"They are in {PRESETS}" + "".join(f" and in {path}" for path in own_files)
+    return UsageError(f"presets: {reason_of_config(cause)}", f"{where}.")
 
 
 def split_overrides(overrides: list[str]) -> tuple[dict[str, str | None], dict[str, str]]:
@@ -80,15 +109,15 @@ def split_overrides(overrides: list[str]) -> tuple[dict[str, str | None], dict[s
 
     `experiment` is always among the presets: None where there is no recipe. Raises UsageError.
     """
-    pairs = [_parse(word) for word in overrides]
+    pairs = [parse_override(word) for word in overrides]
     presets: dict[str, str | None] = {"experiment": DEFAULT_RECIPE}
-    presets |= {group: _preset(group, text) for group, text in pairs if group in preset_groups()}
+    presets |= {group: preset_of(group, text) for group, text in pairs if group in preset_groups()}
     return presets, {key: text for key, text in pairs if key not in preset_groups()}
 
 
 def preset_overrides(overrides: list[str]) -> list[str]:
     """Those of `overrides` that choose a preset, such as `model=swin_t`."""
-    return [word for word in overrides if _parse(word)[0] in preset_groups()]
+    return [word for word in overrides if parse_override(word)[0] in preset_groups()]
 
 
 def config_to_yaml(config: schema.Config) -> str:
@@ -123,12 +152,12 @@ def config_from_yaml(text: str, overrides: list[str], where: str) -> schema.Conf
         stored = yaml.safe_load(text)
         _check_values(stored, "")
         composed = OmegaConf.structured(schema.Config)
-        for section, variants in _VARIANTS.items():
+        for section, variants in VARIANTS.items():
             composed[section] = OmegaConf.structured(variants[stored[section]["name"]])
         merged = OmegaConf.merge(composed, stored)
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise UsageError(
-            f"{where}: not the configuration of a run ({_reason(error)}).",
+            f"{where}: not the configuration of a run ({reason_of_config(error)}).",
             "Restore the file as the run wrote it, or start a new run.",
         ) from error
     assert isinstance(merged, DictConfig)
@@ -137,14 +166,27 @@ def config_from_yaml(text: str, overrides: list[str], where: str) -> schema.Conf
     except UsageError as error:
         raise UsageError(f"{where}: {error.problem}", error.fix) from error
     for word in overrides:
-        key, text = _parse(word)
+        key, text = parse_override(word)
         if key in preset_groups():
             raise UsageError(
                 f"{word}: a preset cannot be changed in a run that has started.",
                 "Change single fields (train.epochs=20), or start a new run.",
             )
-        _apply(merged, key, text)
+        apply_override(merged, key, text)
     return to_config(merged)
+
+
+def config_of_file(path: Path, overrides: list[str]) -> schema.Config:
+    """The configuration in a file as `config_to_yaml` writes it, with fields changed by `overrides`.
+
+    `${oc.env:NAME}` is replaced by its value. Raises UsageError, with file and line.
+    """
+    content = read_fields(path)
+    if presets := preset_overrides(overrides):
+        raise UsageError(
+            f"{presets[0]}: {path} has a whole configuration.", "Change single fields, such as optim.lr=1e-3."
+        )
+    return config_from_yaml(yaml.safe_dump(content), overrides, str(path))
 
 
 def _check_values(stored: Any, name: str, left: int = _MOST_VALUES) -> int:
@@ -178,116 +220,3 @@ def to_config(composed: DictConfig) -> schema.Config:
     assert isinstance(config, schema.Config)
     check_ranges(config)
     return config
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """`known` as advice for somebody who wrote `name`."""
-    field = name.split(".")[-1]
-    namesakes = [k for k in known if k.split(".")[-1] == field]  # in another section
-    is_plain = "." in name and any(k.startswith(name.removesuffix(field)) for k in known)
-    longer = [k for k in known if k.endswith(f"_{field}")] if is_plain and namesakes else []
-    close = difflib.get_close_matches(name, namesakes, n=1, cutoff=0.0)
-    close += difflib.get_close_matches(name, longer, n=1, cutoff=0.0)
-    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"Did you mean {' or '.join(repr(each) for each in close)}?"
-    if len(known) > 12:
-        return "'neuscale train --print-config' shows what there is."
-    return f"Known: {', '.join(known)}."
-
-
-def _parse(word: str) -> tuple[str, str]:
-    """(key, text) of `key=text`."""
-    key, equals, text = word.partition("=")
-    if key.startswith(("+", "~")):
-        raise UsageError(f"'{word}': fields can be set, not added or removed.", "Write field=value.")
-    if not key or not equals:
-        raise UsageError(f"'{word}' is not of the form field=value.", "For example: optim.lr=1e-3.")
-    if "${" in text:
-        raise UsageError(f"'{word}': a value cannot refer to another one.", "Write the value itself.")
-    return key, text
-
-
-def _preset(group: str, text: str) -> str | None:
-    """The preset of `group=text`; None for no recipe."""
-    choice, known = _unquoted(text), preset_groups()[group]
-    if group == "experiment" and choice == "null":
-        return None
-    if choice not in known:
-        advice = nearest(choice, known)
-        listing = "" if advice.startswith("Known") else f" Known: {', '.join(known)}."
-        raise UsageError(f"{group}={text}: there is no such {group} preset.", advice + listing)
-    return choice
-
-
-def _fields(node: DictConfig, prefix: str = "") -> list[str]:
-    names: list[str] = []
-    for key in map(str, node):
-        value = None if OmegaConf.is_missing(node, key) else node[key]
-        if isinstance(value, DictConfig):
-            names += _fields(value, f"{prefix}{key}.")
-        else:
-            names.append(f"{prefix}{key}")
-    return names
-
-
-def _apply(composed: DictConfig, key: str, text: str) -> None:
-    """Set the field `key` to what `text` says."""
-    known = _fields(composed)
-    section, _, field = key.rpartition(".")
-    if key not in known:
-        below = [name for name in known if name.startswith(f"{key}.")]
-        if below:
-            raise UsageError(f"{key} is a section, not a field.", f"Its fields: {', '.join(below)}.")
-        owners = [
-            name
-            for name, variant in _VARIANTS.get(section, {}).items()
-            if field in {f.name for f in dataclasses.fields(variant)}
-        ]
-        if owners:
-            raise UsageError(
-                f"{key}: {composed[section].name} has no such field.",
-                f"It belongs to {' and '.join(owners)}: choose such a preset, {section}=PRESET.",
-            )
-        raise UsageError(f"{key}: there is no such field.", nearest(key, known + sorted(preset_groups())))
-    if field == "name" and section in _VARIANTS and _unquoted(text) != composed[section].name:
-        raise UsageError(
-            f"{key}={text}: a name changes with its section, which is {composed[section].name}'s.",
-            f"Choose a preset: {section}=PRESET, of {', '.join(preset_groups()[section])}.",
-        )
-    schema_of = OmegaConf.get_type(OmegaConf.select(composed, section) if section else composed)
-    wrong = UsageError(f"{key}={text}: expected {expected_type(schema_of, field)}.")
-    try:
-        value = _value(key, text, takes(schema_of, field))
-        OmegaConf.update(composed, key, value)
-    except (OmegaConfBaseException, HydraException, ValueError, RecursionError) as error:
-        raise wrong from error
-
-
-def _value(key: str, text: str, kinds: set[Any]) -> Any:
-    """The value written as `text`: for a text field as it is, so that paths need no quoting; else Hydra's."""
-    if str in kinds:
-        return None if text == "null" else _unquoted(text)
-    override = OverridesParser.create().parse_override(f"{key}={text}")
-    if override.is_sweep_override():
-        raise UsageError(
-            f"'{key}={text}' gives several values, and one run takes one.", f"A list is written {key}=[1,2]."
-        )
-    value = override.value()
-    if bool in kinds and isinstance(value, int) and value not in (0, 1):
-        raise ValueError(value)
-    return value.text if isinstance(value, QuotedString) else value
-
-
-def _unquoted(text: str) -> str:
-    """`text` without the quotation marks around it, if it has them."""
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1].replace(f"\\{text[0]}", text[0])
-    return text
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, after the field that OmegaConf met it at."""
-    field = error.full_key if isinstance(error, OmegaConfBaseException) else None
-    line = (str(error) or type(error).__name__).strip().splitlines()[0]
-    return f"{field}: {line}" if field else line

@@ -24,8 +24,8 @@ def option(
 ) -> Any:
     """A field with its help and the values it may take (for a list, those of each item)."""
     metadata = {"help": help, "gt": gt, "ge": ge, "lt": lt, "le": le, "choices": choices}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -59,7 +59,7 @@ def check_ranges(config: Any, prefix: str = "") -> None:
         value, name = getattr(config, declared.name), prefix + declared.name
         if dataclasses.is_dataclass(value):
             check_ranges(value, f"{name}.")
-        elif value is not None:
+        elif value is not None and not isinstance(value, dict):  # arguments may be anything
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, list | dict):  # OmegaConf lets these into a list of numbers
                     wanted = expected_type(type(config), declared.name)

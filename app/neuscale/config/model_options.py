@@ -1,6 +1,7 @@
 """The sections of the schema that have variants: the model and the optimizer."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -10,7 +11,9 @@ from neuscale.config.fields import option
 @dataclass
 class ModelConfig:
     name: str = option(
-        MISSING, "architecture, or the library that has it", choices=("swin", "vit", "torchvision", "timm")
+        MISSING,
+        "architecture, or the library that has it",
+        choices=("swin", "vit", "torchvision", "timm", "target"),
     )
     weights: str | None = option(
         None,
@@ -84,6 +87,7 @@ class TimmConfig(ModelConfig):
         "a name that timm.list_models() shows, such as vit_tiny_patch16_224; local-dir:FOLDER or"
         " hf-hub:NAME of a model that timm saved",
     )
+    imports: list[str] = option([], "modules of your own that are imported first, for timm.register_model")
     drop_rate: float | None = option(None, "dropout before the head; null: the model's own", ge=0, lt=1)
     drop_path_rate: float | None = option(None, "stochastic depth; null: the model's own", ge=0, lt=1)
     gradient_checkpointing: bool = option(False, "recompute each block in the backward pass to save memory")
@@ -94,8 +98,21 @@ class TimmConfig(ModelConfig):
 
 
 @dataclass
+class TargetModelConfig(ModelConfig):
+    name: str = option("target", "a class or function by its name", choices=("target",))
+    target: str = option(MISSING, "the class, or the function that makes the model, as package.module.Name")
+    args: dict[str, Any] = option(
+        {}, "its arguments; num_classes, in_channels and image_size come by themselves"
+    )
+
+    @property
+    def title(self) -> str:
+        return self.target.rpartition(".")[2]
+
+
+@dataclass
 class OptimConfig:
-    name: str = option(MISSING, "optimizer", choices=("adamw", "sgd", "muon"))
+    name: str = option(MISSING, "optimizer", choices=("adamw", "sgd", "muon", "target"))
     lr: float = option(MISSING, "peak learning rate", gt=0)
     weight_decay: float = option(
         0.0, "weight decay of matrices; norms, biases and embeddings have none", ge=0
@@ -107,6 +124,11 @@ class OptimConfig:
         "cosine",
         "the learning rate after warm-up",
         choices=("cosine", "linear", "step", "constant"),
+    )
+    function: dict[str, Any] | None = option(
+        None,
+        "a schedule of your own (`_target_`): step, total_steps, steps_per_epoch to a share of lr; null: as"
+        " schedule says",
     )
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", ge=0)
     final_lr_ratio: float = option(
@@ -152,3 +174,10 @@ class MuonConfig(AdamWConfig):
 
     name: str = option("muon", "optimizer", choices=("muon",))
     momentum: float = option(0.95, "Muon's momentum", ge=0, lt=1)
+
+
+@dataclass
+class TargetOptimConfig(OptimConfig):
+    name: str = option("target", "a class by its name", choices=("target",))
+    target: str = option(MISSING, "the optimizer's class, as package.module.Name")
+    args: dict[str, Any] = option({}, "its arguments beside lr and weight_decay")

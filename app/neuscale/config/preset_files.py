@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+from neuscale.config.own_presets import own_presets, read_own, recipe_choices
+from neuscale.errors import UsageError
+
 PRESETS = Path(__file__).with_name("presets")
 
 DEFAULT_RECIPE = "quickstart"
@@ -15,37 +18,60 @@ DEFAULT, COMMAND_LINE = "default", "command line"  # sources of values, beside p
 
 
 @cache
-def preset_groups() -> dict[str, list[str]]:
-    """The groups and the names of their presets, as they lie in the presets folder."""
+def _package_presets() -> dict[str, dict[str, Path]]:
     return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        folder.name: {path.stem: path for path in sorted(folder.glob("*.yaml"))}
         for folder in sorted(PRESETS.iterdir())
         if folder.is_dir()
     }
 
 
+def preset_groups() -> dict[str, list[str]]:
+    """The groups and the names of their presets: those of the package, and of the project folder.
+
+    Raises UsageError where two have one name.
+    """
+    own = users_presets()
+    return {group: sorted({*found, *own.get(group, {})}) for group, found in _package_presets().items()}
+
+
+def users_presets() -> dict[str, dict[str, Path]]:
+    """The presets of the project folder, by group and name. Raises UsageError as `preset_groups`."""
+    known = _package_presets()
+    own = own_presets(known)
+    for group, found in own.items():
+        for name, path in found.items():
+            if name in known[group]:
+                raise UsageError(
+                    f"{path}: {group}={name} is a preset of the package.", "Give it another name."
+                )
+    return own
+
+
+def preset_content(group: str, name: str) -> dict[str, Any]:
+    """Content of a preset's file, as it is composed."""
+    own = users_presets()
+    if (path := own.get(group, {}).get(name)) is not None:
+        return read_own(group, path, own)
+    found: dict[str, Any] = yaml.safe_load(_package_presets()[group][name].read_text(encoding="utf-8"))
+    return found
+
+
 def base_presets() -> dict[str, str]:
     """The presets that count where nothing else chooses one, by group."""
-    return _defaults(PRESETS / "config.yaml")
+    return recipe_choices(yaml.safe_load((PRESETS / "config.yaml").read_text(encoding="utf-8")))
 
 
 def recipe_presets(recipe: str | None) -> dict[str, str]:
     """The presets that a recipe chooses, by group; none without a recipe."""
-    return _defaults(PRESETS / "experiment" / f"{recipe}.yaml") if recipe else {}
+    return recipe_choices(preset_content("experiment", recipe)) if recipe else {}
 
 
 def preset_fields(group: str, name: str) -> list[str]:
     """The fields that a preset sets, as `section.field`."""
-    stored = yaml.safe_load((PRESETS / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    stored = preset_content(group, name)
     fields = {field: value for field, value in stored.items() if field != "defaults"}
     return _leaves(fields, "" if group == "experiment" else f"{group}.")
-
-
-def _defaults(path: Path) -> dict[str, str]:
-    """The entries `group: preset` and `override /group: preset` of a file's defaults."""
-    listed = yaml.safe_load(path.read_text(encoding="utf-8")).get("defaults", [])
-    pairs = [pair for entry in listed if isinstance(entry, dict) for pair in entry.items()]
-    return {group.removeprefix("override /"): name for group, name in pairs}
 
 
 def _leaves(values: dict[str, Any], prefix: str) -> list[str]:

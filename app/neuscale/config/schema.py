@@ -5,6 +5,7 @@ imported from torch.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -16,6 +17,8 @@ from neuscale.config.model_options import (
     OptimConfig,
     SGDConfig,
     SwinConfig,
+    TargetModelConfig,
+    TargetOptimConfig,
     TimmConfig,
     TorchvisionConfig,
     TransformerConfig,
@@ -35,6 +38,8 @@ __all__ = [
     "RunConfig",
     "SGDConfig",
     "SwinConfig",
+    "TargetModelConfig",
+    "TargetOptimConfig",
     "TimmConfig",
     "TorchvisionConfig",
     "TrackingConfig",
@@ -89,6 +94,10 @@ class DataConfig:
     workers: int | None = option(
         None, "processes that decode image files, for each process; null: one per core", ge=0, le=256
     )
+    dataset: dict[str, Any] | None = option(
+        None,
+        "a data source of your own (`_target_`): pairs of image and label for each `split`",
+    )
 
 
 @dataclass
@@ -115,6 +124,11 @@ class AugmentConfig:
     erasing: float = option(0.0, "probability that a rectangle of an image is erased", ge=0, le=1)
     mixup_alpha: float = option(0.0, "Mixup with shares from Beta(this, this); 0: none", ge=0, le=100)
     cutmix_alpha: float = option(0.0, "CutMix with shares from Beta(this, this); 0: none", ge=0, le=100)
+    function: dict[str, Any] | None = option(
+        None,
+        "a function of your own (`_target_`): of bytes [B, C, H, W] and draws in 0 … 1 [B, function_draws]",
+    )
+    function_draws: int = option(8, "random numbers that it gets for each image", ge=0, le=1024)
 
 
 @dataclass
@@ -126,6 +140,10 @@ class TrainConfig:
         "auto",
         "images per process and forward pass: a number; or auto, the whole share,"
         " halved where memory runs out",
+    )
+    loss: dict[str, Any] | None = option(
+        None,
+        "a loss of your own (`_target_`), of logits and soft targets [B, classes]; null: the cross-entropy",
     )
     class_weights: str = option(
         "none",

@@ -1,0 +1,1 @@
+"""What users bring beside the package: a folder of presets, and code of their own."""
