@@ -7,8 +7,9 @@ from pathlib import Path
 def main() -> None:
     """Run the command line; every error ends as a message and an exit code."""
     from neuscale.cli import run
+    from neuscale.distributed.rank import end_process
 
-    sys.exit(run(sys.argv[1:]))
+    end_process(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

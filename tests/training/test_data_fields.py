@@ -31,6 +31,9 @@ FIELDS = {
     "sampler",
     "mean",
     "std",
+    "interpolation",
+    "crop",
+    "dataset",
 }
 
 

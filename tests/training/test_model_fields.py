@@ -54,7 +54,8 @@ PROBED: dict[type[ModelConfig], set[str]] = {
     SwinConfig: {"name", "weights", *SWIN},
     ViTConfig: {"name", "weights", *VIT},
     TorchvisionConfig: {"name", "weights", "arch"},
-    TimmConfig: {"name", "weights", "arch", "drop_rate", "drop_path_rate", "gradient_checkpointing"},
+    TimmConfig: {"name", "weights", "arch", "drop_rate", "drop_path_rate", "gradient_checkpointing"}
+    | {"imports"},
 }
 
 

@@ -144,7 +144,8 @@ def decays(name: str) -> bool:
 
 @pytest.mark.parametrize("schema", FIELDS)
 def test_every_field_has_a_value_here(schema: type[OptimConfig]) -> None:
-    assert set(FIELDS[schema]) == {field.name for field in dataclasses.fields(schema)}
+    own = {"function"}  # of the user: tests/project/test_own_parts.py
+    assert {*FIELDS[schema], *own} == {field.name for field in dataclasses.fields(schema)}
 
 
 def test_every_field_of_adamw_is_in_its_groups(stepped: Callable[..., list[Step]]) -> None:

@@ -23,8 +23,9 @@ TrainerBuilder = Callable[..., Trainer]
 
 # The fields that the tests below look for.
 FIELDS: dict[type, str] = {
-    TrainConfig: "epochs max_steps global_batch_size micro_batch class_weights label_smoothing focal_gamma "
-    "precision freeze_layers linear_probe ema_decay patience compile channels_last log_every_steps profile",
+    TrainConfig: "epochs max_steps global_batch_size micro_batch loss class_weights label_smoothing "
+    "focal_gamma precision freeze_layers linear_probe ema_decay patience compile channels_last "
+    "log_every_steps profile",
     EvalConfig: "batch_size every_epochs metric min_delta",
     CheckpointConfig: "every_steps keep_last milestones",
 }

@@ -13,6 +13,7 @@ from neuscale.data.formats.image_list import ListedDataset, listed_path
 from neuscale.data.formats.meta import PackedMeta, RenormalisedMeta
 from neuscale.data.formats.packed import PackedDataset, packed_path
 from neuscale.data.formats.write_image_list import list_images
+from neuscale.data.own_dataset import own_dataset
 from neuscale.data.prepare import prepare
 from neuscale.data.staging import staged_for_training
 from neuscale.errors import DataError, UsageError
@@ -79,6 +80,8 @@ def open_run_data(config: Config, progress: Progress) -> Dataset:
 
 def _prepared_data(config: Config, progress: Progress) -> Dataset:
     name, loader = config.data.name, config.data.loader
+    if config.data.dataset is not None:
+        return own_dataset(name, config.data.dataset, progress)
     source = Path(config.data.source) if config.data.source is not None else None
     listed = listed_path(name)
     if loader == "files" or (loader == "auto" and not packed_path(name).is_dir() and listed.is_dir()):

@@ -18,18 +18,25 @@ def unknown_arch(arch: str, library: str, known: list[str], listing: str) -> Usa
     )
 
 
-def unfit(arch: str, reason: object) -> UsageError:
+def unfit(arch: str, reason: object, field: str = "model.arch") -> UsageError:
     """The error for a model that cannot be made for these images, in the library's words."""
     said = (str(reason) or type(reason).__name__).splitlines()[0][:200].rstrip(".!")
     return UsageError(
-        f"model.arch={arch}: {said}.",
+        f"{field}={arch}: {said}.",
         "Give it images that fit, as data.image_size=224 does, or another model.",
     )
 
 
 @torch.no_grad()
-def try_one_image(model: nn.Module, arch: str, image_size: int, in_channels: int, num_classes: int) -> None:
-    """Raise UsageError unless `model` gives one image a score per class.
+def try_one_image(
+    model: nn.Module,
+    arch: str,
+    image_size: int,
+    in_channels: int,
+    num_classes: int,
+    field: str = "model.arch",
+) -> None:
+    """Raise UsageError unless `model` gives one image a score per class; `field` is what names it.
 
     The libraries check sizes in the forward, some not at all; this is before anything is written.
     """
@@ -37,15 +44,14 @@ def try_one_image(model: nn.Module, arch: str, image_size: int, in_channels: int
     try:
         scores = model(torch.zeros(1, in_channels, image_size, image_size))
     except Exception as error:  # each architecture has its own way to fail
-        raise unfit(
-            arch, f"an image of {image_size}×{image_size} does not go through it ({error})"
-        ) from error
+        reason = f"an image of {image_size}×{image_size} does not go through it ({error})"
+        raise unfit(arch, reason, field) from error
     model.train()
     if not isinstance(scores, Tensor) or scores.shape != (1, num_classes):
         what = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise UsageError(
-            f"model.arch={arch}: gives {what}, not a score for each of {num_classes} classes.",
-            "Choose a classification model.",
+            f"{field}={arch}: gives {what}, not a score for each of {num_classes} classes.",
+            f"Choose a model that classifies, or give it its number of classes: num_classes={num_classes}.",
         )
 
 

@@ -6,10 +6,12 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from neuscale.config.model_options import ModelConfig, TimmConfig, TorchvisionConfig
+from neuscale.config.model_options import ModelConfig, TargetModelConfig, TimmConfig, TorchvisionConfig
 from neuscale.errors import UsageError
 from neuscale.models.swin import SwinTransformer
+from neuscale.models.target_model import create_target_model
 from neuscale.models.vit import VisionTransformer
+from neuscale.project.targets import import_modules, import_target
 
 _OWN: dict[str, Callable[..., nn.Module]] = {"swin": SwinTransformer, "vit": VisionTransformer}
 
@@ -17,6 +19,8 @@ _OWN: dict[str, Callable[..., nn.Module]] = {"swin": SwinTransformer, "vit": Vis
 def check_arch(config: ModelConfig) -> None:
     """Raise UsageError for an architecture that its library does not have, before any data is touched."""
     match config:
+        case TargetModelConfig():
+            import_target(config.target, "model.target")
         case TorchvisionConfig():
             from neuscale.models import torchvision_model
 
@@ -24,6 +28,7 @@ def check_arch(config: ModelConfig) -> None:
         case TimmConfig():
             from neuscale.models import timm_model
 
+            import_modules(config.imports, "model.imports")
             timm_model.check_arch(config.arch)
 
 
@@ -37,6 +42,8 @@ def create_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
         match config:
+            case TargetModelConfig():
+                return create_target_model(config, image_size, in_channels, num_classes)
             case TorchvisionConfig():
                 from neuscale.models.torchvision_model import create_torchvision_model
 
@@ -44,6 +51,7 @@ def create_model(
             case TimmConfig():
                 from neuscale.models.timm_model import create_timm_model
 
+                import_modules(config.imports, "model.imports")
                 return create_timm_model(config, image_size, in_channels, num_classes)
         return _create_own(config, image_size, in_channels, num_classes)
 

@@ -103,7 +103,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
 
 
 def weights_preprocessing(config: ModelConfig) -> dict[str, Any]:
-    """How images were prepared for `config.weights`: `mean` and `std`, `interpolation`, `crop` of `data`.
+    """Preparation of images for `config.weights`: `mean` and `std`, `interpolation`, `crop` of `data`.
 
     Those of the library for its own weights, and of the run for weights in its folder; what is not known, as
     of a plain file, is not there.
@@ -127,7 +127,7 @@ def weights_preprocessing(config: ModelConfig) -> dict[str, Any]:
 
 
 def _known(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What of it can be followed."""
+    """The part of it that can be followed."""
     found: dict[str, Any] = {}
     mean, std = said.get("mean"), said.get("std")
     lists = [list(each) for each in (mean, std) if isinstance(each, list | tuple)]

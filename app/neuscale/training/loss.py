@@ -13,6 +13,7 @@ from neuscale.config.schema import TrainConfig
 from neuscale.data.loaders.loader import Batch, Loader
 from neuscale.errors import UsageError, UserError
 from neuscale.fs import write_atomically
+from neuscale.project.targets import call, make
 from neuscale.training.checkpoint import CheckpointFolder
 
 FILE = "nonfinite.json"
@@ -66,13 +67,43 @@ class TrainingLoss:
         table = labels if isinstance(labels, Tensor) else None
         several_of = images if table is not None else None
         self._train = train
+        self._own = make(train.loss, "train.loss") if train.loss is not None else None
+        if self._own is not None and (train.class_weights != "none" or train.focal_gamma):
+            raise UsageError(
+                "train.loss is your own; train.class_weights and train.focal_gamma are the cross-entropy's.",
+                "Remove them, or weigh in the loss.",
+            )
         self.weights = class_weights(train.class_weights, counts, device, several_of)
         self._table = table.to(device).float() if table is not None else None
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """The mean over a micro-batch, of logits [B, classes]."""
+        if self._own is not None:
+            return self._own_mean(logits.float(), batch)
         smoothing, gamma = self._train.label_smoothing, self._train.focal_gamma
         return batch_loss(logits.float(), batch, smoothing, self.weights, gamma, self._table)
+
+    def _own_mean(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The user's loss, of soft targets: smoothed, and mixed as the images are."""
+        assert self._own is not None
+        targets = self._targets(batch.labels, logits.shape[1])
+        if batch.mix_weights is not None and batch.partner_labels is not None:
+            own = batch.mix_weights[:, None]
+            targets = own * targets + (1 - own) * self._targets(batch.partner_labels, logits.shape[1])
+        found = call(self._own, "train.loss", logits, targets)
+        if not isinstance(found, Tensor) or found.shape not in ((), (len(logits),)):
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise UsageError(
+                f"train.loss: gives {what}, and not a number, nor one for each of {len(logits)} images.",
+                "Return the mean, or the losses of the images.",
+            )
+        return found.float().mean()
+
+    def _targets(self, labels: Tensor, classes: int) -> Tensor:
+        smoothing = self._train.label_smoothing
+        if self._table is not None:
+            return self._table[labels] * (1 - smoothing) + smoothing / 2
+        return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
 
     def sums(self, logits: Tensor, batch: Batch, mean_loss: Tensor) -> Tensor:
         """See `batch_sums`."""

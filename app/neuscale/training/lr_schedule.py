@@ -1,12 +1,17 @@
 """The learning rate as a function of the step: nothing to step once too often."""
 
+import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from neuscale.config.model_options import OptimConfig
+from neuscale.errors import UsageError
+from neuscale.project.targets import call, make
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,17 @@ def lr_at(config: OptimConfig, step: int, steps_per_epoch: int, span: Span) -> f
 
     Half a cosine (Loshchilov & Hutter 2017) or a line down to `final_lr_ratio` of the peak, which stays
     after the span's end, a staircase that falls by `step_factor` at the end of each of `step_epochs`, or
-    constant.
+    constant. A function of the user's own takes the place of all of it.
     """
+    if config.function is not None:
+        own = _own_schedule(json.dumps(config.function, sort_keys=True))
+        named = {"step": step, "total_steps": span.end, "steps_per_epoch": steps_per_epoch}
+        share = call(own, "optim.function", **named)
+        if not isinstance(share, int | float) or not 0 <= share < math.inf:
+            raise UsageError(
+                f"optim.function: at step {step} it gives {share!r}.", "Give a share of optim.lr, 0 or more."
+            )
+        return config.lr * share
     length, step = span.end - span.start, step - span.start
     warmup = min(round(config.warmup_epochs * steps_per_epoch), length) if span.start == 0 else 0
     if step < warmup:
@@ -53,6 +67,12 @@ def lr_at(config: OptimConfig, step: int, steps_per_epoch: int, span: Span) -> f
         falls = sum(step >= epoch * steps_per_epoch for epoch in config.step_epochs)
         return config.lr * config.step_factor**falls
     return config.lr
+
+
+@cache
+def _own_schedule(spec: str) -> Callable[..., Any]:
+    made: Callable[..., Any] = make(json.loads(spec), "optim.function")
+    return made
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -18,6 +18,7 @@ from neuscale.runs.differences import differences
 from neuscale.runs.environment import environment, ops_build
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import VERSION, load_manifest, read_manifest, write_manifest
+from neuscale.runs.own_code import describe_own_code
 from neuscale.training.determinism import determinism
 from neuscale.training.outcome import Outcome
 from neuscale.training.trainer import Trainer
@@ -53,12 +54,14 @@ class ManifestWriter:
             return
         if self._patch:
             self._write_patch()
+        self.manifest |= describe_own_code(self._run.path)
         self.write()
 
     def on_end(self, outcome: Outcome) -> None:
         """Record the outcome of a training that finished or was stopped."""
         if not self._is_main:
             return
+        self.manifest |= describe_own_code(self._run.path)  # with what was imported since
         trainer, ema = self._trainer, self._trainer.ema
         self.manifest["status"] = "stopped" if outcome.stopped_by else "finished"
         self.manifest["exit_code"] = EXIT_RESUME if outcome.stopped_by else 0
@@ -138,6 +141,7 @@ def _first_manifest(run: RunFolder, trainer: Trainer) -> tuple[dict[str, Any], b
         "precision": resolve_precision(config.train.precision, kind),
         "determinism": determinism(),
         **where,
+        **describe_own_code(),
         "loader": asdict(trainer.choice),
         "ops": {**asdict(trainer.ops), "build": ops_build()},
         "data": {

@@ -1,12 +1,21 @@
 """Optimizers and their parameter groups."""
 
+import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
-from neuscale.config.model_options import AdamWConfig, MuonConfig, OptimConfig, SGDConfig
+from neuscale.config.model_options import (
+    AdamWConfig,
+    MuonConfig,
+    OptimConfig,
+    SGDConfig,
+    TargetOptimConfig,
+)
+from neuscale.errors import UsageError
 from neuscale.models.library import head_names
+from neuscale.project.targets import call_target, import_target
 from neuscale.training.param_groups import parameter_layers
 
 # Parameters with these words in their names are tables of embeddings, scales or their generators.
@@ -81,6 +90,8 @@ def create_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optim
                 momentum=config.momentum,
                 nesterov=config.nesterov and config.momentum > 0,
             )
+        case TargetOptimConfig():
+            return _create_target(config, groups)
     raise AssertionError(f"no optimizer for {type(config).__name__}")
 
 
@@ -170,6 +181,36 @@ def _create_adamw(config: AdamWConfig, groups: list[dict[str, Any]]) -> torch.op
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def _create_target(config: TargetOptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """A class of torch or of the user's own, with the groups, `lr`, and `weight_decay` where it has that."""
+    found = import_target(config.target, "optim.target")
+    names = list(inspect.signature(found).parameters) if callable(found) else []
+    settings: dict[str, Any] = {"lr": config.lr}
+    if "weight_decay" in names:
+        settings["weight_decay"] = config.weight_decay
+    elif config.weight_decay:
+        raise UsageError(
+            f"optim.target={config.target}: it has no weight decay, and optim.weight_decay is"
+            f" {config.weight_decay:g}.",
+            "Set optim.weight_decay=0.",
+        )
+    else:
+        groups = [{name: v for name, v in group.items() if name != "weight_decay"} for group in groups]
+    optimizer = call_target(config.target, {"params": groups, **settings, **config.args}, "optim.target", {})
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(
+            f"optim.target={config.target}: gives {type(optimizer).__name__}, no torch.optim.Optimizer.",
+            "Name a class of optimizers.",
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UsageError(
+            f"optim.target={config.target}: its steps compute the loss themselves, which is not supported.",
+            "Choose one whose step() needs no closure.",
+        )
+    return optimizer
 
 
 def _create_muon(config: MuonConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -18,6 +18,7 @@ from neuscale.errors import UserError, WorkerError
 from neuscale.progress import Progress, Silent
 from neuscale.runs.differences import check_same_data, check_same_run
 from neuscale.runs.folder import RunFolder, create_run
+from neuscale.runs.own_code import use_code
 from neuscale.training.build import starting_config
 from neuscale.training.checkpoint import CheckpointFolder
 from neuscale.training.determinism import be_deterministic
@@ -47,6 +48,9 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
         be_deterministic()
     accelerator = create_accelerator(config.run.device, config.train.precision)
     progress = progress if progress is not None and accelerator.is_main_process else Silent()
+    if resume is not None:
+        for change in use_code(resume, resume=True):
+            progress.warning(f"going on with other code: {change}")
     validate(config, accelerator.num_processes)
     if resume is None:
         config, words = starting_config(config)

@@ -1,11 +1,14 @@
 """All augmentations of an epoch together: drawn once as a function of (seed, epoch), applied batch by batch.
 
-Bytes are cropped, mirrored, put through the policy and jittered; then normalised; floats
-are erased and mixed.
+Bytes are cropped, mirrored, put through the policy, jittered, and given to a function of the user's own; then
+normalised; floats are erased and mixed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +19,30 @@ from neuscale.data.augment.erasing import Erasing, apply_erasing, draw_erasing
 from neuscale.data.augment.mixing import Mix, draw_mix, mix_images
 from neuscale.data.augment.policy import BINS, OPERATIONS, Policy, apply_policy, strengths
 from neuscale.data.sampling import integer_draws, uniform_draws
+from neuscale.errors import UsageError
+from neuscale.project.targets import call, make
+
+
+@dataclass(frozen=True)
+class OwnFunction:
+    """A function of the user's own, and its draws float64 [count, n] by position, each in [0, 1)."""
+
+    function: Callable[[Tensor, Tensor], Any]
+    draws: Tensor
+
+    def at(self, positions: slice | Tensor) -> "OwnFunction":
+        return OwnFunction(self.function, self.draws[positions])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] → the same. Raises UsageError for anything else that the function gives."""
+        found = call(self.function, "augment.function", images, self.draws)
+        if not isinstance(found, Tensor) or found.dtype != torch.uint8 or found.shape != images.shape:
+            what = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise UsageError(
+                f"augment.function: gives {what} for torch.uint8 {list(images.shape)}.",
+                "Return as many images of this size, as bytes.",
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -27,6 +54,7 @@ class Augmentation:
     jitter: Jitter | None
     erasing: Erasing | None
     mix: Mix | None
+    own: OwnFunction | None = None
 
     def images(self, rows: Rows, normalize: Normalize, positions: slice) -> Tensor:
         """The augmented images at `positions`, B of them: float [B, C, H, W].
@@ -43,7 +71,8 @@ class Augmentation:
 
     def _alone(self, rows: Rows, normalize: Normalize, positions: slice | Tensor) -> Tensor:
         crops = self.crops.at(positions)
-        if not self.policy and self.jitter is None:  # nothing happens to bytes in between
+        untouched = not self.policy and self.jitter is None and self.own is None
+        if untouched:  # nothing happens to bytes in between
             pixels = normalize.cropped(rows, crops)
         else:
             images = crop_flip(rows, crops)
@@ -51,6 +80,8 @@ class Augmentation:
                 images = apply_policy(images, layer.at(positions))
             if self.jitter is not None:
                 images = apply_jitter(images, self.jitter.at(positions))
+            if self.own is not None:
+                images = self.own.at(positions)(images)
             pixels = normalize(images)
         return pixels if self.erasing is None else apply_erasing(pixels, self.erasing.at(positions))
 
@@ -77,6 +108,7 @@ def draw_augmentation(
         )
         if mixes
         else None,
+        own=draw_own(config, seed, epoch, count, device) if config.function is not None else None,
     )
 
 
@@ -96,3 +128,11 @@ def _draw_policy(
         strength = strengths(config.policy, operation, bins, negative, size)
         drawn.append(Policy(operation.to(device), strength.to(device)))
     return drawn
+
+
+def draw_own(config: AugmentConfig, seed: int, epoch: int, count: int, device: torch.device) -> OwnFunction:
+    """The draws of an epoch of `count` positions. Raises UsageError where the function cannot be had."""
+    assert config.function is not None
+    columns = [uniform_draws(seed, epoch, f"own {i}", count) for i in range(config.function_draws)]
+    draws = np.stack(columns, axis=1) if columns else np.zeros((count, 0))
+    return OwnFunction(make(config.function, "augment.function"), torch.from_numpy(draws).to(device))
