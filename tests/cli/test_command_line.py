@@ -18,6 +18,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "--processes": (None, 1),
         "--resume": False,
         "--checkpoint": None,
+        "--config": None,
         "--print-config": False,
         **JSON,
     },

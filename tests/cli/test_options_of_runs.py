@@ -51,6 +51,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--resume"], "configure.resume", True, False),
         Option(["--resume", "--checkpoint", "7"], "_go_back.name", "7", NOT_CALLED),
         Option(["run.seed=3"], "configure.overrides", ["optim.lr=0.5", "run.seed=3"], ["optim.lr=0.5"]),
+        Option(["--config", "c.yaml"], "configure.file", Path("c.yaml"), None),
         Option(["--print-config"], "train", NOT_CALLED, CALLED),
         Option(["--print-config"], "annotated_yaml", CALLED, NOT_CALLED),
         Option(["--json"], "_show_result.as_json", True, False),

@@ -22,6 +22,7 @@ from neuscale.progress import Progress
 from neuscale.runs.differences import Difference, changing_fields, differences, short
 from neuscale.runs.folder import RunFolder, create_run, numbered_names
 from neuscale.runs.manifest import load_manifest, write_manifest
+from neuscale.runs.own_code import use_code
 from neuscale.training.run import train
 
 
@@ -53,6 +54,7 @@ def replay(run: RunFolder, overrides: list[str], force: bool, progress: Progress
             "Train its configuration anew: neuscale train --resume RUN.",
         )
     config = _config(run, manifest, overrides, progress)
+    use_code(run)
     damage = _data_differences(config, manifest, progress)
     if damage and not force:
         raise UsageError(

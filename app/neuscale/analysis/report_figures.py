@@ -24,7 +24,9 @@ from neuscale.inference.predict import predict_split
 from neuscale.inference.restore import restore
 from neuscale.pictures import to_image
 from neuscale.progress import Progress
+from neuscale.project.trust import is_trusted
 from neuscale.runs.folder import RunFolder
+from neuscale.runs.own_code import has_own_code
 
 Points = Sequence[tuple[int, float]]
 
@@ -182,6 +184,10 @@ class SeenImages:
 
 def seen_images(run: RunFolder, manifest: dict[str, Any], checkpoint: str, progress: Progress) -> SeenImages:
     """Evaluate a checkpoint on the run's validation images. Raises UserError where either is missing."""
+    if has_own_code(run) and not is_trusted():
+        raise UsageError(
+            "its model is made by code of its own, which a report does not run.", "Say `trust` to run it."
+        )
     restored = restore(run, checkpoint, "auto", None, progress)
     data, meta = restored.data, restored.data.meta
     if not meta.is_recorded_as(manifest["data"]["fingerprint"]):

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,8 @@ from neuscale.distributed.rank import leave_process_group
 from neuscale.distributed.worker_errors import report_to_launcher, show_once
 from neuscale.errors import EXIT_FAILED, UserError, disk_error
 from neuscale.paths import runs_root
+from neuscale.project.folder import VARIABLE
+from neuscale.project.trust import TRUST
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -42,6 +45,17 @@ def neuscale(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+    config_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--config-dir",
+            metavar="DIR",
+            help="Presets of your own, beside whose folder your modules lie, instead of ./conf; anywhere.",
+        ),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that a run folder brings with it; anywhere.")
+    ] = False,
 ) -> None:
     """Train vision transformers on real images: on a laptop, on several GPUs, on a cluster.
 
@@ -68,6 +82,7 @@ def run(words: list[str]) -> int:
     """
     debug = "--debug" in words or bool(os.environ.get("NEUSCALE_DEBUG"))
     words = [word for word in words if word != "--debug"]
+    words = _for_all(words)
     if debug:
         os.environ["NEUSCALE_DEBUG"] = "1"  # for the processes that this one starts
     else:
@@ -94,6 +109,21 @@ def run(words: list[str]) -> int:
         return told.exit_code
     finally:
         leave_process_group()
+
+
+def _for_all(words: list[str]) -> list[str]:
+    """The words without those options that may stand anywhere and count for what this process starts too."""
+    kept = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if word == "--trust":
+            os.environ[TRUST] = "1"
+        elif name == "--config-dir":
+            os.environ[VARIABLE] = str(Path(value if equals else next(rest, "")).expanduser().absolute())
+        else:
+            kept.append(word)
+    return kept
 
 
 def _run(words: list[str]) -> int:
@@ -123,6 +153,7 @@ def _as_options(error: UserError, words: list[str]) -> UserError:
         if name.startswith("--")
     ]
     options = {name[2:].replace("-", "_"): name for name in names}
+    options |= {"trust": "--trust", "config_dir": "--config-dir"}  # of all commands
 
     def option(found: re.Match[str]) -> str:
         return options.get(f"no_{found[1]}" if found[2] else found[1], found[0])
@@ -138,6 +169,9 @@ def _in_words(error: Exception) -> UserError:
         return error
     if isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_FULL):
         return disk_error(error, error.filename or runs_root())
+    targets = sys.modules.get("neuscale.project.targets")
+    if targets is not None and targets.is_of_own_code(error):
+        return UserError(f"{targets.words_of(error)}.", "This is your own code: --debug shows the traceback.")
     first = (str(error) or "no message").splitlines()[0]
     return UserError(
         f"{type(error).__name__}: {first}", "This was not foreseen: add --debug for the traceback."

@@ -1,8 +1,11 @@
 """Parse the overrides of `neuscale train`: a new run, or one to resume."""
 
 import difflib
+from functools import partial
+from pathlib import Path
 
 from neuscale.config import Config, compose_config, preset_overrides
+from neuscale.config.compose import config_of_file
 from neuscale.config.preset_files import preset_groups
 from neuscale.errors import UsageError, UserError
 from neuscale.runs.differences import check_same_run
@@ -11,17 +14,20 @@ from neuscale.runs.folder import RunFolder, all_runs, find_run
 _NAME = "run.name="
 
 
-def configure(overrides: list[str], resume: bool) -> tuple[Config, RunFolder | None]:
-    """The configuration to train, and the run to go on with.
+def configure(
+    overrides: list[str], resume: bool, file: Path | None = None
+) -> tuple[Config, RunFolder | None]:
+    """The configuration to train, and the run to go on with; `file` has a configuration to begin with.
 
     Raises UsageError and UserError.
     """
+    compose = compose_config if file is None else partial(config_of_file, file)
     names = [word for word in overrides if "=" not in word]
     settings = [word for word in overrides if "=" in word]
     if names and not resume:
         raise _no_setting(names[0])
     if not resume:
-        return compose_config(settings), None
+        return compose(settings), None
     if len(names) > 1:
         raise UsageError(f"--resume continues one run, not {' and '.join(names)}.")
     presets = preset_overrides(settings)
@@ -36,7 +42,7 @@ def configure(overrides: list[str], resume: bool) -> tuple[Config, RunFolder | N
             candidates = [r for r in candidates if _is_of(r, recipe)]
         run = next(iter(candidates), None)
     if run is None:
-        return compose_config(settings), None
+        return compose(settings), None
     if presets:  # the whole command that the run was started with, as in a job that is queued again
         check_same_run(compose_config(settings), run)
     config = run.config([word for word in settings if word not in presets])

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +41,12 @@ def train_command(
             help="With --resume RUN: go on from this one (best, or its step); later ones are set aside.",
         ),
     ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="Begin with the configuration in this file, as --print-config writes it."
+        ),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the composed configuration and stop.")
     ] = False,
@@ -60,7 +67,7 @@ def train_command(
     from neuscale.hardware import check_gpus
 
     hold_save_signal()  # until it can be obeyed
-    config, run = configure(overrides or [], resume)
+    config, run = configure(overrides or [], resume, config_file)
     if checkpoint is not None and run is None:
         raise UsageError("--checkpoint is one of a run that goes on.", "Use it with --resume RUN.")
     device = processes_device(gpus, processes)
@@ -87,12 +94,13 @@ def train_command(
     if not started_by_launcher() and count * (nodes := srun_nodes()).count > 1:
         if nodes.count > 1 and nodes.index == 0 and not nodes.secret:
             create_progress().warning(NO_SECRET)
-        _prepare(config, count * nodes.count)
+        _prepare(config, run, count * nodes.count)
         again = [word for word in overrides or [] if "=" in word]
         if run is not None:
             presets = preset_overrides(again)
             again = [str(run.path), "--resume", *[word for word in again if word not in presets]]
         again += [f"run.device={config.run.device}", *(["--json"] if as_json else [])]
+        again += ["--config", str(config_file)] if config_file is not None and run is None else []
         raise typer.Exit(launch(["train", *again], count, nodes))
     raise typer.Exit(_train(config, run, as_json))
 
@@ -126,12 +134,15 @@ def _go_back(run: "RunFolder", name: str) -> None:
         create_progress().message(f"going back to step {chosen.step:,}; later checkpoints are in {aside}")
 
 
-def _prepare(config: "Config", world_size: int) -> None:
+def _prepare(config: "Config", run: "RunFolder | None", world_size: int) -> None:
     """Check the configuration and prepare the data once, instead of in each process."""
     from neuscale.cli.progress import create_progress
     from neuscale.data.open import open_data
+    from neuscale.runs.own_code import use_code
     from neuscale.training.validate import validate
 
+    if run is not None:
+        use_code(run, resume=True)
     validate(config, world_size)
     open_data(config, create_progress())
 

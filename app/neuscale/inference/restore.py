@@ -19,6 +19,7 @@ from neuscale.models.weights import load_weights
 from neuscale.models.weights_file import read_weights
 from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder
+from neuscale.runs.own_code import use_code
 from neuscale.training.checkpoint import AVERAGE, CheckpointFolder, open_checkpoint
 
 _AVERAGED = {"auto": None, "raw": False, "ema": True}
@@ -94,6 +95,7 @@ def restore(
     state = read_weights(path, averaged)
     data = open_run_data(config, progress if accelerator.is_main_process else Silent())
     size = Preprocessing.of(config, data).image_size
+    use_code(run)
     model = create_model(config.model, size, data.meta.channels, data.meta.num_classes, config.run.seed)
     load_weights(model, state, str(path))
     place: torch.device = accelerator.device

@@ -48,7 +48,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
         for what in {**then, **values}:
             a, b = then.get(what), values.get(what)
             known = a is not None and b is not None
-            if a != b and (known or (complete and area in ("config", "packages"))):
+            if a != b and (known or (complete and area in ("config", "own code", "packages"))):
                 found.append(Difference(area, what, a, b))
     return found
 
@@ -81,6 +81,9 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
     build = ops.get("build") or {}
     return {
         "config": changing_fields(manifest.get("config")),
+        "own code": {
+            file["file"]: short(file["sha256"]) for file in (manifest.get("own_code") or {}).get("files", [])
+        },
         "packages": _packages(manifest),
         "python": {"python": manifest.get("python")},
         "ops": {"kind": ops.get("kind"), **{name: short(build.get(name)) for name in _LIBRARIES}},
