@@ -6,7 +6,8 @@ The weights are EfficientNet-Lite0's of ImageNet, as the package `efficientnet-l
 2.0) has them: the tensors of timm's `tf_efficientnet_lite0`, in its order. Images of 32×32 are shown to the
 model at 96×96. Of each seed five runs over the same images and epochs: the head alone and all layers, with
 images prepared as for the weights (mean and deviation 0.5, bicubic, the middle 87.5 %) and not so (the data's
-own mean and deviation, bilinear, whole), and all layers from scratch. The rates are the best of those tried.
+own mean and deviation, bilinear, whole), and all layers from scratch. Rates: 1e-2 for the head, 1e-3 for all
+layers, 2e-3 from scratch.
 Writes `benchmarks/results/finetune.csv`.
 """
 

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LONGEST_FILE = 300
 # Files of at most 80 lines that one other file imports.
-MOST_SPLINTERS = 14
+MOST_SPLINTERS = 15  # a command has a file of its own
 MOST_QUESTIONS = 12
 QUESTIONS = ("What ", "Whether ", "Says ", "Has ", "How ", "Where ", "Who ", "When ", "Which ", "Why ")
 

@@ -13,6 +13,7 @@ from .options import commands, options_of
 JSON = {"--json": False}
 # Option: its default, and after it the least number that it takes.
 COMMANDS: dict[str, dict[str, Any]] = {
+    "init": {},
     "train": {
         "--gpus": (None, 0),
         "--processes": (None, 1),

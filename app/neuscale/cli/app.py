@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neuscale.cli import bench, data, doctor, evaluate, export, predict, runs, submit, sweep, train
+from neuscale.cli import bench, data, doctor, evaluate, export, init, predict, runs, submit, sweep, train
 from neuscale.distributed.rank import leave_process_group
 from neuscale.distributed.worker_errors import report_to_launcher, show_once
 from neuscale.errors import EXIT_FAILED, UserError, disk_error
@@ -66,6 +66,7 @@ def neuscale(
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(bench.app, name="bench")
+app.command("init")(init.init_command)
 app.command("train")(train.train_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("eval")(evaluate.eval_command)

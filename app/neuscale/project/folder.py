@@ -1,13 +1,21 @@
-"""The project folder: where presets and modules of the user's own lie."""
+"""The project folder: where presets and modules of the user's own lie, and how a new one begins."""
 
 import os
+import re
 from pathlib import Path
 
 from neuscale.errors import UsageError
+from neuscale.fs import replacing_folder
+from neuscale.version import __version__
 
 VARIABLE = "NEUSCALE_CONFIG_DIR"
 
 USUAL = "conf"
+
+TEMPLATE = Path(__file__).with_name("template")
+
+# In the template under a name that no tool takes for its own.
+_NAMES = {"gitignore": ".gitignore"}
 
 
 def config_folder() -> Path | None:
@@ -36,3 +44,29 @@ def project_root() -> Path | None:
 def is_own(path: Path) -> bool:
     """True where nobody but this user and root may have written `path`."""
     return not hasattr(os, "getuid") or path.stat().st_uid in (os.getuid(), 0)
+
+
+def new_project(folder: Path) -> list[str]:
+    """Write a project into `folder`, all of it or nothing; returns its files' names.
+
+    Raises UsageError where something is there already, and where its name cannot be an image's.
+    """
+    name = folder.absolute().name
+    if not re.fullmatch(r"[a-z0-9]+([._-][a-z0-9]+)*", name):
+        raise UsageError(
+            f"{name}: cannot be the name of a project.", "Use small letters, digits, '-' and '_'."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder}: is there already.", "Give a new name.")
+    written = []
+    with replacing_folder(folder.absolute()) as partial:
+        for source in sorted(path for path in TEMPLATE.rglob("*") if path.is_file()):
+            if "__pycache__" in source.parts:
+                continue
+            inside = source.relative_to(TEMPLATE)
+            target = partial / inside.with_name(_NAMES.get(inside.name, inside.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = source.read_text(encoding="utf-8").replace("PROJECT", name).replace("VERSION", __version__)
+            target.write_text(text, encoding="utf-8")
+            written.append(target.relative_to(partial).as_posix())
+    return written

@@ -167,7 +167,11 @@ def code_revision() -> dict[str, Any] | None:
     if (image := image_record()) is not None:
         revision = str(image.get("revision") or "unknown")
         return {"revision": revision.removesuffix("-dirty"), "changed": revision.endswith("-dirty")}
-    here = Path(__file__).parent.parent  # the whole package
+    return revision_of(Path(__file__).parent.parent)  # the whole package
+
+
+def revision_of(here: Path, *files: Path) -> dict[str, Any] | None:
+    """The git revision of the repository that `here` is in, and whether `here`, or `files`, were changed."""
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -178,7 +182,7 @@ def code_revision() -> dict[str, Any] | None:
     try:
         return {
             "revision": git("rev-parse", "HEAD"),
-            "changed": bool(git("status", "--porcelain", "--", str(here))),
+            "changed": bool(git("status", "--porcelain", "--", *map(str, files or [here]))),
         }
     except (OSError, subprocess.SubprocessError):
         return None

@@ -15,6 +15,7 @@ from neuscale.fs import make_folder, write_atomically
 from neuscale.project.folder import project_root
 from neuscale.project.targets import code_root, imported_modules, use_root
 from neuscale.project.trust import is_trusted
+from neuscale.runs.environment import revision_of
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import read_manifest
 from neuscale.untrusted import printable, read_regular, reason_of
@@ -25,11 +26,12 @@ _SHOWN_LINES, _LONGEST_LINE = 4, 60  # of a difference
 
 
 def describe_own_code(copy_to: Path | None = None) -> dict[str, Any]:
-    """Record of the user's modules that this process imported, for a manifest; empty where there are none.
+    """Record of the user's modules that this process imported, for a manifest; empty without any.
 
-    The folder they are from, and of each file its path there and its sha256; one from elsewhere (an editable
-    install) has its module's name as a path. They are copied to the run folder `copy_to`, and what lies there
-    otherwise is kept in a folder named after its sha256. Raises UserError where the disk cannot be written.
+    The folder they are from, its git revision, and of each file its path there and its sha256; one from
+    elsewhere (an editable install) has its module's name as a path. They are copied to the run folder
+    `copy_to`, and what lies there otherwise is kept in a folder named after its sha256. Raises UserError
+    where the disk cannot be written.
     """
     modules, root = imported_modules(), code_root()
     if not modules:
@@ -42,7 +44,14 @@ def describe_own_code(copy_to: Path | None = None) -> dict[str, Any]:
         if copy_to is not None:
             _copy(copy_to, name, content)
         files.append({"module": module, "file": name, "sha256": hashlib.sha256(content).hexdigest()})
-    return {"own_code": {"root": str(root) if root is not None else None, "files": files}}
+    repository = revision_of(root, *modules.values()) if root is not None else None
+    return {
+        "own_code": {
+            "root": str(root) if root is not None else None,
+            "repository": repository,
+            "files": files,
+        }
+    }
 
 
 def _copy(run: Path, name: str, content: bytes) -> None:
