@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ def test_the_documented_project_is_trained(
 ) -> None:
     if not DOCUMENT.exists():
         pytest.skip("the image does not contain the documentation")
+    if shutil.which("git") is None:
+        pytest.skip("no git here")
     files = dict(_FILE.findall(DOCUMENT.read_text()))
     assert {"mynet.py", "conf/model/mynet.yaml", "conf/experiment/mine.yaml", "conf/optim/radam.yaml"} <= set(
         files
