@@ -108,5 +108,6 @@ def test_both_files_are_understood(compose: Callable[..., str]) -> None:
     assert "deploy" not in found["services"]["train"] or not found["services"]["train"]["deploy"].get(
         "resources"
     )
+    assert not found["services"]["train"]["environment"]["NEUSCALE_CONFIG_DIR"], "there is no project"
     (port,) = found["services"]["tensorboard"]["ports"]
     assert port["host_ip"] == "127.0.0.1"
