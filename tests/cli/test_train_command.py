@@ -72,6 +72,7 @@ def test_processes_go_on_with_the_run_and_the_fields_that_are_changed(
     """A preset stands in the run's own configuration, and cannot be changed in it."""
     begun: Any = types.SimpleNamespace(path=tmp_path / "begun")
     callees.stand_in("neuscale.cli.overrides.configure", lambda **_: (compose_config([]), begun))
+    callees.stand_in("neuscale.runs.own_code.use_code", [])
     words = ["experiment=quickstart", "optim.lr=3", "--resume", "--processes", "2", "--json"]
     assert run(["train", "begun", *words]) == 0
     changed = ["optim.lr=3", "run.device=cpu", "--json"]

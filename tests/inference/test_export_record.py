@@ -91,7 +91,8 @@ def test_the_record_says_which_model_it_is(command: Command, odd: Odd, tmp_path:
     assert made.pop("mean") == pytest.approx(list(mean), rel=1e-5)
     assert made.pop("std") == pytest.approx(list(std), rel=1e-5)
     sizes = {"channels": 3, "height": 10, "width": 14, "image_size": 8}
-    assert made == {**sizes, "fit": "crop", "value_range": [0, 65535]}
+    resized = {"interpolation": "bilinear", "crop": 1.0}
+    assert made == {**sizes, "fit": "crop", "value_range": [0, 65535], **resized}
     data = record["data"]
     assert (data["name"], data["counts"]) == ("odd", {"train": 36, "val": 29})
     manifest = json.loads((odd.run / "manifest.json").read_text())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import neuscale
 from conftest import ListeningProgress
+from neuscale.config.schema import DataConfig
 from neuscale.data.datasets import Dataset
 from neuscale.data.loaders.loader import Batch
 from neuscale.distributed.rank import Rank
@@ -75,7 +76,7 @@ def test_each_process_takes_its_share(data: Dataset, monkeypatch: pytest.MonkeyP
     """The second of three processes sees images 9 … 18 of 29."""
     monkeypatch.setattr(Rank, "current", lambda: Rank(1, 3))
     expected = data.labels("val")[9:19].tolist()
-    found = evaluate_module(Zeros(7), data, "val", 4, 8, Silent())
+    found = evaluate_module(Zeros(7), data, "val", 4, DataConfig("odd", image_size=8), Silent())
     assert found.confusion.sum(1).tolist() == [expected.count(label) for label in range(7)]
     assert found.samples == 10
 
@@ -92,5 +93,5 @@ def test_data_of_other_classes_are_not_evaluated_on(data: Dataset) -> None:
 def test_nothing_but_a_classifier_of_these_classes_is_evaluated(data: Dataset) -> None:
     model = Zeros(8).train()
     with pytest.raises(UsageError, match=r"returned shape \(1, 8\); expected \(1, 7\), .* of odd"):
-        evaluate_module(model, data, "val", 4, 8, Silent())
+        evaluate_module(model, data, "val", 4, DataConfig("odd", image_size=8), Silent())
     assert model.training

@@ -43,9 +43,7 @@ def train_command(
     ] = None,
     config_file: Annotated[
         Path | None,
-        typer.Option(
-            "--config", help="Begin with the configuration in this file, as --print-config writes it."
-        ),
+        typer.Option("--config", help="Begin with this file, as the printed configuration is."),
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the composed configuration and stop.")
