@@ -66,8 +66,8 @@ def project(
     monkeypatch.setenv("NEUSCALE_DATA", str(photos_data))
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.delenv(TRUST, raising=False)
+    for name in (VARIABLE, TRUST):  # which the command line sets for the processes that it starts
+        monkeypatch.setenv(name, "")
 
     def write(files: Files) -> Path:
         folder = tmp_path / "project"
@@ -87,8 +87,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
     def say(*words: str) -> Said:
         capfd.readouterr()
-        if "--trust" in words:
-            monkeypatch.setenv(TRUST, "1")  # is taken back after the test
+        monkeypatch.setenv(TRUST, "")
         code = run(list(words))
         said = capfd.readouterr()
         return Said(code, said.out, said.err)

@@ -175,3 +175,29 @@ def test_changed_code_is_named_and_the_runs_own_is_used_with_trust(
     copy.write_text(copy.read_text() + "\n")
     said = command("eval", "a", "--trust")
     assert said.code == 2 and "is not the code that the run was trained with" in said.err
+
+
+@pytest.mark.parametrize("form", ["{}", "--config-dir={}"])
+def test_another_folder_is_named_anywhere_on_the_command_line(
+    form: str, project: Project, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project({"mynet.py": CONVOLUTIONAL, "conf/model/mine.yaml": "_target_: mynet.Net\n"})
+    monkeypatch.chdir(tmp_path)
+    named = [form.format("project/conf")] if "=" in form else ["--config-dir", "project/conf"]
+    said = command("train", *named, *WORDS, "model=mine")
+    assert said.code == 0, said.err
+    said = command(*named, "train", *WORDS, "model=nothing")
+    assert said.code == 2 and "Known:" in said.err and "mine" in said.err
+    said = command("train", *WORDS, "--config-dir", "nowhere")
+    assert said.code == 2 and f"{tmp_path}/nowhere: there is no such folder of presets" in said.err
+    assert "--config-dir" in said.err
+
+
+def test_a_conf_of_another_user_is_not_taken_by_itself(
+    project: Project, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project({"mynet.py": CONVOLUTIONAL, "conf/model/mine.yaml": "_target_: mynet.Net\n"})
+    monkeypatch.setattr("neuscale.project.folder.is_own", lambda _: False)
+    said = command("train", *WORDS, "model=mine")
+    assert said.code == 2 and "there is no such model preset" in said.err
+    assert command("train", *WORDS, "model=mine", "--config-dir", str(folder / "conf")).code == 0

@@ -1,6 +1,7 @@
 """Data sources of a user's own: their pixels and labels are what is trained on, or a refusal in words."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +146,26 @@ def test_a_data_source_that_does_not_work_leaves_nothing(
     assert said.code == 2 and re.search(words, said.err), said.err
     assert "not foreseen" not in said.err
     assert not (tmp_path / "data" / "packed" / "own").exists()
+
+
+def test_a_run_on_own_data_is_used_where_its_code_is_not(
+    project: Project, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prepared images are what counts: neither evaluating nor going on asks the source again."""
+    preset = "name: own\ndataset:\n  _target_: own_data.Arrays\n"
+    folder = project({**MODEL, "own_data.py": DATA, "conf/data/own.yaml": preset})
+    monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "data"))
+    words = ["data=own", "model=mine", "train.global_batch_size=3", "run.device=cpu", "run.name=a"]
+    assert command("train", *words, "train.epochs=2", "checkpoint.every_steps=1").code == 0
+    (folder / "own_data.py").write_text("raise RuntimeError('it was asked')\n")
+    said = command("train", "--resume", "a", "train.epochs=3")
+    assert said.code == 0, said.err
+    assert command("eval", "a").code == 2, "the run imported that module: it has to be the same one"
+    (folder / "own_data.py").write_text(DATA)
+    monkeypatch.chdir(tmp_path)
+    said = command("eval", "a")
+    assert said.code == 2 and "brings code of its own (mynet.py, own_data.py)" in said.err
+    shutil.rmtree(tmp_path / "data" / "packed" / "own")
+    monkeypatch.chdir(folder)
+    said = command("eval", "a")
+    assert said.code == 1 and "is not prepared; it was made by own_data.Arrays" in said.err

@@ -109,7 +109,8 @@ def _config(run: RunFolder, manifest: dict[str, Any], overrides: list[str], prog
     config.run.time_limit = None
     config.tracking.wandb = False
     if is_prepared(config.data.name):
-        config.data.source = None  # it may be gone; whether the data are the same is looked at
+        # It may be gone, or have changed; whether the data are the same is looked at.
+        config.data.source = config.data.dataset = None
     if config.data.stage not in ("none", "auto") and not _sets(overrides, "data.stage"):
         config.data.stage = "auto"  # a folder of another machine or user
     if not _sets(overrides, "run.device"):

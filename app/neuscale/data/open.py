@@ -19,6 +19,7 @@ from neuscale.data.staging import staged_for_training
 from neuscale.errors import DataError, UsageError
 from neuscale.paths import data_root
 from neuscale.progress import Progress
+from neuscale.project.targets import TARGET
 
 
 def open_data(config: Config, progress: Progress) -> Dataset:
@@ -74,8 +75,15 @@ def open_run_data(config: Config, progress: Progress) -> Dataset:
             f"Prepare it from there or from your own copy: neuscale data prepare {entry}"
             f" --source {shlex.quote(source)} --save-as {name}",
         )
+    if config.data.dataset is not None and not is_prepared(name):
+        raise DataError(
+            f"{data_root()}: the data set '{name}' of this run is not prepared; it was made by"
+            f" {config.data.dataset.get(TARGET)}.",
+            "Make it in the project folder of that: neuscale train, with the words that the run began with.",
+        )
     stage = config.data.stage if config.data.stage in ("none", "auto") else "auto"
-    return open_data(replace(config, data=replace(config.data, source=None, stage=stage)), progress)
+    section = replace(config.data, source=None, dataset=None, stage=stage)
+    return open_data(replace(config, data=section), progress)
 
 
 def _prepared_data(config: Config, progress: Progress) -> Dataset:

@@ -14,7 +14,7 @@ from neuscale.runs.manifest import read_manifest
 
 # Of the configuration: how a run is called, shown and stopped changes no number of it, and
 # where it computes is told by the machine.
-FREE = frozenset({"run.name", "run.time_limit", "run.device", "data.source", "data.stage"})
+FREE = frozenset({"run.name", "run.time_limit", "run.device", "data.source", "data.dataset", "data.stage"})
 
 
 FREE_SECTIONS = ("tracking.", "checkpoint.")

@@ -6,7 +6,9 @@ since a run may be anybody's: `--trust`, or $NEUSCALE_TRUST=1.
 
 import difflib
 import hashlib
+import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,7 +42,7 @@ def describe_own_code(copy_to: Path | None = None) -> dict[str, Any]:
     for module, path in sorted(modules.items()):
         name = path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else ""
         name = name or f"{module.replace('.', '/')}{'/__init__' * (path.stem == '__init__')}.py"
-        content = path.read_bytes()
+        content = _content(path, id(sys.modules.get(module)))
         if copy_to is not None:
             _copy(copy_to, name, content)
         files.append({"module": module, "file": name, "sha256": hashlib.sha256(content).hexdigest()})
@@ -52,6 +54,12 @@ def describe_own_code(copy_to: Path | None = None) -> dict[str, Any]:
             "files": files,
         }
     }
+
+
+@cache
+def _content(path: Path, _module: int) -> bytes:
+    """A module's file as it was when first looked at, soon after its import: it may be edited since."""
+    return path.read_bytes()
 
 
 def _copy(run: Path, name: str, content: bytes) -> None:

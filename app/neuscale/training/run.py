@@ -2,10 +2,11 @@
 
 import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuscale.config import Config
+from neuscale.data.datasets import is_prepared
 from neuscale.data.open import open_data
 from neuscale.distributed.accelerator import (
     Accelerator,
@@ -56,7 +57,10 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
         config, words = starting_config(config)
         if words is not None:
             progress.message(words)
-    data = open_data(config, progress)
+    section = config.data
+    if resume is not None and section.dataset is not None and is_prepared(section.name):
+        section = replace(section, dataset=None)  # whether it is the same is looked at below
+    data = open_data(replace(config, data=section), progress)
     if resume is not None:
         check_same_run(config, resume)
         check_same_data(data, resume)
