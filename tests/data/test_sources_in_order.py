@@ -188,8 +188,13 @@ def test_the_record_is_the_same_twice_with_a_date_given(
 
 @pytest.mark.parametrize("container", ["folder", "zip"])
 def test_the_record_says_where_the_images_are_from(
-    container: str, build_image_tree: TreeBuilder, build_archive: ArchiveBuilder, tmp_path: Path
+    container: str,
+    build_image_tree: TreeBuilder,
+    build_archive: ArchiveBuilder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)  # which an image is built with
     tree = build_image_tree(tmp_path / "pets", held_out="test", size=(9, 7))
     source = tree if container == "folder" else build_archive(tree, tmp_path / "pets.zip")
     data = prepare("image_folder", root=tmp_path / "data", source=source, size=5)
