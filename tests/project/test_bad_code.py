@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Said
+from neuscale.project.folder import VARIABLE, config_folder
 
 from .foreign_models import CONVOLUTIONAL
 
@@ -201,3 +202,12 @@ def test_a_conf_of_another_user_is_not_taken_by_itself(
     said = command("train", *WORDS, "model=mine")
     assert said.code == 2 and "there is no such model preset" in said.err
     assert command("train", *WORDS, "model=mine", "--config-dir", str(folder / "conf")).code == 0
+
+
+def test_a_current_folder_that_is_closed_has_no_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied", "conf")
+
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr(Path, "is_dir", closed)
+    assert config_folder() is None

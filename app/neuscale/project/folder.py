@@ -32,7 +32,10 @@ def config_folder() -> Path | None:
             )
         return folder
     folder = Path(USUAL)
-    return folder.absolute() if folder.is_dir() and is_own(folder) else None
+    try:
+        return folder.absolute() if folder.is_dir() and is_own(folder) else None
+    except OSError:  # the current folder is not open to this user
+        return None
 
 
 def project_root() -> Path | None:
