@@ -174,7 +174,10 @@ def test_a_training_has_time_to_save_memory_to_share_and_goes_on(services: dict[
     assert train["depends_on"] == {"prepare": {"condition": "service_completed_successfully"}}
     (gpus,) = train["deploy"]["resources"]["reservations"]["devices"]
     assert gpus == {"driver": "nvidia", "count": "${GPU_COUNT:-all}", "capabilities": ["gpu"]}
-    assert train["environment"] == {"NEUSCALE_IMAGE": "${NEUSCALE_IMAGE:-neuscale:0.1.0}"}
+    assert train["environment"] == {
+        "NEUSCALE_CONFIG_DIR": "${NEUSCALE_PROJECT:+/project/conf}",
+        "NEUSCALE_IMAGE": "${NEUSCALE_IMAGE:-neuscale:0.1.0}",
+    }
 
 
 def test_each_service_is_the_users_on_the_same_folders(services: dict[str, Any]) -> None:
@@ -183,6 +186,7 @@ def test_each_service_is_the_users_on_the_same_folders(services: dict[str, Any])
         assert service["init"] is True, f"{name}: signals do not reach it"
         assert service["image"] == "${NEUSCALE_IMAGE:-neuscale:0.1.0}", name
     both = ["${NEUSCALE_DATA_VOLUME:-data}:/data", "${NEUSCALE_RUNS_VOLUME:-runs}:/runs"]
+    both.append("${NEUSCALE_PROJECT:-project}:/project:ro")
     for name in ("prepare", "train", "eval", "shell"):
         assert services[name]["volumes"] == both
     assert services["tensorboard"]["volumes"] == ["${NEUSCALE_RUNS_VOLUME:-runs}:/runs:ro"]
