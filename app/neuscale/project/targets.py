@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import logging
+import os
 import site
 import sys
 import sysconfig
@@ -53,11 +54,16 @@ def imported_modules() -> dict[str, Path]:
     """The user's modules that this process has imported, by name, and their files."""
     root = code_root()
     found = {name: file for name, file in _brought.items() if _file(sys.modules.get(name)) == file}
+    if root is None:
+        return found
+    beginning = f"{root}{os.sep}"
     for name, module in list(sys.modules.items()):
-        file = _file(module)
-        if root is not None and file is not None and file.is_relative_to(root) and not _is_installed(file):
-            found[name] = file
-    return {name: file for name, file in found.items() if root is None or not _is_of_another(file, root)}
+        # Of thousands: only what lies there is looked at on the disk.
+        if str(getattr(module, "__file__", "")).startswith(beginning):
+            file = _file(module)
+            if file is not None and not _is_installed(file):
+                found[name] = file
+    return {name: file for name, file in found.items() if not _is_of_another(file, root)}
 
 
 def import_target(target: str, field: str) -> Any:
