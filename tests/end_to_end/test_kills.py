@@ -92,7 +92,7 @@ while done < kills:
         send(children, signal.SIGKILL)
     codes = wait(children)
     # In its start, before it could save anything, a request ends it as any program; where it ended one
-    # process before that could hear it, the others fail for want of it.
+    # process before that could hear it, the others fail without it.
     ended = {0, 75, -signal.SIGTERM, 143}
     alone = {1, -signal.SIGTERM, 143} if -signal.SIGTERM in codes else set()
     assert "kill" in kind or set(codes) <= ended or set(codes) <= alone, (kind, codes)

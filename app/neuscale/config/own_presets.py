@@ -54,9 +54,7 @@ def read_own(group: str, path: Path, presets: Mapping[str, Mapping[str, Path]]) 
         if TARGET in values:
             content[section] = _translated(section, values, "defaults")
             content.setdefault("defaults", []).insert(0, {f"{_OVERRIDE}{section}": "target"})
-        elif (
-            own := presets.get(section, {}).get(chosen.get(section, ""))
-        ) is not None and TARGET in read_fields(own):
+        elif own is not None and TARGET in read_fields(own):
             content[section] = _arguments(section, values)
     return content
 

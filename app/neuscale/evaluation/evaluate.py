@@ -74,7 +74,7 @@ AnyEvaluation = Evaluation | MultiLabelEvaluation
 
 
 def evaluated_labels(meta: PackedMeta, device: torch.device) -> int | Tensor:
-    """What `evaluate` takes as `labels` for these data."""
+    """The argument `labels` of `evaluate` for these data."""
     if meta.label_sets is None:
         return meta.num_classes
     return torch.from_numpy(meta.label_table()).to(device)

@@ -21,6 +21,8 @@ from neuscale.data.sources.decoding import Decoding
 from neuscale.errors import CheckpointError
 from neuscale.models.registry import create_model
 from neuscale.models.weights import load_weights
+from neuscale.project.targets import imported_modules
+from neuscale.project.trust import check_targets
 from neuscale.untrusted import check_regular, read_json, reason_of
 
 
@@ -144,6 +146,7 @@ def load_exported(folder: str | Path) -> Classifier:
         ) from error
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise CheckpointError(f"{folder}: is not an exported model ({error}).", "Export it again.") from error
+    check_targets(asdict(config), list(imported_modules()), str(folder))
     model = create_model(
         config.model, preprocessing.image_size, preprocessing.channels, len(classes), config.run.seed
     )

@@ -1,10 +1,81 @@
-"""Whether code that lies in run folders may be run: where the user says so, as a run may be anybody's."""
+"""Trust in what a run or an exported model names: code that it brings, and classes that it would have called.
 
+A stored configuration may be anybody's. Without `trust` it may name only classes and functions of the modules
+that the user has anyway, and models and optimizers of the libraries: `os.system` is a target, too.
+"""
+
+import importlib.util
 import os
+import sysconfig
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from neuscale.errors import UsageError
 
 TRUST = "NEUSCALE_TRUST"
+
+_LIBRARIES = ("torch.nn", "torch.optim", "torchvision.models")
+_IMPORTED = ":"  # behind the name of a module that is imported for what that does
 
 
 def is_trusted() -> bool:
     """True with `--trust`, or $NEUSCALE_TRUST=1."""
     return os.environ.get(TRUST, "") not in ("", "0")
+
+
+def check_targets(config: Mapping[str, Any], modules: Collection[str], where: str) -> None:
+    """Raise UsageError for a target of a stored configuration that is not to be called without trust.
+
+    `modules`: those of the user that are known to be the ones that were trained with.
+    """
+    if is_trusted():
+        return
+    for target in _targets(config):
+        if not _is_harmless(target, modules, where):
+            raise UsageError(
+                f"{where}: its configuration names {target}, which would be run.",
+                "If you trust it, say `trust`, or set NEUSCALE_TRUST=1.",
+            )
+
+
+def _is_harmless(target: str, modules: Collection[str], where: str) -> bool:
+    """True for what the user's modules or the libraries define, and any package's models and optimizers."""
+    from neuscale.project.targets import import_target
+
+    if target.endswith(_IMPORTED):
+        return target.removesuffix(_IMPORTED) in modules
+    if not _starts(target, (*modules, *_LIBRARIES)) and not _is_of_package(target):
+        return False
+    found = import_target(target, where)
+    if isinstance(found, type) and {"torch.nn.modules.module.Module", "torch.optim.optimizer.Optimizer"} & {
+        f"{each.__module__}.{each.__qualname__}" for each in found.__mro__
+    }:
+        return True
+    # A name may lead through a module into another one: where it ends is what counts.
+    return _starts(f"{getattr(found, '__module__', '')}.", (*modules, *_LIBRARIES))
+
+
+def _starts(name: str, modules: Collection[str]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+def _is_of_package(target: str) -> bool:
+    """True for a name in an installed package, which may be imported; not in the standard library."""
+    spec = importlib.util.find_spec(target.partition(".")[0])
+    packages = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    return spec is not None and any(str(spec.origin).startswith(f"{folder}{os.sep}") for folder in packages)
+
+
+def _targets(value: Any) -> Iterator[str]:
+    """All names of classes and functions, in whatever depth, and modules to import."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name in ("_target_", "target") and isinstance(inner, str):
+                yield inner
+            elif name == "imports" and isinstance(inner, list):
+                yield from (f"{module}{_IMPORTED}" for module in inner)
+            else:
+                yield from _targets(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _targets(inner)

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +17,7 @@ from neuscale.errors import UsageError, disk_error
 from neuscale.fs import make_folder, write_atomically
 from neuscale.project.folder import project_root
 from neuscale.project.targets import code_root, imported_modules, use_root
-from neuscale.project.trust import is_trusted
+from neuscale.project.trust import check_targets, is_trusted
 from neuscale.runs.environment import revision_of
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import read_manifest
@@ -89,13 +90,17 @@ def use_code(run: RunFolder, resume: bool = False) -> list[str]:
     not what the manifest recorded.
     """
     recorded = read_manifest(run.manifest_file).get("own_code")
+    config = asdict(run.config())
     if not isinstance(recorded, Mapping) or not recorded.get("files"):
+        check_targets(config, (), str(run.path))
         return []
+    modules = [str(file["module"]) for file in recorded["files"]]
     changes = _changes(run, recorded["files"])
     if not changes:
+        check_targets(config, modules, str(run.path))
         return []
     if is_trusted():
-        use_root(_checked_copy(run, recorded["files"]), [str(file["module"]) for file in recorded["files"]])
+        use_root(_checked_copy(run, recorded["files"]), modules)
         return []
     names = ", ".join(sorted({printable(str(file["file"])) for file in recorded["files"]})[:5])
     if project_root() is None:
@@ -104,6 +109,7 @@ def use_code(run: RunFolder, resume: bool = False) -> list[str]:
             f"If you trust it (see {run.path / FOLDER}), say `trust`; or call this in its project folder.",
         )
     if resume and all(change is not None for change in changes.values()):
+        check_targets(config, modules, str(run.path))
         return [f"{name} has changed: {change}" for name, change in changes.items()]
     first, change = next(iter(changes.items()))
     raise UsageError(

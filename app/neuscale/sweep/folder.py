@@ -17,6 +17,7 @@ from neuscale.config import compose_config, preset_overrides
 from neuscale.errors import UsageError, UserError, disk_error
 from neuscale.fs import held_lock, make_folder, write_atomically
 from neuscale.paths import runs_root
+from neuscale.project.trust import is_trusted
 from neuscale.runs.folder import RunFolder, check_name
 from neuscale.runs.manifest import read_manifest
 from neuscale.units import now
@@ -28,6 +29,7 @@ FILE = "sweep.json"
 _LONGEST_NAME = 100
 
 
+_NAMES_CODE = re.compile(r"_target_|\.target=|\.imports=")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")  # and no option of the command
 
 
@@ -184,6 +186,8 @@ def _planned(name: Any, words: Any) -> PlannedRun:
     for word in words:
         if not isinstance(word, str) or not _OVERRIDE.match(word) or word.startswith("run.name="):
             raise ValueError(f"{word!r} is not an override")
+        if _NAMES_CODE.search(word) and not is_trusted():
+            raise ValueError(f"{word!r} names code to be run, which needs `trust`")
     return PlannedRun(name, list(words))
 
 

@@ -91,7 +91,7 @@ class PackedMeta:
         return table
 
     def class_counts(self, labels: NDArray[np.int64]) -> list[int]:
-        """How many of `labels` [N] are of each class; one of several classes counts in each."""
+        """Count `labels` [N] by class; one of several classes counts in each."""
         counts = np.bincount(labels, minlength=self.num_labels)
         if self.label_sets is None:
             return counts.tolist()
