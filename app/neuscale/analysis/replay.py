@@ -19,6 +19,7 @@ from neuscale.distributed.rank import started_by_launcher
 from neuscale.errors import UsageError
 from neuscale.paths import runs_root
 from neuscale.progress import Progress
+from neuscale.project.trust import trusted
 from neuscale.runs.differences import Difference, changing_fields, differences, short
 from neuscale.runs.folder import RunFolder, create_run, numbered_names
 from neuscale.runs.manifest import load_manifest, write_manifest
@@ -54,7 +55,7 @@ def replay(run: RunFolder, overrides: list[str], force: bool, progress: Progress
             "Train its configuration anew: neuscale train --resume RUN.",
         )
     config = _config(run, manifest, overrides, progress)
-    use_code(run)
+    use_code(run, config=config)
     damage = _data_differences(config, manifest, progress)
     if damage and not force:
         raise UsageError(
@@ -69,7 +70,8 @@ def replay(run: RunFolder, overrides: list[str], force: bool, progress: Progress
             )
     again = create_run(config)
     try:
-        stopped = _train(again, config, manifest["machine"], progress)
+        with trusted():  # its configuration was looked at
+            stopped = _train(again, config, manifest["machine"], progress)
     except BaseException:
         if not again.manifest_file.exists():
             shutil.rmtree(again.path, ignore_errors=True)  # it has not begun

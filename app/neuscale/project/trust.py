@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sysconfig
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from neuscale.errors import UsageError
@@ -21,6 +22,17 @@ _IMPORTED = ":"  # behind the name of a module that is imported for what that do
 def is_trusted() -> bool:
     """True with `--trust`, or $NEUSCALE_TRUST=1."""
     return os.environ.get(TRUST, "") not in ("", "0")
+
+
+@contextmanager
+def trusted() -> Iterator[None]:
+    """Trust in this process and those that it starts, for a run folder made from what was checked."""
+    before = os.environ.get(TRUST)
+    os.environ[TRUST] = "1"
+    try:
+        yield
+    finally:
+        os.environ[TRUST] = before or ""
 
 
 def check_targets(config: Mapping[str, Any], modules: Collection[str], where: str) -> None:

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from neuscale.config import Config
 from neuscale.errors import UsageError, disk_error
 from neuscale.fs import make_folder, write_atomically
 from neuscale.project.folder import project_root
@@ -82,22 +83,22 @@ def has_own_code(run: RunFolder) -> bool:
     return bool((read_manifest(run.manifest_file).get("own_code") or {}).get("files"))
 
 
-def use_code(run: RunFolder, resume: bool = False) -> list[str]:
-    """Have the code of a run imported from the right place, before its model is made.
+def use_code(run: RunFolder, resume: bool = False, config: Config | None = None) -> list[str]:
+    """Have the code of a run imported from the right place, before its model is made by `config`, or its own.
 
     From the project folder where that has the same files, or, with `resume`, others: the changes are returned
     in words. Else from the run's copy, if that is trusted. Raises UsageError where it is not, or the copy is
     not what the manifest recorded.
     """
     recorded = read_manifest(run.manifest_file).get("own_code")
-    config = asdict(run.config())
+    fields = asdict(config if config is not None else run.config())
     if not isinstance(recorded, Mapping) or not recorded.get("files"):
-        check_targets(config, (), str(run.path))
+        check_targets(fields, (), str(run.path))
         return []
     modules = [str(file["module"]) for file in recorded["files"]]
     changes = _changes(run, recorded["files"])
     if not changes:
-        check_targets(config, modules, str(run.path))
+        check_targets(fields, modules, str(run.path))
         return []
     if is_trusted():
         use_root(_checked_copy(run, recorded["files"]), modules)
@@ -109,7 +110,7 @@ def use_code(run: RunFolder, resume: bool = False) -> list[str]:
             f"If you trust it (see {run.path / FOLDER}), say `trust`; or call this in its project folder.",
         )
     if resume and all(change is not None for change in changes.values()):
-        check_targets(config, modules, str(run.path))
+        check_targets(fields, modules, str(run.path))
         return [f"{name} has changed: {change}" for name, change in changes.items()]
     first, change = next(iter(changes.items()))
     raise UsageError(
