@@ -101,3 +101,27 @@ def test_an_epoch_is_saved_before_it_is_evaluated(
     monkeypatch.setattr(module, "evaluate", look)
     train(tiny(*WORDS, "run.name=saved"))
     assert found == ["step-00000005", "step-00000010"]
+
+
+@pytest.mark.parametrize("which", [1, 2], ids=["an epoch", "the last"])
+def test_an_evaluation_is_recorded_once_where_a_kill_parts_it_from_its_checkpoint(
+    tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    whole = train(tiny(*WORDS, "run.name=whole")).run
+    config, calls = tiny(*WORDS, "run.name=cut"), []
+    real = CheckpointFolder.add_evaluation
+
+    def killed(*given: Any) -> None:
+        calls.append(1)
+        if len(calls) == which:
+            raise KeyboardInterrupt
+        real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointFolder, "add_evaluation", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    run = RunFolder(whole.path.parent / "cut")
+    assert [line["step"] for line in curves(run) if line["split"] == "val"] == [5, 10][:which]
+    resumed = train(run.config(), run).run
+    assert curves(resumed) == curves(whole)

@@ -22,13 +22,21 @@ REST = "rest_steps"
 class MetricsFile:
     """`metrics.jsonl`: one object a line, with `step` and `split`.
 
-    Opened at the step a run goes on from, it loses the lines beyond it, which are written again, and a
-    last point of the rest, whose steps count for the next one.
+    Opened at the step a run goes on from, it loses what is written again: the lines beyond that step, the
+    evaluation of that step if it is still due (the run was killed before its checkpoint had it), and a last
+    point of the rest, whose steps count for the next one.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, evaluation_due: bool = False) -> None:
         lines = read_metrics(path) if path.exists() else ()
-        kept = [line for line in lines if line["step"] <= step and REST not in line]
+        due = step if evaluation_due else None
+        kept = [
+            line
+            for line in lines
+            if line["step"] <= step
+            and REST not in line
+            and not (line["step"] == due and line.get("split") == "val")
+        ]
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
 

@@ -97,7 +97,14 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
     manifest.on_start()
     tracker = None
     try:
-        tracker = Tracker(run, config, data.meta.classes, trainer.step, accelerator.is_main_process)
+        tracker = Tracker(
+            run,
+            config,
+            data.meta.classes,
+            trainer.step,
+            accelerator.is_main_process,
+            trainer.evaluation_due,
+        )
         outcome = trainer.fit(checkpoints, tracker)
         manifest.on_end(outcome)
     except BaseException as error:

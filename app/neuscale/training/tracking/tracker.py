@@ -24,9 +24,20 @@ def _group(name: str) -> str:
 
 
 class Tracker:
-    """Records a run from `step` on; on a process other than the main one it does nothing."""
+    """Records a run from `step` on; on a process other than the main one it does nothing.
 
-    def __init__(self, run: RunFolder, config: Config, classes: list[str], step: int, is_main: bool) -> None:
+    `evaluation_due`: the run goes on with the evaluation of `step`, which it may have recorded before.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        config: Config,
+        classes: list[str],
+        step: int,
+        is_main: bool,
+        evaluation_due: bool = False,
+    ) -> None:
         self._file: MetricsFile | None = None
         self._board: Any = None
         self._wandb: Any = None
@@ -35,7 +46,7 @@ class Tracker:
         self._images_wanted = config.tracking.sample_images
         if not is_main:
             return
-        self._file = MetricsFile(run.metrics_file, step)
+        self._file = MetricsFile(run.metrics_file, step, evaluation_due)
         if config.tracking.tensorboard:
             from neuscale.training.tracking.tensorboard import TensorBoard
 
