@@ -22,7 +22,7 @@ import torch
 from table import cpu_name, write_table
 
 SEED = 7
-RECIPE = ["experiment=finetune", "data.name=cut", "data.image_size=96", "tracking.tensorboard=false"]
+RECIPE = ["experiment=finetune", "data.name=cut", "data.image_size=96", "tracking.trackers=[]"]
 RECIPE += ["model=timm", "model.arch=tf_efficientnet_lite0", "eval.every_epochs=1000000"]
 PREPARED = [
     "data.mean=[0.5,0.5,0.5]",

@@ -147,7 +147,7 @@ SIDES = {
     "bare PyTorch": bare,
     "accelerate": accelerate_loop,
     "lightning": lightning_loop,
-    "neuscale": lambda: ours(compose_config([*PLAIN, "tracking.tensorboard=false"])),
+    "neuscale": lambda: ours(compose_config([*PLAIN, "tracking.trackers=[]"])),
     "neuscale, logging every 10 steps, TensorBoard, weight average": lambda: ours(
         compose_config([*PLAIN, "train.log_every_steps=10", "train.ema_decay=0.999"])
     ),

@@ -16,7 +16,7 @@ import neuscale
 from conftest import TINY_RECIPE, ListeningProgress, ListeningTask
 from neuscale.errors import UsageError
 
-ONE = [*TINY_RECIPE, "train.epochs=1", "tracking.tensorboard=false", "train.log_every_steps=2"]
+ONE = [*TINY_RECIPE, "train.epochs=1", "tracking.trackers=[]", "train.log_every_steps=2"]
 
 
 @pytest.fixture(scope="module")

@@ -62,13 +62,14 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_what_the_manifest_says_is_trained_under_another_name(
     write_run: RunWriter, trained: dict[str, Any], listening: ListeningProgress
 ) -> None:
-    words = ["optim.lr=0.5", "run.time_limit=3h", "tracking.wandb=true", "data.source=gone"]
+    words = ["optim.lr=0.5", "run.time_limit=3h", "tracking=wandb", "data.source=gone"]
     run = write_run("pets", *words, machine=CPU)
     found = replay(run, ["train.epochs=2"], False, listening)
     config = trained["config"]
     assert (config.optim.lr, config.train.epochs, config.run.seed) == (0.5, 2, 7)
     assert (config.run.name, config.run.device) == ("pets-replay", "cpu")
-    assert (config.run.time_limit, config.tracking.wandb, config.data.source) == (None, False, None)
+    assert (config.run.time_limit, config.data.source) == (None, None)
+    assert config.tracking.trackers == ["tensorboard"]
     assert trained["set_threads"] == 6
     assert "words" not in trained, "one process is trained in this one"
     assert found.run.name == "pets-replay"

@@ -30,7 +30,7 @@ TINY = [
 ]
 # It does not end by itself, and writes a line of metrics.jsonl a step.
 ENDLESS = ["train.epochs=1000000", "eval.every_epochs=1000000", "checkpoint.every_steps=1000000"]
-ENDLESS += ["train.log_every_steps=1", "tracking.tensorboard=false"]
+ENDLESS += ["train.log_every_steps=1", "tracking.trackers=[]"]
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ def test_no_stored_value_refers_to_the_readers_environment(
     del secret
     if where == "config.yaml":
         config = yaml.safe_load((done / where).read_text())
-        config["tracking"]["wandb_project"] = reference
+        config["tracking"]["project"] = reference
         (done / where).write_text(yaml.safe_dump(config))
         commands = [
             ["export", "done", "--to", "safetensors", "--output", str(tmp_path / "out")],
@@ -105,13 +105,13 @@ def test_no_stored_value_refers_to_the_readers_environment(
         ]
     else:
         config = read_manifest(done / where)["config"]
-        config["tracking"]["wandb_project"] = reference
+        config["tracking"]["project"] = reference
         change_manifest(done, config=config)
         commands = [["runs", "replay", "done"]]
     for command in commands:
         said = neuscale(*command)
         assert said.code == 2, (command, said.err)
-        assert "tracking.wandb_project" in said.err
+        assert "tracking.project" in said.err
     assert SECRET not in texts_below(runs)
     assert not (tmp_path / "out").exists()
 

@@ -22,7 +22,7 @@ RECIPE = [
     "augment.crop_padding=1",
     "train.global_batch_size=12",
     "train.log_every_steps=1",
-    "tracking.tensorboard=false",
+    "tracking.trackers=[]",
     "run.device=cpu",
     "run.name=library",
 ]

@@ -125,7 +125,7 @@ def test_compare_shows_differences_first(
 ) -> None:
     for name, lr in (("a", 1e-3), ("b", 1e-2), ("c", 1e-3)):
         words = ["train.log_every_steps=1", f"optim.lr={lr}", "train.epochs=2", f"run.name={name}"]
-        assert train(*words, "tracking.tensorboard=false").code == 0
+        assert train(*words, "tracking.trackers=[]").code == 0
     said = neuscale("runs", "compare", "a", "b", "c", "--png", str(tmp_path / "curves.png"))
     assert said.code == 0
     configuration, _, rest = said.out.partition("results")

@@ -80,7 +80,7 @@ def test_class_names_are_text_and_nothing_else(
     model = ["model.embed_dim=8", "model.depths=[1,1]", "model.num_heads=[1,1]", "model.window_size=2"]
     words = ["data=image_folder", "data.name=odd", f"data.source={tree}", "train.global_batch_size=6"]
     words += [*model, "model.patch_size=2", "train.epochs=1", "run.name=odd", "run.device=cpu"]
-    assert neuscale("train", *words, "tracking.tensorboard=false").code == 0
+    assert neuscale("train", *words, "tracking.trackers=[]").code == 0
     assert neuscale("runs", "report", "odd", "--output", str(tmp_path / "page.html")).code == 0
     page = Page(tmp_path / "page.html")
     assert "script" not in page.counts

@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import ENDLESS, TINY
 
-SHORT = [*TINY, "train.epochs=2", "tracking.tensorboard=false"]
+SHORT = [*TINY, "train.epochs=2", "tracking.trackers=[]"]
 
 
 def status(run: Path) -> str:

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from neuscale.runs.manifest import read_manifest, write_manifest
 
-WANDB = ["tracking=wandb", "tracking.wandb_mode=offline"]
+WANDB = ["tracking=wandb", "tracking.options.wandb.mode=offline"]
 
 
 def events(run: Path) -> EventAccumulator:
@@ -115,10 +115,10 @@ def leveldb_records(log: bytes) -> Iterator[bytes]:
 def test_without_wandb_it_says_how_to_get_it_before_anything_is_written(
     train: Callable[..., Any], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuscale.training.tracking.wandb_run.find_spec", lambda _name: None)
+    monkeypatch.setattr("neuscale.training.tracking.accelerate_trackers.find_spec", lambda _name: None)
     said = train(*WANDB)
     assert said.code == 2
-    assert said.words.endswith("tracking.wandb=true: wandb is not installed. Install it: pip install wandb.")
+    assert said.words.endswith("tracking.trackers: wandb is not installed. Install it: pip install wandb.")
     assert not runs.exists()
 
 

@@ -20,7 +20,7 @@ PROGRAM = str(Path(sys.prefix, "bin", "neuscale"))
 NODES = 2
 
 # Some milliseconds a step, on every core that two nodes on one machine leave.
-TRAIN = [*TINY_RECIPE, "tracking.tensorboard=false", "train.log_every_steps=1", "eval.every_epochs=1000"]
+TRAIN = [*TINY_RECIPE, "tracking.trackers=[]", "train.log_every_steps=1", "eval.every_epochs=1000"]
 ENDLESS = [*TRAIN, "train.epochs=1000000", "eval.every_epochs=1000000", "checkpoint.every_steps=40"]
 
 

@@ -123,14 +123,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "EvalConfig": {"batch_size": 500, "every_epochs": 1, "metric": "auto", "min_delta": 0.0},
     "CheckpointConfig": {"every_steps": None, "keep_last": 2, "milestones": []},
     "TrackingConfig": {
-        "tensorboard": True,
+        "trackers": ["tensorboard"],
         "sample_images": 32,
-        "wandb": False,
-        "wandb_project": None,
-        "wandb_entity": None,
-        "wandb_group": None,
-        "wandb_tags": [],
-        "wandb_mode": None,
+        "project": None,
+        "options": {},
     },
     "RunConfig": {
         "name": None,

@@ -66,7 +66,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "muon": MUON,
         "target": {"name": "target", "target": "a.B", "lr": 0.1, "weight_decay": 0.0},
     },
-    "tracking": {"default": {}, "wandb": {"wandb": True}},
+    "tracking": {
+        "tensorboard": {},
+        **{
+            name: {"trackers": ["tensorboard", name]}
+            for name in ["aim", "clearml", "comet", "dvclive", "mlflow", "swanlab", "trackio", "wandb"]
+        },
+    },
 }
 EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "quickstart": {
@@ -145,4 +151,4 @@ def test_without_a_recipe_the_base_has_a_small_model_and_adamw() -> None:
     assert changed(config.model) == SWIN_NANO
     assert changed(config.optim) == ADAMW
     assert (config.data.name, config.train.epochs, config.train.global_batch_size) == ("fashion_mnist", 3, 8)
-    assert (config.tracking.tensorboard, config.tracking.wandb) == (True, False)
+    assert config.tracking.trackers == ["tensorboard"]

@@ -30,8 +30,7 @@ FIELDS = {
     "log_every_steps profile",
     "EvalConfig": "batch_size every_epochs metric min_delta",
     "CheckpointConfig": "every_steps keep_last milestones",
-    "TrackingConfig": "tensorboard sample_images wandb wandb_project wandb_entity wandb_group "
-    "wandb_tags wandb_mode",
+    "TrackingConfig": "trackers sample_images project options",
     "RunConfig": "name seed time_limit deterministic device",
 }
 SCHEMAS = {name: value for name, value in vars(schema).items() if dataclasses.is_dataclass(value)}

@@ -128,3 +128,28 @@ def test_a_field_that_is_newer_than_the_run_has_its_default() -> None:
     stored = yaml.safe_load(STORED)
     del stored["checkpoint"]["keep_last"], stored["tracking"]
     assert config_from_yaml(yaml.safe_dump(stored), [], WHERE) == compose_config([])
+
+
+@pytest.mark.parametrize(
+    ("stored", "trackers", "project", "options"),
+    [
+        ({}, ["tensorboard"], None, {}),
+        ({"tensorboard": False}, [], None, {}),
+        ({"wandb": True, "wandb_project": "pets"}, ["tensorboard", "wandb"], "pets", {}),
+        (
+            {"tensorboard": False, "wandb": True, "wandb_mode": "offline", "wandb_tags": ["a"]},
+            ["wandb"],
+            None,
+            {"wandb": {"tags": ["a"], "mode": "offline"}},
+        ),
+        ({"wandb": False, "wandb_mode": "offline", "wandb_entity": None}, ["tensorboard"], None, {}),
+    ],
+)
+def test_the_trackers_of_an_older_run_are_kept(
+    stored: dict[str, object], trackers: list[str], project: str | None, options: dict[str, object]
+) -> None:
+    """Each had fields of its own then."""
+    text = changed("tracking", {"sample_images": 3, **stored})
+    tracking = config_from_yaml(text, [], WHERE).tracking
+    assert (tracking.trackers, tracking.project, tracking.options) == (trackers, project, options)
+    assert tracking.sample_images == 3

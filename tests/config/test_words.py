@@ -41,7 +41,7 @@ def refused(*words: str) -> UsageError:
         ("model.gradient_checkpointing=true", True),
         ("model.gradient_checkpointing=off", False),
         ("model.gradient_checkpointing=1", True),
-        ("tracking.tensorboard=False", False),
+        ("tracking.trackers=[]", []),
         ("model.depths=[1, 2,3]", [1, 2, 3]),
         ("optim.clip_grad_norm=null", None),
         ("train.max_steps=3", 3),

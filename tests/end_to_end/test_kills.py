@@ -22,7 +22,7 @@ RECIPE = [
     "train.ema_decay=0.9",
     "checkpoint.every_steps=3",
     "eval.every_epochs=4",
-    "tracking.tensorboard=false",
+    "tracking.trackers=[]",
     "model.drop_path_rate=0.2",
     "augment.mixup_alpha=0.4",
 ]

@@ -101,7 +101,7 @@ ODD_COUNTS = {"train": [3, 9, 4, 7, 5, 2, 6], "val": [5, 1, 6, 3, 7, 4, 3]}
 ODD_RECIPE = ["data=image_folder", "data.name=odd", "data.image_size=8", "model.embed_dim=8", "run.seed=5"]
 ODD_RECIPE += ["model.depths=[1,1]", "model.num_heads=[1,2]", "model.patch_size=2", "model.window_size=2"]
 ODD_RECIPE += ["train.epochs=1", "train.max_steps=1", "train.global_batch_size=12", "train.ema_decay=0.5"]
-ODD_RECIPE += ["train.precision=fp32", "eval.batch_size=9", "run.device=cpu", "tracking.tensorboard=false"]
+ODD_RECIPE += ["train.precision=fp32", "eval.batch_size=9", "run.device=cpu", "tracking.trackers=[]"]
 # Seeds of the weights in the run's checkpoints: step 6 is the best, step 9 the last.
 ODD_WEIGHTS = {(6, "raw"): 1, (6, "ema"): 0, (9, "raw"): 3, (9, "ema"): 4}
 # What their records say of them, which no evaluation of them gives.

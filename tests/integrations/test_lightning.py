@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).with_name("under_lightning.py")
 RECIPE = [*TINY_RECIPE, "model.drop_path_rate=0.4", "augment.mixup_alpha=0.5", "train.label_smoothing=0.1"]
 RECIPE += ["train.epochs=2", "train.log_every_steps=1", "eval.batch_size=5", "optim.clip_grad_norm=1"]
 # Muon's direction is computed in bfloat16, which makes much of a gradient's last bit: this is about the rest.
-RECIPE += ["optim=sgd", "optim.lr=0.05", "tracking.tensorboard=false"]
+RECIPE += ["optim=sgd", "optim.lr=0.05", "tracking.trackers=[]"]
 
 
 @pytest.fixture(scope="module")

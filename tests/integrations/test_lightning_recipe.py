@@ -78,7 +78,7 @@ def test_a_recipe_is_a_config_words_a_word_or_what_a_checkpoint_holds(under_stan
         ("train.patience=2", "its callback EarlyStopping"),
         ("train.profile=true", "Trainer(profiler=…)"),
         ("run.time_limit=8h", "Trainer(max_time=…)"),
-        ("tracking.wandb=true", "Trainer(logger=WandbLogger())"),
+        ("tracking.trackers=[wandb]", "Trainer(logger=WandbLogger())"),
         ("checkpoint.every_steps=2", "its callback ModelCheckpoint"),
         ("checkpoint.milestones=[2]", "its callback ModelCheckpoint"),
     ],

@@ -89,7 +89,7 @@ def test_two_processes_and_a_kill_give_the_same_bits(project: Project, tmp_path:
     """Really killed, and gone on with by two processes that import the module themselves."""
     foreign = MODELS["dropout"]
     project({**foreign.files, "conf/model/mine.yaml": foreign.preset})
-    words = [*WORDS, "train.epochs=20", "tracking.tensorboard=false"]
+    words = [*WORDS, "train.epochs=20", "tracking.trackers=[]"]
     program = [sys.executable, "-P", "-m", "neuscale", "train", *words, "--processes", "2"]
     whole = subprocess.run([*program, "run.name=whole"], capture_output=True, text=True, timeout=200)
     assert whole.returncode == 0, whole.stderr

@@ -20,7 +20,7 @@ ConfigBuilder = Callable[..., Config]
 
 # Ten steps of three micro-batches: a warm-up of five, then a line down to zero.
 WORDS = ["train.epochs=2", "train.micro_batch=4", "optim=adamw", "optim.lr=0.01", "optim.schedule=linear"]
-WORDS += ["optim.warmup_epochs=1", "tracking.tensorboard=false"]
+WORDS += ["optim.warmup_epochs=1", "tracking.trackers=[]"]
 LR = [0.002, 0.004, 0.006, 0.008, 0.010, 0.010, 0.008, 0.006, 0.004, 0.002]
 
 

@@ -126,7 +126,7 @@ def stepped(
             for field, value in fields.items()
             if field != "name"
         ]
-        words += ["train.epochs=2", "tracking.tensorboard=false", "run.name=stepped"]
+        words += ["train.epochs=2", "tracking.trackers=[]", "run.name=stepped"]
         train(tiny(f"optim={fields['name']}", *words))
         return taken
 

@@ -41,7 +41,7 @@ WORDS += ["optim=sgd", "optim.lr=0.1", "optim.momentum=0", "optim.weight_decay=0
 WORDS += ["optim.clip_grad_norm=null", "train.label_smoothing=0.1", "train.micro_batch=2", "run.seed=3"]
 WORDS += ["augment=crop_flip", "augment.crop_padding=2", "augment.erasing=0.5", "augment.mixup_alpha=0.5"]
 WORDS += ["data=image_folder", "data.name=photos", "train.global_batch_size=12", "train.max_steps=5"]
-WORDS += ["train.epochs=2", "train.ema_decay=0", "tracking.tensorboard=false", "run.name=three"]
+WORDS += ["train.epochs=2", "train.ema_decay=0", "tracking.trackers=[]", "run.name=three"]
 WORDS += ["run.device=cpu", "checkpoint.every_steps=1", "checkpoint.keep_last=99", "eval.every_epochs=9"]
 WORDS += ["train.log_every_steps=1"]
 

@@ -207,7 +207,7 @@ def trained(request: pytest.FixtureRequest, photos: Photos) -> Trained:
     words = ["data=image_folder", "data.name=photos", "data.image_size=null", "run.device=cpu"]
     words += ["train.global_batch_size=12", "train.max_steps=6", "train.epochs=2"]
     words += ["train.log_every_steps=1", "checkpoint.every_steps=1", "checkpoint.keep_last=99"]
-    words += ["tracking.tensorboard=false", f"run.name={request.param.split()[-1]}"]
+    words += ["tracking.trackers=[]", f"run.name={request.param.split()[-1]}"]
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEUSCALE_DATA", str(photos.folder.parent / "data"))

@@ -112,7 +112,7 @@ def test_the_best_is_not_the_last_and_each_has_its_own_number(
 def test_a_stopped_run_says_by_what_and_each_resume_what_changed(
     tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["train.epochs=4", "run.name=told", "tracking.tensorboard=false"]
+    words = ["train.epochs=4", "run.name=told", "tracking.trackers=[]"]
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
         run = train(tiny(*words), None, ListeningProgress()).run
@@ -168,7 +168,7 @@ def test_an_error_is_told_with_its_exit_code(
     tiny: ConfigBuilder, tmp_path: Path, error: BaseException, code: int, told: str
 ) -> None:
     with pytest.raises(type(error)):
-        train(tiny("train.epochs=1", "run.name=broken", "tracking.tensorboard=false"), None, Broken(error))
+        train(tiny("train.epochs=1", "run.name=broken", "tracking.trackers=[]"), None, Broken(error))
     manifest = read_manifest(tmp_path / "runs" / "broken" / "manifest.json")
     assert (manifest["status"], manifest["exit_code"], manifest["ended"]) == ("failed", code, "T2")
     assert told in manifest["error"]

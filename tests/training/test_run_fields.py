@@ -31,10 +31,9 @@ TrainerBuilder = Callable[..., Trainer]
 # The fields that the tests below look for.
 FIELDS: dict[type, str] = {
     schema.RunConfig: "name seed time_limit deterministic device",
-    schema.TrackingConfig: "tensorboard sample_images wandb wandb_project wandb_entity wandb_group "
-    "wandb_tags wandb_mode",
+    schema.TrackingConfig: "trackers sample_images project options",
 }
-QUICK = ["train.epochs=2", "train.max_steps=6", "tracking.tensorboard=false"]
+QUICK = ["train.epochs=2", "train.max_steps=6", "tracking.trackers=[]"]
 
 
 @pytest.mark.parametrize("section", FIELDS)
@@ -176,21 +175,21 @@ boards: list[Board] = []
 
 
 @pytest.mark.parametrize(
-    ("tensorboard_field", "images", "shown"),
+    ("trackers", "images", "shown"),
     [
-        ("true", 5, [("train/images", 5)]),
-        ("true", 40, [("train/images", 12)]),
-        ("true", 0, []),
-        ("false", 5, None),
+        ("[tensorboard]", 5, [("train/images", 5)]),
+        ("[tensorboard]", 40, [("train/images", 12)]),
+        ("[tensorboard]", 0, []),
+        ("[]", 5, None),
     ],
 )
 def test_tensorboard_has_as_many_images_as_are_asked_for(
-    tensorboard_field: str, images: int, shown: Any, tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
+    trackers: str, images: int, shown: Any, tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many as a batch has, at most; without TensorBoard there is none."""
     monkeypatch.setattr(tensorboard, "TensorBoard", Board)
     boards.clear()
-    fields = [f"tracking.tensorboard={tensorboard_field}", f"tracking.sample_images={images}"]
+    fields = [f"tracking.trackers={trackers}", f"tracking.sample_images={images}"]
     train(tiny("train.epochs=1", "train.max_steps=1", *fields, "run.name=shown"))
     assert [board.shown for board in boards] == ([] if shown is None else [shown])
 
@@ -203,29 +202,37 @@ def stand_in_wandb(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     module.Settings = lambda **options: options
     module.Image = module.Table = lambda *_args, **_options: None
+    module.config = types.SimpleNamespace(update=lambda values, **_: said.append({"config": values}))
 
     def init(**options: Any) -> Any:
         said.append(options)
         return types.SimpleNamespace(
-            log=said.append, finish=lambda: said.append("finished"), define_metric=lambda *_, **__: None
+            log=lambda values, **_: said.append(values),
+            finish=lambda: said.append("finished"),
+            define_metric=lambda *_, **__: None,
+            save=lambda *_, **__: None,
+            offline=True,
         )
 
     module.init = init
     monkeypatch.setitem(sys.modules, "wandb", module)
+    for name in ("MODE", "PROJECT", "ENTITY", "TAGS", "RUN_GROUP"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
     return said
 
 
-def test_weights_and_biases_is_told_the_run_in_the_project_and_the_mode_that_are_asked_for(
+def test_weights_and_biases_is_told_the_run_the_project_and_its_options(
     tiny: ConfigBuilder, stand_in_wandb: list[Any]
 ) -> None:
-    fields = ["tracking.wandb_project=mine", "tracking.wandb_mode=offline", "run.seed=23"]
-    fields += ["tracking.wandb_entity=team", "tracking.wandb_group=first", "tracking.wandb_tags=[a,b]"]
-    run = train(tiny(*QUICK, *fields, "tracking.wandb=true", "run.name=told")).run
-    options, *points = stand_in_wandb
-    assert (options["project"], options["mode"], options["name"]) == ("mine", "offline", "told")
-    assert (options["entity"], options["group"], options["tags"]) == ("team", "first", ["a", "b"])
-    assert options["dir"] == str(run.path)
-    assert options["config"]["run"]["seed"] == 23
+    options = "tracking.options.wandb"
+    fields = ["tracking.project=mine", f"{options}.mode=offline", "run.seed=23"]
+    fields += [f"{options}.entity=team", f"{options}.group=first", f"{options}.tags=[a,b]"]
+    run = train(tiny(*QUICK, "tracking.trackers=[wandb]", *fields, "run.name=told")).run
+    begun, settings, *points = stand_in_wandb
+    assert (begun["project"], begun["mode"], begun["name"]) == ("mine", "offline", "told")
+    assert (begun["entity"], begun["group"], begun["tags"]) == ("team", "first", ["a", "b"])
+    assert begun["dir"] == str(run.path)
+    assert settings["config"]["run.seed"] == 23
     assert [point["step"] for point in points[:-1]] == [2, 4, 5, 6, 6]
     assert points[-1] == "finished"
     assert {"train/loss", "train/accuracy", "optim/lr", "step"} <= points[0].keys()
@@ -237,17 +244,19 @@ def test_weights_and_biases_is_told_nothing_where_nobody_asks(
 ) -> None:
     train(tiny(*QUICK, "run.name=quiet"))
     assert stand_in_wandb == []
-    train(tiny(*QUICK, "tracking.wandb=true", "run.name=plain"))
+    train(tiny(*QUICK, "tracking.trackers=[wandb]", "run.name=plain"))
     assert stand_in_wandb[0]["project"] == "neuscale"
-    # The environment's mode, entity, group and tags are W&B's own matter, where nothing else is given.
-    assert [stand_in_wandb[0][name] for name in ("mode", "entity", "group", "tags")] == [None] * 4
+    # The environment's entity, group and tags are W&B's own matter, where nothing else is given.
+    assert not {"entity", "group", "tags"} & stand_in_wandb[0].keys()
+    assert stand_in_wandb[0]["mode"] is None
 
 
 def test_the_environments_project_is_beaten_by_no_default(
     tiny: ConfigBuilder, stand_in_wandb: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "ours")
-    train(tiny(*QUICK, "tracking.wandb=true", "run.name=plain"))
+    train(tiny(*QUICK, "tracking.trackers=[wandb]", "run.name=plain"))
     assert stand_in_wandb[0]["project"] == "ours"
-    train(tiny(*QUICK, "tracking.wandb=true", "tracking.wandb_project=mine", "run.name=chosen"))
-    assert [options["project"] for options in stand_in_wandb if "project" in options] == ["ours", "mine"]
+    train(tiny(*QUICK, "tracking.trackers=[wandb]", "tracking.project=mine", "run.name=chosen"))
+    projects = [said["project"] for said in stand_in_wandb if isinstance(said, dict) and "project" in said]
+    assert projects == ["ours", "mine"]

@@ -33,7 +33,7 @@ WORDS = [
     *("train.epochs=3", "train.global_batch_size=12", "train.micro_batch=4", "train.log_every_steps=2"),
     *("train.precision=bf16", "train.channels_last=true", "eval.batch_size=5", "eval.every_epochs=2"),
     *("checkpoint.every_steps=2", "checkpoint.keep_last=3", "checkpoint.milestones=[1]"),
-    *("run.name=seen", "run.seed=11", "tracking.tensorboard=false", "augment.horizontal_flip=0.25"),
+    *("run.name=seen", "run.seed=11", "tracking.trackers=[]", "augment.horizontal_flip=0.25"),
 ]
 
 
@@ -220,7 +220,7 @@ def test_steps_are_profiled_into_the_run_where_that_is_asked_for(
         return profiler(folder, device, False, progress)
 
     monkeypatch.setattr(trainer_module, "StepProfiler", make)
-    words = ["train.epochs=1", "train.max_steps=1", "tracking.tensorboard=false"]
+    words = ["train.epochs=1", "train.max_steps=1", "tracking.trackers=[]"]
     for asked in (True, False):
         run = train(tiny(*words, f"train.profile={asked}", f"run.name=profile-{asked}")).run
         assert made[-1] == (run.path / "profile", "cpu", asked)

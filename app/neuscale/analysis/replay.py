@@ -109,7 +109,8 @@ def _config(run: RunFolder, manifest: dict[str, Any], overrides: list[str], prog
     names = numbered_names(f"{run.name}-replay")
     config.run.name = next(name for name in names if not (runs_root() / name).exists())
     config.run.time_limit = None
-    config.tracking.wandb = False
+    config.tracking.trackers = [name for name in config.tracking.trackers if name == "tensorboard"]
+    config.tracking.options = {}
     if is_prepared(config.data.name):
         # It may be gone, or have changed; whether the data are the same is looked at.
         config.data.source = config.data.dataset = None

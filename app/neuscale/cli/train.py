@@ -157,10 +157,19 @@ def _train(config: "Config", run: "RunFolder | None", as_json: bool) -> int:
         torch.set_num_threads(available_cores())
     if resolve_device(config.run.device) == "cpu":
         keep_freed_memory()
-    trained = train(config, run, create_progress())
+    trained = train(config, run, create_progress(), _report)
     if trained.is_main:
         _show_result(trained, config, as_json)
     return EXIT_RESUME if trained.outcome.stopped_by else 0
+
+
+def _report(run: "RunFolder") -> Path:
+    """The page of `neuscale runs report`, for trackers that keep files."""
+    from neuscale.analysis.report import write_report
+    from neuscale.progress import Silent
+
+    write_report(run, run.path / "report.html", None, Silent())
+    return run.path / "report.html"
 
 
 def _show_result(trained: "TrainedRun", config: "Config", as_json: bool) -> None:

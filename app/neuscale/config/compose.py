@@ -151,6 +151,7 @@ def config_from_yaml(text: str, overrides: list[str], where: str) -> schema.Conf
     try:
         stored = yaml.safe_load(text)
         _check_values(stored, "")
+        _rename_tracking(stored)
         composed = OmegaConf.structured(schema.Config)
         for section, variants in VARIANTS.items():
             composed[section] = OmegaConf.structured(variants[stored[section]["name"]])
@@ -209,6 +210,21 @@ def _check_values(stored: Any, name: str, left: int = _MOST_VALUES) -> int:
         left = _check_values(key, name, left - 1)
         left = _check_values(value, f"{name}.{key}" if name else str(key), left)
     return left
+
+
+def _rename_tracking(stored: Any) -> None:
+    """Bring the trackers of an older version, a field for each of two, into today's form."""
+    tracking = stored.get("tracking") if isinstance(stored, dict) else None
+    if not isinstance(tracking, dict) or "trackers" in tracking:
+        return
+    used = [name for name, usual in (("tensorboard", True), ("wandb", False)) if tracking.pop(name, usual)]
+    options = {
+        name: value
+        for name in ("entity", "group", "tags", "mode")
+        if (value := tracking.pop(f"wandb_{name}", None)) and "wandb" in used
+    }
+    project = tracking.pop("wandb_project", None)
+    tracking |= {"trackers": used, "project": project, "options": {"wandb": options} if options else {}}
 
 
 def to_config(composed: DictConfig) -> schema.Config:

@@ -199,20 +199,19 @@ class CheckpointConfig:
 
 @dataclass
 class TrackingConfig:
-    tensorboard: bool = option(True, "write TensorBoard events besides metrics.jsonl")
+    trackers: list[str] = option(
+        ["tensorboard"],
+        "what follows a run besides metrics.jsonl: tensorboard, aim, clearml, comet, dvclive, mlflow,"
+        " swanlab, trackio, wandb, or a name with a _target_ in tracking.options",
+    )
     sample_images: int = option(
         32, "training images, as the model sees them, to show in TensorBoard", ge=0, le=1024
     )
-    wandb: bool = option(False, "send the run to Weights & Biases")
-    wandb_project: str | None = option(None, "its project there; null: $WANDB_PROJECT, else neuscale")
-    wandb_entity: str | None = option(None, "its team or user; null: $WANDB_ENTITY, else your own")
-    wandb_group: str | None = option(None, "its group there; null: $WANDB_RUN_GROUP, else none")
-    wandb_tags: list[str] = option([], "its tags there; none: $WANDB_TAGS")
-    wandb_mode: str | None = option(
-        None,
-        "whether to send it now, or to write it into the run folder for 'wandb sync';"
-        " null: $WANDB_MODE, else online",
-        choices=("online", "offline", "disabled"),
+    project: str | None = option(
+        None, "project or experiment in the trackers; null: what their own variables say, else neuscale"
+    )
+    options: dict[str, Any] = option(
+        {}, "arguments of a tracker's own start, by its name, as in tracking.options.wandb.entity=team"
     )
 
 

@@ -9,6 +9,7 @@ configuration.
 import os
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -196,3 +197,10 @@ def asked_precision(precision: str) -> str:
             "Use only one of the two.",
         )
     return asked
+
+
+def create_tracker(name: str, project: str, options: dict[str, Any]) -> Any:
+    """The tracker of Accelerate called `name`, not started; `options` are its class's own arguments."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    return LOGGER_TYPE_TO_CLASS[name](project, **options)

@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -81,14 +82,23 @@ def leave_process_group() -> None:
         dist.destroy_process_group()
 
 
+_abandoned = threading.Event()
+
+
+def abandon_threads() -> None:
+    """Let the end of this process wait for no thread: one of them does not answer."""
+    _abandoned.set()
+
+
 def end_process(code: int) -> NoReturn:
     """End this process; one of several without the destructors of libraries.
 
     A thread of gloo that is still there when they run aborts the process ("terminate called without an active
     exception"), and a training that is finished and saved would count as failed.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        atexit._run_exitfuncs()
+    if os.environ.get("WORLD_SIZE", "1") != "1" or _abandoned.is_set():
+        if not _abandoned.is_set():
+            atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # closed, or none
                 stream.flush()

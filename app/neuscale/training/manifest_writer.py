@@ -30,7 +30,7 @@ class ManifestWriter:
     """Writer of a run's manifest; only the main process collects and writes it."""
 
     def __init__(self, run: RunFolder, trainer: Trainer) -> None:
-        self._run, self._trainer = run, trainer
+        self.run, self._trainer = run, trainer
         self._is_main: bool = trainer.accelerator.is_main_process
         self._patch = b""
         self.manifest: dict[str, Any] = {}
@@ -39,9 +39,9 @@ class ManifestWriter:
 
     def on_resume(self, step: int) -> None:
         """Record that the run resumes after `step`, and what has changed since its last start."""
-        if not self._is_main or not read_manifest(self._run.manifest_file):
+        if not self._is_main or not read_manifest(self.run.manifest_file):
             return  # it was lost or damaged: there is nothing to compare with
-        before = load_manifest(self._run.manifest_file)
+        before = load_manifest(self.run.manifest_file)
         changed = [asdict(found) for found in differences(before, self.manifest)]
         resume = {"time": now(), "step": step, "command": self.manifest["command"], "changed": changed}
         self.manifest["started"] = before["started"]
@@ -54,14 +54,14 @@ class ManifestWriter:
             return
         if self._patch:
             self._write_patch()
-        self.manifest |= describe_own_code(self._run.path)
+        self.manifest |= describe_own_code(self.run.path)
         self.write()
 
     def on_end(self, outcome: Outcome) -> None:
         """Record the outcome of a training that finished or was stopped."""
         if not self._is_main:
             return
-        self.manifest |= describe_own_code(self._run.path)  # with what was imported since
+        self.manifest |= describe_own_code(self.run.path)  # with what was imported since
         trainer, ema = self._trainer, self._trainer.ema
         self.manifest["status"] = "stopped" if outcome.stopped_by else "finished"
         self.manifest["exit_code"] = EXIT_RESUME if outcome.stopped_by else 0
@@ -92,19 +92,19 @@ class ManifestWriter:
             return
         self.manifest["ended"] = now() if ended else None
         try:
-            write_manifest(self._run.manifest_file, self.manifest)
+            write_manifest(self.run.manifest_file, self.manifest)
         except OSError as error:
-            raise disk_error(error, self._run.manifest_file) from error
+            raise disk_error(error, self.run.manifest_file) from error
 
     def _write_patch(self) -> None:
         """Write the patch beside the manifest; that of an earlier start keeps its own name."""
-        diff, file = self.manifest["code"]["diff"], self._run.path / "code.diff"
+        diff, file = self.manifest["code"]["diff"], self.run.path / "code.diff"
         if os.path.lexists(file) and _sha256(file) != diff["sha256"]:
             diff["file"] = f"code-{diff['sha256'][:8]}.diff"
         try:
-            write_atomically(self._run.path / diff["file"], self._patch)
+            write_atomically(self.run.path / diff["file"], self._patch)
         except OSError as error:
-            raise disk_error(error, self._run.path) from error
+            raise disk_error(error, self.run.path) from error
 
 
 def _sha256(file: Path) -> str | None:

@@ -1,6 +1,7 @@
 """Run a training: data, run folder, manifest, trainer, and the outcome."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,9 +41,22 @@ class TrainedRun:
     is_main: bool
 
 
-def train(config: Config, resume: RunFolder | None = None, progress: Progress | None = None) -> TrainedRun:
+# Writes a page about a run that has ended, to keep in trackers: what that is, the caller knows.
+Report = Callable[[RunFolder], Path]
+
+# Seconds that a tracker has to take the rest: of a run that ended, and of one that was asked to stop.
+_PATIENCE, _SHORT_PATIENCE = 60.0, 4.0
+
+
+def train(
+    config: Config,
+    resume: RunFolder | None = None,
+    progress: Progress | None = None,
+    report: Report | None = None,
+) -> TrainedRun:
     """Train `config` in a new run folder, or resume a run from its newest intact checkpoint.
 
+    `report`: makes the page of a run that ended, for trackers that keep files.
     All processes of a distributed run call this. Raises UserError.
     """
     if config.run.deterministic:
@@ -68,14 +82,16 @@ def train(config: Config, resume: RunFolder | None = None, progress: Progress | 
     run = _shared_run(config, resume, accelerator)
     try:
         with run.held() if accelerator.is_main_process else nullcontext():
-            return _train_in(run, trainer, resume is not None, progress)
+            return _train_in(run, trainer, resume is not None, progress, report)
     except BaseException:
         if accelerator.is_main_process and not run.manifest_file.exists():
             shutil.rmtree(run.path, ignore_errors=True)  # it has not started: its name is free again
         raise
 
 
-def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress) -> TrainedRun:
+def _train_in(
+    run: RunFolder, trainer: Trainer, resume: bool, progress: Progress, report: Report | None
+) -> TrainedRun:
     config, data, accelerator = trainer.config, trainer.data, trainer.accelerator
     milestones = [epoch * trainer.steps_per_epoch for epoch in config.checkpoint.milestones]
     checkpoints = CheckpointFolder(run.checkpoints, config.checkpoint.keep_last, milestones)
@@ -104,6 +120,7 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
             trainer.step,
             accelerator.is_main_process,
             trainer.evaluation_due,
+            progress,
         )
         outcome = trainer.fit(checkpoints, tracker)
         manifest.on_end(outcome)
@@ -111,10 +128,24 @@ def _train_in(run: RunFolder, trainer: Trainer, resume: bool, progress: Progress
         manifest.on_error(error)
         raise
     finally:
-        if tracker is not None:
-            tracker.close()
         manifest.write(ended=True)
+        if tracker is not None:
+            _close(tracker, trainer, manifest, report)
     return TrainedRun(run, outcome, accelerator.is_main_process)
+
+
+def _close(tracker: Tracker, trainer: Trainer, manifest: ManifestWriter, report: Report | None) -> None:
+    """Pass on what is left, and the report of a run that reached its end; record what became of it."""
+    finished = manifest.manifest.get("status") == "finished"
+    if finished and report is not None and tracker.takes_files:
+        try:
+            tracker.files([report(manifest.run)])
+        except UserError as error:
+            trainer.progress.warning(f"no report for the trackers: {error.problem}")
+    told = tracker.close(_PATIENCE if finished else _SHORT_PATIENCE)
+    if told:
+        manifest.manifest["trackers"] = told
+        manifest.write(ended=True)
 
 
 def _finished_words(trainer: Trainer) -> str:

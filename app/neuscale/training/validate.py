@@ -5,7 +5,7 @@ from neuscale.data.sampling import check_shares
 from neuscale.models.registry import check_arch
 from neuscale.training.accumulation import accumulation_steps
 from neuscale.training.stopping import Deadline
-from neuscale.training.tracking.wandb_run import check_wandb
+from neuscale.training.tracking.accelerate_trackers import check_trackers
 
 
 def validate(config: Config, world_size: int) -> None:
@@ -15,4 +15,4 @@ def validate(config: Config, world_size: int) -> None:
     accumulation_steps(train.micro_batch, train.global_batch_size, world_size)
     Deadline(config.run.time_limit)
     check_arch(config.model)
-    check_wandb(config.tracking)
+    check_trackers(config.tracking)

@@ -64,7 +64,10 @@ def check_config(config: Config) -> None:
         "train.patience": (train.patience is not None, "its callback EarlyStopping"),
         "train.profile": (train.profile, "Trainer(profiler=…)"),
         "run.time_limit": (config.run.time_limit is not None, "Trainer(max_time=…)"),
-        "tracking.wandb": (config.tracking.wandb, "Trainer(logger=WandbLogger())"),
+        "tracking.trackers": (
+            any(name != "tensorboard" for name in config.tracking.trackers),
+            "Trainer(logger=WandbLogger())",
+        ),
         "checkpoint.every_steps": (config.checkpoint.every_steps is not None, "its callback ModelCheckpoint"),
         "checkpoint.milestones": (bool(config.checkpoint.milestones), "its callback ModelCheckpoint"),
     }

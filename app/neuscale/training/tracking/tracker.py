@@ -1,7 +1,11 @@
-"""Record metrics and pictures of a run: metrics.jsonl always, TensorBoard and Weights & Biases on request."""
+"""Record metrics and pictures of a run: metrics.jsonl always, TensorBoard and other trackers on request."""
 
+import sys
 import warnings
+from collections.abc import Iterable
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +14,16 @@ from torch import Tensor
 
 from neuscale.config import Config, config_to_yaml
 from neuscale.data.loaders.loader import Loader
+from neuscale.errors import UserError
 from neuscale.evaluation.evaluate import AnyEvaluation, Evaluation
+from neuscale.progress import Progress, Silent
 from neuscale.runs.evaluation_file import store_evaluation
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.metrics import REST, TIMINGS, MetricsFile
+from neuscale.training.tracking.accelerate_trackers import TENSORBOARD, create_backend
+from neuscale.training.tracking.backend import Evaluated
+from neuscale.training.tracking.external import ExternalTracker
+from neuscale.untrusted import read_record, reason_of
 
 
 def _group(name: str) -> str:
@@ -37,27 +47,34 @@ class Tracker:
         step: int,
         is_main: bool,
         evaluation_due: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         self._file: MetricsFile | None = None
         self._board: Any = None
-        self._wandb: Any = None
+        self._external: list[ExternalTracker] = []
+        self._progress = progress or Silent()
         self._classes = classes
-        self._folder = run.path
+        self._run = run
         self._images_wanted = config.tracking.sample_images
+        self._opened = ExitStack()
         if not is_main:
             return
         self._file = MetricsFile(run.metrics_file, step, evaluation_due)
-        if config.tracking.tensorboard:
+        if TENSORBOARD in config.tracking.trackers:
             from neuscale.training.tracking.tensorboard import TensorBoard
 
             self._board = TensorBoard(run.path, step)
             if step == 0:
                 self._board.text("config", config_to_yaml(config))
                 self._board.hyperparameters(hyperparameters(config))
-        if config.tracking.wandb:
-            from neuscale.training.tracking.wandb_run import WandbRun
-
-            self._wandb = WandbRun(run, config)
+        others = [name for name in dict.fromkeys(config.tracking.trackers) if name != TENSORBOARD]
+        if others:  # standard output is for the result, and some of them print
+            self._opened.enter_context(redirect_stdout(sys.stderr))
+        for name in others:
+            file = run.path / f"{name}-id"
+            backend = create_backend(name, run, config.tracking, _identity(file))
+            self._external.append(ExternalTracker(backend, hyperparameters(config), file))
+        self.files([run.config_file])
 
     def train(self, step: int, values: dict[str, float], rest: int | None = None) -> None:
         """A point of the training curves: means since the point before, by name.
@@ -68,26 +85,31 @@ class Tracker:
             return
         self._file.write("train", step, values if rest is None else {**values, REST: rest})
         named = {f"{_group(name)}/{name}": value for name, value in values.items()}
-        for place in (self._board, self._wandb):
-            if place is not None:
-                place.scalars(named, step)
+        if self._board is not None:
+            self._board.scalars(named, step)
+        for tracker in self._external:
+            tracker.numbers(named, step)
+            tracker.tell(self._progress)
 
     def evaluation(self, step: int, result: AnyEvaluation) -> None:
         """The numbers of an evaluation, its confusion matrix and the accuracy of each class."""
         if self._file is None:
             return
         self._file.write("val", step, result.scalars())
-        store_evaluation(self._folder, step, self._classes, result)
-        if self._board is None and self._wandb is None:
+        store_evaluation(self._run.path, step, self._classes, result)
+        if self._board is None and not self._external:
             return
         named = {f"val/{name}": value for name, value in result.scalars().items()}
-        picture = None
+        picture, measure = None, "average precision"
         if isinstance(result, Evaluation):
-            picture = confusion_picture(result.confusion, self._classes)
+            picture, measure = confusion_picture(result.confusion, self._classes), "accuracy"
         per_class = list(zip(self._classes, result.per_class(), strict=True))
-        for place in (self._board, self._wandb):
-            if place is not None:
-                place.evaluation(named, picture, per_class, step)
+        if self._board is not None:
+            self._board.evaluation(named, picture, per_class, step)
+        pixels = None if picture is None else picture.permute(1, 2, 0).numpy()
+        for tracker in self._external:
+            tracker.evaluation(Evaluated(named, pixels, measure, dict(per_class)), step)
+            tracker.tell(self._progress)
 
     def sync(self) -> None:
         """Make the curves up to here durable, as a checkpoint does with the rest of the run."""
@@ -99,13 +121,40 @@ class Tracker:
         if self._board is not None and self._images_wanted:
             self._board.images("train/images", images[: self._images_wanted], loader.mean, loader.std, 0)
 
-    def close(self) -> None:
+    @property
+    def takes_files(self) -> bool:
+        """True where a tracker may keep files of the run."""
+        return bool(self._external)
+
+    def files(self, paths: Iterable[Path]) -> None:
+        """Keep files of the run in the trackers that have a place for them."""
+        for path in paths:
+            for tracker in self._external:
+                tracker.file(path)
+
+    def close(self, patience: float = 60.0) -> dict[str, Any]:
+        """End it; waits for each tracker at most `patience` seconds. Returns the record of the trackers."""
         if self._file is not None:
             self._file.close()
         if self._board is not None:
             self._board.close()
-        if self._wandb is not None:
-            self._wandb.close()
+        for tracker in self._external:
+            tracker.close(self._progress, patience)
+        self._opened.close()
+        return {tracker.name: tracker.record() for tracker in self._external}
+
+
+def _identity(file: Path) -> str | None:
+    """What a tracker called this run at an earlier start."""
+    try:
+        return read_record(file).strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file}: not readable ({reason_of(error)}).",
+            "Remove it: the run begins anew in that tracker.",
+        ) from error
 
 
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
