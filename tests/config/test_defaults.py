@@ -120,7 +120,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "log_every_steps": 50,
         "profile": False,
     },
-    "EvalConfig": {"batch_size": 500, "every_epochs": 1, "metric": "auto", "min_delta": 0.0},
+    "EvalConfig": {"batch_size": 500, "every_epochs": 1, "metric": "auto", "functions": {}, "min_delta": 0.0},
     "CheckpointConfig": {"every_steps": None, "keep_last": 2, "milestones": []},
     "TrackingConfig": {
         "trackers": ["tensorboard"],

@@ -129,7 +129,6 @@ CHOICES: dict[str, dict[str, str]] = {
         "on_extend": "rescale hold restart",
     },
     "TrainConfig": {"precision": "auto fp32 tf32 bf16 fp16"},
-    "EvalConfig": {"metric": "auto top1 top5 loss balanced_accuracy macro_f1 map micro_f1 exact"},
     "RunConfig": {"device": "auto cuda mps cpu"},
 }
 SCHEMAS: dict[str, type] = {

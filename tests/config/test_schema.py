@@ -28,7 +28,7 @@ FIELDS = {
     "TrainConfig": "epochs max_steps global_batch_size micro_batch loss class_weights label_smoothing "
     "focal_gamma precision freeze_layers linear_probe ema_decay patience compile channels_last "
     "log_every_steps profile",
-    "EvalConfig": "batch_size every_epochs metric min_delta",
+    "EvalConfig": "batch_size every_epochs metric functions min_delta",
     "CheckpointConfig": "every_steps keep_last milestones",
     "TrackingConfig": "trackers sample_images project options",
     "RunConfig": "name seed time_limit deterministic device",

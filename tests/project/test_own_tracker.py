@@ -107,7 +107,7 @@ import threading, time
 
 class Lines:
     def log(self, values, step):
-        threading.Thread(target=time.sleep, args=(600,)).start()
+        threading.Thread(target=time.sleep, args=(600,), daemon=False).start()
         time.sleep(600)
 """
     runs = project({"lines.py": hanging}).parent / "runs"

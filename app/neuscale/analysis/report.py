@@ -159,6 +159,7 @@ def _evaluation(result: AnyEvaluation, classes: list[str], words: str) -> dict[s
     numbers += [
         ("balanced accuracy", f"{result.balanced_accuracy:.2%}"),
         ("macro-F1", f"{result.macro_f1:.2%}"),
+        *((name, f"{value:.4f}") for name, value in result.own.items()),
     ]
     counts: Tensor = result.confusion
     few = len(classes) <= MOST_CELLS
@@ -175,6 +176,7 @@ def _evaluation(result: AnyEvaluation, classes: list[str], words: str) -> dict[s
 def _several_labels(result: MultiLabelEvaluation, classes: list[str], words: str) -> dict[str, Any]:
     numbers = [("mAP", f"{result.mean_average_precision:.2%}"), ("loss", f"{result.loss:.4f}")]
     numbers += [("macro-F1", f"{result.macro_f1:.2%}"), ("micro-F1", f"{result.micro_f1:.2%}")]
+    numbers += [(name, f"{value:.4f}") for name, value in result.own.items()]
     values = result.average_precision
     order = sorted(range(len(classes)), key=lambda i: (values[i] is None, values[i] or 0.0))
     bars = []

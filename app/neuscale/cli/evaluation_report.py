@@ -61,6 +61,8 @@ def show_evaluation(
     else:
         f1 = f"macro-F1 {result.macro_f1:.2%}   micro-F1 {result.micro_f1:.2%}"
         out.print(f"{f1}   all labels right {result.exact:.2%}, at a probability of {THRESHOLD:.0%}")
+    if result.own:
+        out.print("   ".join(f"{escape(name)} {number:.4f}" for name, number in result.own.items()))
     out.print(
         f"{heading} [bold]{value:.2%}[/]{more}   loss {result.loss:.4f}{ece}   on {result.samples:,} images"
         f"{', mirrored as well' if tta == 'flip' else ''}"

@@ -181,9 +181,12 @@ class EvalConfig:
     every_epochs: int = option(1, "epochs between two evaluations; the last is always evaluated", ge=1)
     metric: str = option(
         "auto",
-        "what makes an evaluation the best, and what train.patience waits for; auto: top1, or map where"
-        " images may have several labels",
-        choices=("auto", "top1", "top5", "loss", "balanced_accuracy", "macro_f1", "map", "micro_f1", "exact"),
+        "what makes an evaluation the best, and what train.patience waits for: top1, top5, loss,"
+        " balanced_accuracy, macro_f1, map, micro_f1, exact, or one of eval.functions; auto: top1, or map"
+        " where images may have several labels",
+    )
+    functions: dict[str, Any] = option(
+        {}, "metrics of your own, each a name with a `_target_`: of all logits [N, classes] and targets"
     )
     min_delta: float = option(0.0, "what an improvement is at least, for train.patience", ge=0)
 

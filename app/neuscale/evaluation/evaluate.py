@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,12 +20,16 @@ from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 from neuscale.evaluation.calibration import BINS, Calibration, bin_sums, calibration_of
 from neuscale.evaluation.multi_label import MultiLabelEvaluation, evaluate_scores
+from neuscale.evaluation.own_metrics import OwnMetrics, SeenOutputs
 from neuscale.progress import Progress, Task
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`top1`, `top5` in 0 … 1; `loss`: mean cross-entropy in nats; `confusion`: counts [true, predicted]."""
+    """`top1`, `top5` in 0 … 1; `loss`: mean cross-entropy in nats; `confusion`: counts [true, predicted].
+
+    `own`: the numbers of `eval.functions`, by name.
+    """
 
     top1: float
     top5: float
@@ -33,6 +37,7 @@ class Evaluation:
     samples: int
     confusion: Tensor
     calibration: Calibration
+    own: dict[str, float] = field(default_factory=dict)
 
     def per_class(self) -> list[float | None]:
         """Accuracy of each class; None for a class without samples."""
@@ -67,6 +72,7 @@ class Evaluation:
             "loss": self.loss,
             "balanced_accuracy": self.balanced_accuracy,
             "macro_f1": self.macro_f1,
+            **self.own,
         }
 
 
@@ -88,23 +94,37 @@ def evaluate(
     autocast: Callable[[], AbstractContextManager[Any]],
     progress: Progress,
     total: int,
+    metrics: OwnMetrics | None = None,
 ) -> AnyEvaluation:
     """Evaluate `model` on this process's `batches`; all processes get the numbers over all of them.
 
     `labels`: the number of classes, or, where an image may have several, bool [labels, classes]: the
     classes of each label. `total`: samples that this process will see, for the progress. With fewer than
-    five classes top-5 is 1.
+    five classes top-5 is 1. `metrics`: the user's own, which get all logits at once.
     """
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode(), progress.task("evaluating", total, "img") as task:
-            outputs = _outputs(model, batches, autocast, task)
+            seen, outputs = SeenOutputs(), _outputs(model, batches, autocast, task)
+            if metrics:
+                outputs = seen.watch(outputs)
+            result: AnyEvaluation
             if isinstance(labels, Tensor):
-                return _evaluate_several(outputs, labels, device)
-            return _evaluate_one(outputs, labels, device)
+                result = _evaluate_several(outputs, labels, device)
+            else:
+                result = _evaluate_one(outputs, labels, device)
+        return replace(result, own=_own(metrics, seen, labels, progress)) if metrics else result
     finally:
         model.train(was_training)
+
+
+def _own(
+    metrics: OwnMetrics, seen: SeenOutputs, labels: int | Tensor, progress: Progress
+) -> dict[str, float]:
+    rows = _of_all_processes(torch.cat(seen.labels))
+    targets = labels[rows] if isinstance(labels, Tensor) else rows
+    return metrics.values(_of_all_processes(torch.cat(seen.logits)).cpu(), targets.cpu(), progress)
 
 
 def _outputs(

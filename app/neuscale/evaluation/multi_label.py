@@ -1,6 +1,6 @@
 """Evaluation of a model whose images have several labels, or none: each class is a question of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ class MultiLabelEvaluation:
 
     `average_precision`: of each class, None for a class of which there is no image. `hits`, `predicted`,
     `actual`: images of each class that are predicted and right, predicted, and of the class: int64 [classes].
+    `own`: the numbers of `eval.functions`, by name.
     """
 
     loss: float
@@ -24,6 +25,7 @@ class MultiLabelEvaluation:
     hits: Tensor
     predicted: Tensor
     actual: Tensor
+    own: dict[str, float] = field(default_factory=dict)
 
     @property
     def mean_average_precision(self) -> float:
@@ -61,6 +63,7 @@ class MultiLabelEvaluation:
             "macro_f1": self.macro_f1,
             "micro_f1": self.micro_f1,
             "exact": self.exact,
+            **self.own,
         }
 
 

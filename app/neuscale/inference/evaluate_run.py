@@ -15,6 +15,7 @@ from neuscale.errors import UsageError
 from neuscale.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from neuscale.evaluation.evaluate import AnyEvaluation, FlipAveraged, evaluate, evaluated_labels
 from neuscale.evaluation.latency import Latency, measure_latency
+from neuscale.evaluation.own_metrics import OwnMetrics
 from neuscale.inference.restore import Restored, restore
 from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder
@@ -109,6 +110,11 @@ def evaluate_restored(
         kind, severity = corruption
         change = partial(corrupt, kind=kind, severity=severity, seed=CORRUPTION_SEED)
     count = len(loader) if chosen is None else len(chosen)
+    meta, own_metrics = restored.data.meta, None
+    if corruption is None:
+        own_metrics = OwnMetrics(
+            restored.config.eval.functions, meta.num_classes, meta.label_sets is not None
+        )
     return evaluate(
         restored.model,
         loader.evaluation(restored.config.eval.batch_size, chosen, change),
@@ -117,6 +123,7 @@ def evaluate_restored(
         accelerator.autocast,
         progress if accelerator.is_main_process else Silent(),
         total=count // accelerator.num_processes,
+        metrics=own_metrics,
     )
 
 

@@ -34,7 +34,13 @@ class StoredEvaluation:
 
 def store_evaluation(folder: Path, step: int, classes: list[str], result: AnyEvaluation) -> None:
     """Replace the evaluation in a run's folder. Of the confusion matrix it holds what is not zero."""
-    content = {"step": step, **result.scalars(), "samples": result.samples, "classes": classes}
+    content = {
+        "step": step,
+        **result.scalars(),
+        "samples": result.samples,
+        "classes": classes,
+        "own": result.own,
+    }
     content |= _matrix(result) if isinstance(result, Evaluation) else _by_class(result)
     write_atomically(folder / FILE, json.dumps(content, ensure_ascii=False) + "\n")
 
@@ -72,6 +78,7 @@ def stored_evaluation(folder: Path) -> StoredEvaluation | None:
             int(content["samples"]),
             confusion,
             _calibration(**content["calibration"]),
+            _own(content),
         )
         return StoredEvaluation(int(content["step"]), classes, result)
     except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RuntimeError):
@@ -90,7 +97,13 @@ def _read_by_class(content: Any, classes: int) -> MultiLabelEvaluation:
         float(content["exact"]),
         values,
         **{name: torch.tensor(found, dtype=torch.int64) for name, found in counts.items()},
+        own=_own(content),
     )
+
+
+def _own(content: Any) -> dict[str, float]:
+    """The numbers of `eval.functions`. Raises ValueError or TypeError."""
+    return {str(name): float(value) for name, value in dict(content.get("own", {})).items()}
 
 
 def _calibration(counts: list[int], confidences: list[float], correct: list[int]) -> Calibration:

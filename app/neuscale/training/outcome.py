@@ -1,11 +1,13 @@
 """Outcome of a training, and its best evaluation so far: early stopping."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neuscale.config.schema import EvalConfig
 from neuscale.errors import UsageError
 from neuscale.evaluation.evaluate import AnyEvaluation, Evaluation
+from neuscale.evaluation.own_metrics import OF_ONE, OF_SEVERAL
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,24 @@ class Outcome:
     best_value: float | None = None
 
 
-# Metrics that are better the smaller they are.
-_FALLING = ("loss",)
-
-# What evaluations know: of images with one label, and of images that may have several.
-_OF_ONE = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1")
-_OF_SEVERAL = ("map", "loss", "macro_f1", "micro_f1", "exact")
-
-
 class BestSoFar:
     """The best evaluation by `eval.metric`, and how many there were since one was better by `min_delta`.
 
     `value` is None before the first evaluation; `top1` is the highest so far, whatever the metric, and -1
-    before, and where images may have several labels.
+    before, and where images may have several labels. `falling`: metrics that are better the smaller they are,
+    besides the loss.
     Raises UsageError for a metric that is not known where images may, or may not, have several labels.
     """
 
-    def __init__(self, config: EvalConfig, patience: int | None, several_labels: bool = False) -> None:
-        known = _OF_SEVERAL if several_labels else _OF_ONE
+    def __init__(
+        self,
+        config: EvalConfig,
+        patience: int | None,
+        several_labels: bool = False,
+        falling: Sequence[str] = (),
+    ) -> None:
+        known = [*(OF_SEVERAL if several_labels else OF_ONE), *config.functions]
+        self._falling = ("loss", *falling)
         self.metric = known[0] if config.metric == "auto" else config.metric
         if self.metric not in known:
             raise UsageError(
@@ -62,9 +64,12 @@ class BestSoFar:
 
     def update(self, evaluation: AnyEvaluation) -> bool:
         """Count an evaluation in; True where it is the best."""
-        value = evaluation.scalars()[self.metric]
+        value = evaluation.scalars().get(self.metric)
         if isinstance(evaluation, Evaluation):
             self.top1 = max(self.top1, evaluation.top1)
+        if value is None:  # a metric of the user's own that was no number
+            self.stale += 1
+            return False
         is_best = self._is_better(value, self.value, 0.0)
         if is_best:
             self.value = value
@@ -116,4 +121,4 @@ class BestSoFar:
     def _is_better(self, value: float, than: float | None, by: float) -> bool:
         if than is None:
             return True
-        return value < than - by if self.metric in _FALLING else value > than + by
+        return value < than - by if self.metric in self._falling else value > than + by

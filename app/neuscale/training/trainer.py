@@ -22,6 +22,7 @@ from neuscale.data.sampling import derived_seed, steps_per_epoch
 from neuscale.distributed.accelerator import Accelerator, resolve_precision
 from neuscale.distributed.rank import Rank
 from neuscale.evaluation.evaluate import AnyEvaluation, evaluate, evaluated_labels, share_running_statistics
+from neuscale.evaluation.own_metrics import OwnMetrics
 from neuscale.models.fused import choose_ops
 from neuscale.progress import Progress, Task
 from neuscale.training.accumulation import Accumulation, check_statistics
@@ -81,7 +82,9 @@ class Trainer:
         peak = peak_tflops(device, resolve_precision(train.precision, device.type))
         self.metrics = MetricsLogger(accelerator, train.global_batch_size, built.flops, peak)
         self.step = 0  # steps done, over all resumes
-        self.best = BestSoFar(config.eval, train.patience, data.meta.label_sets is not None)
+        several = data.meta.label_sets is not None
+        self.own_metrics = OwnMetrics(config.eval.functions, data.meta.num_classes, several)
+        self.best = BestSoFar(config.eval, train.patience, several, self.own_metrics.falling)
         self.last: AnyEvaluation | None = None
         self.evaluation_due = False  # at the step where this process starts: it was stopped there
         self.stopped_by: str | None = None
@@ -211,6 +214,7 @@ class Trainer:
                     self.accelerator.autocast,
                     self.progress,
                     total=share,
+                    metrics=self.own_metrics,
                 )
         finally:
             training_mode(self.model, self._frozen)

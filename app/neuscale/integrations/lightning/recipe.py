@@ -68,6 +68,7 @@ def check_config(config: Config) -> None:
             any(name != "tensorboard" for name in config.tracking.trackers),
             "Trainer(logger=WandbLogger())",
         ),
+        "eval.functions": (bool(config.eval.functions), "a metric of its module, in validation_step"),
         "checkpoint.every_steps": (config.checkpoint.every_steps is not None, "its callback ModelCheckpoint"),
         "checkpoint.milestones": (bool(config.checkpoint.milestones), "its callback ModelCheckpoint"),
     }
