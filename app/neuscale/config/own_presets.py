@@ -1,4 +1,4 @@
-"""Presets of the user's own: YAML in the groups of the package, from the project folder."""
+"""Presets beside the package's: YAML in its groups, from the project folder and from plugins."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from neuscale.config import model_options
 from neuscale.errors import UsageError
 from neuscale.project.folder import config_folder
+from neuscale.project.plugins import plugin_presets
 from neuscale.project.targets import TARGET
 from neuscale.untrusted import read_record
 
@@ -23,15 +24,21 @@ _OVERRIDE = "override /"
 
 
 def own_presets(groups: Mapping[str, object]) -> dict[str, dict[str, Path]]:
-    """The user's presets, by group and name; of the package's `groups` only. Empty without a project."""
-    folder = config_folder()
-    if folder is None:
-        return {}
-    return {
-        group: {path.stem: path for path in sorted((folder / group).glob("*.yaml"))}
-        for group in groups
-        if (folder / group).is_dir()
-    }
+    """The presets of the project and of plugins, by group and name; of the package's `groups` only.
+
+    Raises UsageError where two have one name.
+    """
+    project = config_folder()
+    found: dict[str, dict[str, Path]] = {}
+    for folder in [*([project] if project is not None else []), *plugin_presets()]:
+        for group in groups:
+            for path in sorted((folder / group).glob("*.yaml")):
+                other = found.setdefault(group, {}).setdefault(path.stem, path)
+                if other != path:
+                    raise UsageError(
+                        f"{path} and {other}: both are {group}={path.stem}.", "Give one of them another name."
+                    )
+    return found
 
 
 def read_own(group: str, path: Path, presets: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:

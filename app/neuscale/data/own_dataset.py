@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from neuscale.errors import DataError, UsageError
 from neuscale.fs import folder_lock, write_atomically
 from neuscale.progress import Progress
 from neuscale.project.targets import TARGET, import_target, make, words_of
+from neuscale.protocols import DataSource
 
 _FIELD = "data.dataset"
 
@@ -78,11 +79,11 @@ def _splits(spec: dict[str, Any]) -> list[str]:
 
 
 def _write_split(folder: Path, spec: dict[str, Any], split: str, progress: Progress) -> None:
-    made = make(spec, _FIELD, {"split": split})
+    made: DataSource = make(spec, _FIELD, {"split": split})
     if not isinstance(made, Iterable) and not hasattr(made, "__getitem__"):
         raise UsageError(f"{_FIELD}: gives {type(made).__name__} for `split` {split}, nothing to go through.")
     classes = getattr(made, "classes", None)
-    length = len(made) if hasattr(made, "__len__") else None
+    length = len(made) if isinstance(made, Sized) else None
     count = 0
     with progress.task(f"making {split}", length, "img") as task:
         pairs = iter(made)

@@ -1,16 +1,19 @@
 """Metrics of the user's own: functions of the scores and labels of all images of a split."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from neuscale.config.schema import EvalConfig
+from neuscale.data.formats.meta import PackedMeta
 from neuscale.errors import UsageError
 from neuscale.progress import Progress
 from neuscale.project.targets import call, make
+from neuscale.protocols import Metric
 
 _FIELD = "eval.functions"
 
@@ -47,13 +50,18 @@ class OwnMetrics:
     """
 
     def __init__(self, specs: Mapping[str, Any], classes: int, several_labels: bool) -> None:
-        self._metrics: dict[str, Callable[..., Any]] = {
+        self._metrics: dict[str, Metric] = {
             name: make(spec, f"{_FIELD}.{name}") for name, spec in specs.items()
         }
         targets = torch.arange(2 * classes) % classes
         logits = torch.nn.functional.one_hot(targets, classes).float()
         for name in self._metrics:
             self._value(name, logits, logits.bool() if several_labels else targets)
+
+    @classmethod
+    def of(cls, config: EvalConfig, meta: PackedMeta) -> "OwnMetrics":
+        """Those of a configuration, for these data."""
+        return cls(config.functions, meta.num_classes, meta.label_sets is not None)
 
     def __bool__(self) -> bool:
         return bool(self._metrics)

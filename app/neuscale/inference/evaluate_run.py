@@ -110,11 +110,7 @@ def evaluate_restored(
         kind, severity = corruption
         change = partial(corrupt, kind=kind, severity=severity, seed=CORRUPTION_SEED)
     count = len(loader) if chosen is None else len(chosen)
-    meta, own_metrics = restored.data.meta, None
-    if corruption is None:
-        own_metrics = OwnMetrics(
-            restored.config.eval.functions, meta.num_classes, meta.label_sets is not None
-        )
+    own = OwnMetrics.of(restored.config.eval, restored.data.meta) if corruption is None else None
     return evaluate(
         restored.model,
         loader.evaluation(restored.config.eval.batch_size, chosen, change),
@@ -123,7 +119,7 @@ def evaluate_restored(
         accelerator.autocast,
         progress if accelerator.is_main_process else Silent(),
         total=count // accelerator.num_processes,
-        metrics=own_metrics,
+        metrics=own,
     )
 
 

@@ -11,6 +11,7 @@ from neuscale.errors import UsageError
 from neuscale.models.swin import SwinTransformer
 from neuscale.models.target_model import create_target_model
 from neuscale.models.vit import VisionTransformer
+from neuscale.project.plugins import import_plugins
 from neuscale.project.targets import import_modules, import_target
 
 _OWN: dict[str, Callable[..., nn.Module]] = {"swin": SwinTransformer, "vit": VisionTransformer}
@@ -28,6 +29,7 @@ def check_arch(config: ModelConfig) -> None:
         case TimmConfig():
             from neuscale.models import timm_model
 
+            import_plugins()
             import_modules(config.imports, "model.imports")
             timm_model.check_arch(config.arch)
 
@@ -51,6 +53,7 @@ def create_model(
             case TimmConfig():
                 from neuscale.models.timm_model import create_timm_model
 
+                import_plugins()
                 import_modules(config.imports, "model.imports")
                 return create_timm_model(config, image_size, in_channels, num_classes)
         return _create_own(config, image_size, in_channels, num_classes)

@@ -10,8 +10,9 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import Any, ParamSpec, TypeVar
 
 from hydra.utils import get_object, instantiate
 
@@ -19,6 +20,9 @@ from neuscale.errors import UsageError, UserError
 from neuscale.project.folder import project_root
 
 TARGET, PARTIAL = "_target_", "_partial_"  # as Hydra calls them
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _OWN_PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -138,7 +142,7 @@ def make(spec: Mapping[str, Any], field: str, offered: Mapping[str, Any] | None 
     return call_target(target, args, field, offered or {})
 
 
-def call(function: Callable[..., Any], field: str, *given: Any, **named: Any) -> Any:
+def call(function: Callable[P, R], field: str, /, *given: P.args, **named: P.kwargs) -> R:
     """Call a function of the user's. Raises UsageError with its error in words."""
     try:
         return function(*given, **named)
@@ -184,6 +188,24 @@ def _add_root() -> None:
     _left.add(root)
     sys.path.append(str(root))
     importlib.invalidate_caches()
+
+
+def module_path(name: str) -> Path | None:
+    """The file `name` ("mynet.py", "birds/nets.py") that would be imported from the user's folder, or from a
+    package that lies elsewhere, as an editable install does; None where there is none. Imports nothing.
+    """
+    root = project_root()
+    if root is not None and (root / name).is_file():
+        return root / name
+    try:
+        spec = find_spec(PurePosixPath(name).parts[0].removesuffix(".py"))  # of the first part alone
+    except (ImportError, ValueError, IndexError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).resolve().parent
+    path = (folder.parent if spec.submodule_search_locations else folder) / name
+    return path if path.is_file() and not any(map(path.is_relative_to, _left)) else None
 
 
 def _remember(before: set[str]) -> None:

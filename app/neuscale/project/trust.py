@@ -52,8 +52,10 @@ def check_targets(config: Mapping[str, Any], modules: Collection[str], where: st
 
 def _is_harmless(target: str, modules: Collection[str], where: str) -> bool:
     """True for what the user's modules or the libraries define, and any package's models and optimizers."""
+    from neuscale.project.plugins import plugin_modules
     from neuscale.project.targets import import_target
 
+    modules = [*modules, *plugin_modules()]
     if target.endswith(_IMPORTED):
         return target.removesuffix(_IMPORTED) in modules
     if not _starts(target, (*modules, *_LIBRARIES)) and not _is_of_package(target):

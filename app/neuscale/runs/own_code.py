@@ -17,7 +17,7 @@ from neuscale.config import Config
 from neuscale.errors import UsageError, disk_error
 from neuscale.fs import make_folder, write_atomically
 from neuscale.project.folder import project_root
-from neuscale.project.targets import code_root, imported_modules, use_root
+from neuscale.project.targets import code_root, imported_modules, module_path, use_root
 from neuscale.project.trust import check_targets, is_trusted
 from neuscale.runs.environment import revision_of
 from neuscale.runs.folder import RunFolder
@@ -121,13 +121,12 @@ def use_code(run: RunFolder, resume: bool = False, config: Config | None = None)
 
 
 def _changes(run: RunFolder, files: list[Mapping[str, Any]]) -> dict[str, str | None]:
-    """The recorded files that the project folder has otherwise, with changed lines; None: not at all."""
-    root = project_root()
+    """The recorded files that would be imported otherwise, with changed lines; None: not at all."""
     found: dict[str, str | None] = {}
     for file in files:
         name = str(file["file"])
-        here = root / name if root is not None else None
-        if here is None or not here.is_file():
+        here = module_path(name)
+        if here is None:
             found[name] = None
             continue
         content = here.read_bytes()

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from neuscale.data.loaders.loader import Batch, Loader
 from neuscale.errors import UsageError, UserError
 from neuscale.fs import write_atomically
 from neuscale.project.targets import call, make
+from neuscale.protocols import Loss
 from neuscale.training.checkpoint import CheckpointFolder
 
 FILE = "nonfinite.json"
@@ -67,7 +69,7 @@ class TrainingLoss:
         table = labels if isinstance(labels, Tensor) else None
         several_of = images if table is not None else None
         self._train = train
-        self._own = make(train.loss, "train.loss") if train.loss is not None else None
+        self._own: Loss | None = make(train.loss, "train.loss") if train.loss is not None else None
         if self._own is not None and (train.class_weights != "none" or train.focal_gamma):
             raise UsageError(
                 "train.loss is your own; train.class_weights and train.focal_gamma are the cross-entropy's.",
@@ -90,7 +92,7 @@ class TrainingLoss:
         if batch.mix_weights is not None and batch.partner_labels is not None:
             own = batch.mix_weights[:, None]
             targets = own * targets + (1 - own) * self._targets(batch.partner_labels, logits.shape[1])
-        found = call(self._own, "train.loss", logits, targets)
+        found: Any = call(self._own, "train.loss", logits, targets)
         if not isinstance(found, Tensor) or found.shape not in ((), (len(logits),)):
             what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise UsageError(

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from neuscale.config.model_options import OptimConfig
 from neuscale.errors import UsageError
 from neuscale.project.targets import call, make
+from neuscale.protocols import Schedule
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def lr_at(config: OptimConfig, step: int, steps_per_epoch: int, span: Span) -> f
 
 
 @cache
-def _own_schedule(spec: str) -> Callable[..., Any]:
-    made: Callable[..., Any] = make(json.loads(spec), "optim.function")
+def _own_schedule(spec: str) -> Schedule:
+    made: Schedule = make(json.loads(spec), "optim.function")
     return made
 
 

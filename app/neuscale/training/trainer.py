@@ -2,8 +2,7 @@
 
 Random choices follow from (seed, epoch, position) and the learning rate from the step, so a run
 resumes from a checkpoint alone. The loader and the schedule are not passed through
-`Accelerator.prepare`, which would skip or repeat data on resume and step the schedule once per
-process.
+`Accelerator.prepare`, which would skip or repeat data on resume and step it once per process.
 """
 
 import math
@@ -65,26 +64,23 @@ class Trainer:
 
         built = build_model(config, self.loader.size, data.meta, device, self.ops, progress)
         self.raw_model, self._frozen = built.module, built.frozen
-        self.model, self.optimizer = accelerator.prepare(
-            self.raw_model, create_optimizer(config.optim, self.raw_model)
-        )
+        optimizer = create_optimizer(config.optim, self.raw_model)
+        self.model, self.optimizer = accelerator.prepare(self.raw_model, optimizer)
         self.ema = WeightAverage(self.raw_model, train.ema_decay) if train.ema_decay else None
         self._labels = evaluated_labels(data.meta, device)
         self.loss = TrainingLoss(train, data.class_counts("train"), len(self.loader), device, self._labels)
         self.drop_path = DropPathDraws(self.raw_model, config.run.seed, len(self.loader), device)
         self._clipped = list(self.model.parameters())  # listing them takes as long as clipping them
         # Without a loss scale Accelerate's wrapper only costs time: it searches for a package at each step.
-        scaled, wrapper = accelerator.scaler is not None, self.optimizer
-        self.inner_optimizer = getattr(wrapper, "optimizer", wrapper)
-        self._stepped = wrapper if scaled else self.inner_optimizer
+        self.inner_optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        self._stepped = self.optimizer if accelerator.scaler is not None else self.inner_optimizer
         self.accumulation = Accumulation(train, self.rank, self.model, self._stepped, device, progress)
         check_statistics(self.raw_model, train.global_batch_size // self.rank.world_size, self.accumulation)
         peak = peak_tflops(device, resolve_precision(train.precision, device.type))
         self.metrics = MetricsLogger(accelerator, train.global_batch_size, built.flops, peak)
         self.step = 0  # steps done, over all resumes
-        several = data.meta.label_sets is not None
-        self.own_metrics = OwnMetrics(config.eval.functions, data.meta.num_classes, several)
-        self.best = BestSoFar(config.eval, train.patience, several, self.own_metrics.falling)
+        self.own_metrics = own = OwnMetrics.of(config.eval, data.meta)
+        self.best = BestSoFar(config.eval, train.patience, data.meta.label_sets is not None, own.falling)
         self.last: AnyEvaluation | None = None
         self.evaluation_due = False  # at the step where this process starts: it was stopped there
         self.stopped_by: str | None = None

@@ -4,7 +4,6 @@ Bytes are cropped, mirrored, put through the policy, jittered, and given to a fu
 normalised; floats are erased and mixed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuscale import protocols
 from neuscale.config.schema import AugmentConfig
 from neuscale.data.augment.color_jitter import Jitter, apply_jitter, draw_jitter
 from neuscale.data.augment.crops import CropFlip, Normalize, Rows, crop_flip, draw_crop_flip
@@ -27,7 +27,7 @@ from neuscale.project.targets import call, make
 class OwnFunction:
     """A function of the user's own, and its draws float64 [count, n] by position, each in [0, 1)."""
 
-    function: Callable[[Tensor, Tensor], Any]
+    function: protocols.Augmentation
     draws: Tensor
 
     def at(self, positions: slice | Tensor) -> "OwnFunction":
@@ -35,7 +35,7 @@ class OwnFunction:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] → the same. Raises UsageError for anything else that the function gives."""
-        found = call(self.function, "augment.function", images, self.draws)
+        found: Any = call(self.function, "augment.function", images, self.draws)
         if not isinstance(found, Tensor) or found.dtype != torch.uint8 or found.shape != images.shape:
             what = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise UsageError(
