@@ -113,7 +113,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "no image": (
         lambda path: write(path / "x.parquet", image=[None, *THREE], label=[0, 0, 1, 1]),
-        "x.parquet/00000000: the file is empty",
+        "x.parquet/00000000 has no image",
     ),
     "no rows": (
         lambda path: write(path / "x.parquet", **NONE),

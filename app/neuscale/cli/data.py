@@ -90,7 +90,10 @@ def list_command(as_json: AsJson = False) -> None:
 
 @app.command("prepare")
 def prepare_command(
-    name: DataName,
+    name: Annotated[
+        str,
+        typer.Argument(help="A data set, as 'neuscale data list' shows them, or hf:OWNER/NAME of the Hub."),
+    ],
     source: Annotated[
         Path | None,
         typer.Option("--source", help="A file or folder to make it from, instead of fetching it."),

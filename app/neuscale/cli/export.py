@@ -18,7 +18,8 @@ def export_command(
         typer.Option(
             "--to",
             help="safetensors: the weights, for this package; torch: a torch.export program (.pt2);"
-            " onnx: for onnxruntime. The last two need none of this package.",
+            " onnx: for onnxruntime. The last two need none of this package. hub:OWNER/NAME: safetensors,"
+            " uploaded to the Hugging Face Hub.",
         ),
     ],
     output: Annotated[
@@ -36,10 +37,12 @@ def export_command(
     The model takes bytes, uint8 [batch, channels, height, width], and normalises them itself.
     What was written is read back and compared with the trained model on validation images.
     """
+    from neuscale.hub import hub_name, upload_model
     from neuscale.runs.folder import find_run
 
-    if to not in FORMATS:
-        raise UsageError(f"--to {to}: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    repository = hub_name(to)
+    if to not in FORMATS and repository is None:
+        raise UsageError(f"--to {to}: expected {', '.join(FORMATS)} or hub:OWNER/NAME.")
     check_weights(weights)
     found = find_run(run)
 
@@ -47,7 +50,11 @@ def export_command(
     from neuscale.cli.progress import create_progress
     from neuscale.inference.export import export
 
-    exported = export(found, to, output, checkpoint, weights, force, create_progress())
+    kind, progress = "safetensors" if repository else to, create_progress()
+    # What was uploaded before is made anew: its folder is a copy.
+    again = force or (repository is not None and output is None)
+    exported = export(found, kind, output, checkpoint, weights, again, progress)
+    address = upload_model(exported.folder, repository, progress) if repository is not None else None
     record, check = exported.record, exported.record["check"]
     if as_json:
         shown = {
@@ -55,7 +62,7 @@ def export_command(
             "path": str(exported.file),
             "bytes": exported.file.stat().st_size,
         }
-        print_json({**shown, **record})
+        print_json({**shown, **({"address": address} if address else {}), **record})
         return
     name, metric = ("mAP", "map") if record["several_labels"] else ("top-1", "top1")
     out.print(
@@ -67,3 +74,5 @@ def export_command(
         f" on {check['images']} validation images."
     )
     out.print(f"It is {escape(exported.file)}; README.md beside it says how to load it.")
+    if address is not None:
+        out.print(f"It is at {escape(address)}, too.")

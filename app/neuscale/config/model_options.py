@@ -17,7 +17,8 @@ class ModelConfig:
     )
     weights: str | None = option(
         None,
-        "where to start from: 'imagenet' (its library's weights) or a file of weights; null: from scratch",
+        "where to start from: 'imagenet' (its library's weights), a file of weights, or hf:OWNER/NAME;"
+        " null: from scratch",
     )
 
     @property

@@ -17,6 +17,7 @@ from neuscale.data.own_dataset import own_dataset
 from neuscale.data.prepare import prepare
 from neuscale.data.staging import staged_for_training
 from neuscale.errors import DataError, UsageError
+from neuscale.hub import hub_name
 from neuscale.paths import data_root
 from neuscale.progress import Progress
 from neuscale.project.targets import TARGET
@@ -86,11 +87,24 @@ def open_run_data(config: Config, progress: Progress) -> Dataset:
     return open_data(replace(config, data=section), progress)
 
 
+def _is_prepared_from_hub(name: str, source: str) -> bool:
+    """True for a data set that was made of the one on the Hub that `source` names: it needs no network."""
+    wanted = hub_name(source)
+    if wanted is None or not packed_path(name).is_dir():
+        return False
+    given = str(PackedDataset.open(packed_path(name)).meta.source.get("given", ""))
+    made_of = hub_name(given) if given.startswith("hf:") else None
+    revisions = (wanted.revision, made_of.revision if made_of else None)
+    return made_of is not None and made_of.repo == wanted.repo and revisions[0] in (None, revisions[1])
+
+
 def _prepared_data(config: Config, progress: Progress) -> Dataset:
     name, loader = config.data.name, config.data.loader
     if config.data.dataset is not None:
         return own_dataset(name, config.data.dataset, progress)
     source = Path(config.data.source) if config.data.source is not None else None
+    if source is not None and _is_prepared_from_hub(name, str(source)):
+        source = None
     listed = listed_path(name)
     if loader == "files" or (loader == "auto" and not packed_path(name).is_dir() and listed.is_dir()):
         if source is None and listed.is_dir():

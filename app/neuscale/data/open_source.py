@@ -21,6 +21,7 @@ from neuscale.data.sources.options import SourceOptions
 from neuscale.data.sources.source import Source
 from neuscale.data.sources.tiny_imagenet import open_tiny_imagenet
 from neuscale.errors import DataError, UsageError
+from neuscale.hub import fetch_dataset, hub_name, origin_of
 from neuscale.progress import Progress
 from neuscale.units import now
 
@@ -63,7 +64,22 @@ def open_source(
         official = _is_official(entry, path, identities)
     kind = "archive" if path.is_file() else "folder"
     record = place_of(path, identities)
-    return opened, _provenance(entry, kind, path.absolute().name, opened, options, official, record)
+    given = str(origin_of(path.absolute()) or path.absolute().name)
+    return opened, _provenance(entry, kind, given, opened, options, official, record)
+
+
+def named_source(name: str, source: Path | None, progress: Progress) -> tuple[str, Path | None, str | None]:
+    """The catalogue's name, the files and the usual name of the arguments `name` and `source` of `prepare`.
+
+    Each may be a data set on the Hub, `hf:OWNER/NAME`, which is fetched. Raises DataError and UsageError.
+    """
+    if source is not None:
+        of_hub = hub_name(str(source))
+        return name, fetch_dataset(of_hub, progress) if of_hub else source.expanduser(), None
+    of_hub = hub_name(name)
+    if of_hub is None:
+        return name, None, None
+    return "image_folder", fetch_dataset(of_hub, progress), of_hub.slug
 
 
 def _identities(path: Path, progress: Progress) -> list[FileIdentity]:

@@ -8,6 +8,7 @@ from neuscale.data.formats.packed import PackedDataset, packed_path
 from neuscale.data.formats.write_packed import write_packed
 from neuscale.data.open_source import (
     check_arguments,
+    named_source,
     open_source,
     packed_name,
     report_left_out,
@@ -38,6 +39,7 @@ def prepare(
 ) -> PackedDataset:
     """The packed data set of the catalogue's `name`, made if it is not there yet.
 
+    `name`, or `source`, may be a data set on the Hugging Face Hub, `hf:OWNER/NAME`.
     `source` is a file or folder to make it from instead of fetching it; `size` makes image
     files `size`×`size` pixels, and `options` say what else is done with them; `save_as` packs it under
     another name; `force` makes it again, and replaces the older one when the new one is whole; `skip_bad`
@@ -48,10 +50,10 @@ def prepare(
     damaged or of another layout and for a data set that is there and was made from something else,
     UserError where the disk cannot be read or written.
     """
+    name, source, usual = named_source(name, source, progress)
     entry = catalog_entry(name)
     root = root if root is not None else data_root()
-    if source is not None:
-        source = source.expanduser()
+    save_as = save_as or usual
     if size is not None:
         options = replace(options, size=size)
     check_arguments(entry, source, options)

@@ -34,7 +34,13 @@ def model_card(kind: str, record: dict[str, Any]) -> str:
     average = {"ema": "the moving average of the weights", "raw": "the weights themselves"}
     checkpoint = f"step {record['step']:,}" if record["step"] is not None else _text(record["checkpoint"])
     config = printable(record["config"].rstrip(), lines=True)
-    return f"""# {_text(record["model"])} on {_text(data["title"])}
+    return f"""---
+library_name: neuscale
+pipeline_tag: image-classification
+tags: [image-classification, neuscale, {kind}]
+---
+
+# {_text(record["model"])} on {_text(data["title"])}
 
 An image classifier with {record["parameters"]:,} parameters and {len(classes)} classes, trained with NeuScale
 {record["neuscale"]} and exported as {record["file"]}.

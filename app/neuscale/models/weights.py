@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from neuscale.config.model_options import ModelConfig, SwinConfig, TimmConfig, TorchvisionConfig, ViTConfig
 from neuscale.errors import CheckpointError, UsageError, UserError
+from neuscale.hub import fetch_weights, hub_name, origin_of
 from neuscale.models.library import head_names
 from neuscale.models.positions import fit_positions
 from neuscale.models.weights_file import fitting_names, load_reason, read_weights
@@ -26,7 +27,12 @@ _TORCHVISION_SWIN = {
 
 
 def weights_path(text: str) -> Path:
-    """The path that `model.weights` gives; "~name" stays where nobody has that name, and is no file."""
+    """The path that `model.weights` gives; of a model on the Hub the one that it was fetched to.
+
+    "~name" stays where nobody has that name, and is no file. Raises UsageError as `fetch_weights`.
+    """
+    if (name := hub_name(text)) is not None:
+        return fetch_weights(name)
     with suppress(RuntimeError):
         return Path(text).expanduser()
     return Path(text)
@@ -47,7 +53,7 @@ def load_starting_weights(
         state, where = _torchvision_weights(config)
     else:
         path = weights_path(config.weights)
-        state, where = read_weights(path), str(path)
+        state, where = read_weights(path), config.weights if hub_name(config.weights) else str(path)
         check_heads(path, config)
     if isinstance(config, TorchvisionConfig):
         from neuscale.models.torchvision_model import as_now
@@ -238,7 +244,7 @@ def _model_section(path: Path) -> dict[str, Any]:
             if (folder / "config.yaml").is_file():
                 stored = yaml.safe_load(read_record(folder / "config.yaml"))
             elif (folder / "model.json").is_file():
-                stored = yaml.safe_load(read_json(folder / "model.json")["config"])
+                stored = yaml.safe_load(read_json(_record_in(folder))["config"])
             else:
                 continue
             model = stored["model"]
@@ -246,6 +252,12 @@ def _model_section(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
         pass  # somebody else's files of these names
     return {}
+
+
+def _record_in(folder: Path) -> Path:
+    """The model.json in a folder, which is a link in the cache of the Hub only."""
+    path = folder / "model.json"
+    return path.resolve() if origin_of(path) is not None else path
 
 
 def _stored_record(path: Path) -> dict[str, Any]:
@@ -258,7 +270,7 @@ def _stored_record(path: Path) -> dict[str, Any]:
                 of_config = {name: config.get(name) for name in ("interpolation", "crop")}
                 return {**of_config, **{name: manifest["data"].get(name) for name in ("mean", "std")}}
             if (folder / "model.json").is_file():
-                record = read_json(folder / "model.json")["preprocessing"]
+                record = read_json(_record_in(folder))["preprocessing"]
                 return record if isinstance(record, dict) else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass  # somebody else's files of these names

@@ -13,6 +13,7 @@ from neuscale.config.schema import DataConfig
 from neuscale.data.formats.meta import PackedMeta
 from neuscale.errors import UsageError
 from neuscale.hardware import check_compiler
+from neuscale.hub import hub_name, pinned
 from neuscale.models.fused import OpsChoice, fuse
 from neuscale.models.registry import create_model
 from neuscale.models.weights import load_starting_weights, weights_path, weights_preprocessing
@@ -73,6 +74,9 @@ def starting_config(config: Config) -> tuple[Config, str | None]:
             if paths:
                 best = best_checkpoint(run.checkpoints) or paths[-1]
                 config = replace(config, model=replace(model, weights=str(best.absolute())))
+    elif (name := hub_name(weights)) is not None:
+        weights = str(pinned(name, weights_path(weights)))  # what is there today, for each later start
+        config = replace(config, model=replace(model, weights=weights))
     found = weights_preprocessing(config.model)
     if config.data.mean:
         found = {name: value for name, value in found.items() if name not in ("mean", "std")}

@@ -16,6 +16,7 @@ from neuscale.data.formats.meta import META_FILE, SIZES_FILE, PackedMeta
 from neuscale.data.formats.write_packed import ChannelStatistics, label_sets_of
 from neuscale.data.open_source import (
     check_arguments,
+    named_source,
     open_source,
     packed_name,
     report_left_out,
@@ -51,6 +52,8 @@ def list_images(
     Every file is read and decoded once: for its checksum, for the statistics, and so that a
     damaged one is known before training. Raises as `prepare` does.
     """
+    name, source, usual = named_source(name, source, progress)
+    save_as = save_as or usual
     entry = catalog_entry(name)
     root = root if root is not None else data_root()
     if source is None or source.is_file():
@@ -58,7 +61,7 @@ def list_images(
             "only images in a folder can be kept as files.",
             "Set `source` to a folder (an archive can be packed, or unpacked first).",
         )
-    source = source.expanduser().absolute()
+    source = source.absolute()
     if size is not None:
         options = replace(options, size=size)
     check_arguments(entry, source, options)

@@ -11,7 +11,13 @@ import numpy as np
 
 from neuscale.data.catalog import catalog_entry
 from neuscale.data.formats.packed import packed_path
-from neuscale.data.open_source import check_arguments, open_source, packed_name, report_warnings
+from neuscale.data.open_source import (
+    check_arguments,
+    named_source,
+    open_source,
+    packed_name,
+    report_warnings,
+)
 from neuscale.data.source_record import Request
 from neuscale.data.sources.decode_blocks import check_image
 from neuscale.data.sources.decoding import Decoding
@@ -50,10 +56,10 @@ def write_image_tree(
     Of `options` those count that say which files are what, and not how they are decoded. Raises as
     `prepare` does.
     """
+    name, source, usual = named_source(name, source, progress)
+    save_as = save_as or usual
     entry = catalog_entry(name)
     root = root if root is not None else data_root()
-    if source is not None:
-        source = source.expanduser()
     check_arguments(entry, source, options)
     request = Request(entry, source, options)
     folder = root / "folders" / packed_path(packed_name(entry, source, save_as), root).name

@@ -1,5 +1,6 @@
 """Images that come with their class and perhaps their split: from a table, shards, Parquet or arrays."""
 
+import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,10 @@ def splits_by_name(files: Sequence[str], warnings: list[str]) -> dict[str, str |
     for file in files:
         *folders, name = file.split("/")
         first = name.replace("_", "-").replace(".", "-").partition("-")[0]
-        found[file] = next(filter(None, map(split_of, [first, *reversed(folders)])), None)
+        # `datasets` writes NAME-train.arrow, or NAME-train-00000-of-00002.arrow.
+        last = re.sub(r"(-\d+-of-\d+)?\.arrow$", "", name).rpartition("-")[2] if name != first else ""
+        words = [first, *([last] if name.endswith(".arrow") else []), *reversed(folders)]
+        found[file] = next(filter(None, map(split_of, words)), None)
     if not any(found.values()):
         return dict(found)
     if unused := [file for file, split in found.items() if split is None]:

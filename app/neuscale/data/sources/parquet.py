@@ -65,8 +65,13 @@ class ParquetTree:
                 if name not in here:
                     continue
                 data = _inner(row, self._columns[file].pixels)
-                check_size(self.path, name, len(data or b""))
-                yield name, data or b""
+                if data is None:
+                    raise DataError(
+                        f"{self.path / file}: {name} has no image, at most the name of a file elsewhere.",
+                        "Prepare the folder of these files, or save the data set with its images embedded.",
+                    )
+                check_size(self.path, name, len(data))
+                yield name, data
                 here.remove(name)
                 if not here:
                     break
