@@ -17,9 +17,6 @@ from conftest import Said
 
 from .stand_in_hub import COMMIT, StandInHub, stand_in_hub
 
-pa: Any = pytest.importorskip("pyarrow")
-parquet: Any = pytest.importorskip("pyarrow.parquet")
-
 Command = Callable[..., Said]
 CLASSES = ["ant", "bee"]
 
@@ -44,6 +41,7 @@ def no_network(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
 
 
 def table(count: int, first: int = 0) -> Any:
+    pa = pytest.importorskip("pyarrow")
     rows = []
     for i in range(first, first + count):
         stream = io.BytesIO()
@@ -55,6 +53,7 @@ def table(count: int, first: int = 0) -> Any:
 
 
 def as_bytes(content: Any) -> bytes:
+    parquet = pytest.importorskip("pyarrow.parquet")
     stream = io.BytesIO()
     parquet.write_table(content, stream)
     return stream.getvalue()
@@ -101,12 +100,14 @@ def test_a_run_begins_with_a_data_set_of_the_hub_and_goes_on_without_it(
     words = [word for word in tiny_words if not word.startswith("data.name")]
     words += ["data.name=bugs", "data.source=hf:zoo/insects", "train.global_batch_size=5"]
     assert neuscale("train", *words, "train.epochs=1", "run.name=a").code == 0
-    no_network()
     hub.asked.clear()
     said = neuscale("train", "a", "--resume", "train.epochs=2")
     assert said.code == 0, said.err
+    assert neuscale("train", *words, "train.max_steps=1", "run.name=b").code == 0
     assert neuscale("eval", "a").code == 0
     assert hub.asked == []
+    no_network()
+    assert neuscale("train", *words, "train.max_steps=1", "run.name=c").code == 0
 
 
 def test_a_part_of_the_files_is_not_taken_for_all(
@@ -146,6 +147,7 @@ def test_what_datasets_keeps_is_found_without_a_network(
     form: str,
 ) -> None:
     """As `load_dataset` leaves it: Arrow streams, and files in which it keeps results of its own."""
+    pa = pytest.importorskip("pyarrow")
     folder = tmp_path / "datasets" / "zoo___insects" / "default" / "0.0.0" / "abc123"
     folder.mkdir(parents=True)
     for split, count in (("train", 10), ("test", 4)):
@@ -166,6 +168,13 @@ def test_what_datasets_keeps_is_found_without_a_network(
         (tmp_path / "saved" / split / "state.json").write_text("{}")
     said = neuscale("data", "prepare", "image_folder", "--source", str(tmp_path / "saved"), "--json")
     assert said.json["counts"] == {"train": 10, "val": 4}
+    # One without splits, beside what a program made of it.
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "data-00000-of-00001.arrow").write_bytes(whole)
+    (tmp_path / "one" / "cache-1234.arrow").write_bytes(b"not arrow")
+    words = ["--source", str(tmp_path / "one"), "--val-share", "0.5", "--json"]
+    said = neuscale("data", "prepare", "image_folder", *words)
+    assert said.code == 0 and said.json["counts"] == {"train": 2, "val": 2}, said.err
     for length in (0, 8, 100, len(whole) // 2):
         (tmp_path / "saved" / "test" / "data-00000-of-00001.arrow").write_bytes(whole[:length])
         said = neuscale("data", "prepare", "image_folder", "--source", str(tmp_path / "saved"), "--force")
@@ -173,8 +182,9 @@ def test_what_datasets_keeps_is_found_without_a_network(
 
 
 def test_images_that_lie_elsewhere_are_not_taken_for_images(neuscale: Command, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
     content = pa.table({"image": [{"bytes": None, "path": "/etc/hostname"}] * 4, "label": [0, 1, 0, 1]})
-    parquet.write_table(content, tmp_path / "photos.parquet")
+    (tmp_path / "photos.parquet").write_bytes(as_bytes(content))
     said = neuscale(
         "data", "prepare", "image_folder", "--source", str(tmp_path / "photos.parquet"), "--val-share", "0.5"
     )
