@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuscale.project.folder import new_project
+from project.foreign_models import BATCH_NORM
 
 from .conftest import CHECKOUT, Command, run
 
@@ -31,6 +32,25 @@ def test_docker_trains_a_model_that_is_mounted(docker: Command, tmp_path: Path) 
     said = docker(*WORDS, "run.name=a", options=options)
     assert said.returncode == 0, said.stderr
     assert kept(tmp_path / "runs" / "a") == {"nets.py", "shapes.py"}
+
+
+def test_the_image_of_a_new_project_trains_another_model(image: str, docker: Command, tmp_path: Path) -> None:
+    """Built as its Makefile does, from the image of the program."""
+    new_project(tmp_path / "bees")
+    (tmp_path / "bees" / "batchnet.py").write_text(BATCH_NORM)
+    (tmp_path / "bees" / "conf" / "model" / "batch.yaml").write_text("_target_: batchnet.Net\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs").chmod(0o777)
+    built = run("docker", "build", "--quiet", "--build-arg", f"BASE={image}", str(tmp_path / "bees"))
+    assert built.returncode == 0, built.stderr
+    own = built.stdout.strip()
+    try:
+        options = ("run", "--rm", "--volume", f"{tmp_path}/runs:/runs", own)
+        said = run("docker", *options, *WORDS, "model=batch", "run.name=a")
+        assert said.returncode == 0, said.stderr
+    finally:
+        run("docker", "image", "rm", "--force", own)
+    assert kept(tmp_path / "runs" / "a") == {"batchnet.py", "shapes.py"}
 
 
 def test_apptainer_trains_a_model_of_the_current_folder(apptainer: Command, tmp_path: Path) -> None:

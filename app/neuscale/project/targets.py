@@ -190,6 +190,15 @@ def _add_root() -> None:
     importlib.invalidate_caches()
 
 
+def project_modules() -> list[str]:
+    """The names of the modules and packages in the project folder."""
+    root = project_root()
+    if root is None:
+        return []
+    packages = [path.parent.name for path in root.glob("*/__init__.py")]
+    return sorted([path.stem for path in root.glob("*.py")] + packages)
+
+
 def module_path(name: str) -> Path | None:
     """The file `name` ("mynet.py", "birds/nets.py") that would be imported from the user's folder, or from a
     package that lies elsewhere, as an editable install does; None where there is none. Imports nothing.

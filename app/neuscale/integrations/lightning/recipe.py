@@ -1,6 +1,7 @@
 """A recipe for Lightning: its configuration, the arguments of a Trainer, and checks of the two together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import yaml
@@ -12,6 +13,8 @@ from neuscale.config import Config, compose_config, config_from_yaml
 from neuscale.data.sampling import check_shares
 from neuscale.distributed.accelerator import resolve_device, resolve_precision
 from neuscale.errors import UsageError
+from neuscale.project.targets import project_modules
+from neuscale.project.trust import check_targets
 from neuscale.training.accumulation import accumulation_steps
 from neuscale.training.build import starting_config
 
@@ -48,7 +51,10 @@ def recipe_config(recipe: Recipe) -> Config:
     if isinstance(recipe, Config):
         return starting_config(recipe)[0]
     if isinstance(recipe, Mapping):
-        return config_from_yaml(yaml.safe_dump(dict(recipe)), [], "the checkpoint's configuration")
+        where = "the checkpoint's configuration"
+        config = config_from_yaml(yaml.safe_dump(dict(recipe)), [], where)
+        check_targets(asdict(config), project_modules(), where)  # a checkpoint may be anybody's
+        return config
     return starting_config(compose_config([recipe] if isinstance(recipe, str) else list(recipe)))[0]
 
 
