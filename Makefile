@@ -139,8 +139,8 @@ test-mutants: $(STAMP) $(OPS) ## Plant known bugs one at a time, and count those
 # What touches torch, torchvision, Accelerate, numpy, Hydra and Typer; the rest is the same with any version of them.
 LOWEST := tests/config tests/models tests/training tests/runs tests/data/test_loader.py tests/data/test_loaders_agree.py \
 	tests/data/test_prepare.py tests/evaluation/test_evaluate.py tests/cli/test_train_and_eval.py \
-	tests/cli/test_library_models.py tests/cli/test_tracking.py tests/cli/test_startup.py \
-	$(addprefix cuda_ops/tests/test_,bias_gelu_values.py torch_features.py crop_flip_normalize.py)
+	tests/cli/test_library_models.py tests/cli/test_tracking.py tests/cli/test_startup.py tests/cli/test_hub.py \
+	$(addprefix cuda_ops/tests/test_,bias_gelu_values.py torch_features.py transforms.py crop_flip_normalize.py)
 .PHONY: test-lowest
 test-lowest: $(STAMP) ## Run tests with the oldest versions that pyproject.toml allows, in .venv-lowest
 	@bash scripts/test_lowest.sh .venv-lowest $(PYTEST_JOBS) $(LOWEST) $(ARGS)

@@ -21,6 +21,9 @@ def check_float(name: str, value: Any) -> None:
     """`value` is a tensor of float32, float16 or bfloat16."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: a tensor, not {type(value).__name__}")
+    if value.is_nested or value.layout is not torch.strided:
+        kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise TypeError(f"{name}: a dense tensor, not a {kind} one; make it dense first")
     if value.dtype not in FLOATS:
         raise TypeError(f"{name}: float32, float16 or bfloat16, not {value.dtype}")
 

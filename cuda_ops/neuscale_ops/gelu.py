@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from neuscale_ops import autograd
 from neuscale_ops.arguments import FLOATS, approximate_code, check_bias
+from neuscale_ops.autograd import below_autograd
+from neuscale_ops.plain import is_transformed, plain_bias_gelu, plain_bias_gelu_backward
 
 _forward = torch.ops.neuscale_ops.bias_gelu.default
 _backward = torch.ops.neuscale_ops.bias_gelu_backward.default
@@ -21,7 +23,9 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     x's, summed in float32 in a fixed order: equal runs on one device give equal bits, on any
     number of threads.
 
-    Raises TypeError and ValueError that name the argument. Differentiable once, in reverse mode.
+    Under transforms of torch.func, forward-mode differentiation, a second derivative, and for
+    distributed tensors, torch's own operations compute it. Raises TypeError and ValueError that
+    name the argument.
     """
     try:
         fits = (
@@ -29,26 +33,29 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
             and bias.dtype in FLOATS
             and bias.shape == x.shape[-1:]
             and bias.device == x.device
+            and x.layout is torch.strided
+            and bias.layout is torch.strided
         )
-    except AttributeError:  # no tensor: the full check says which
+    except (AttributeError, RuntimeError):  # no tensor, or a nested one: the full check says which
         fits = False
     if not fits:
         check_bias(x, bias)
     code = approximate_code(approximate)
-    # A Function also where forward-mode differentiation is under way: it has no rule and says so,
-    # while the bare op would drop the tangent.
-    if forward_ad._current_level >= 0 or (
-        torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad)
-    ):
+    if is_transformed(x, bias):
+        return plain_bias_gelu(x, bias, code)
+    if torch.compiler.is_compiling():
+        return _forward(x, bias, code)
+    if torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad):
         return _BiasGelu.apply(x, bias, code)
-    return _forward(x, bias, code)
+    with below_autograd():  # the formula in Python below takes its time also where nothing is differentiated
+        return _forward(x, bias, code)
 
 
 class _BiasGelu(torch.autograd.Function):
-    """A Function, as it costs half of what an autograd formula registered in Python does.
+    """A Function, as it costs half of what the autograd formula that is registered in Python does.
 
-    Without setup_context, which costs as much again; torch.func's transforms ask for one, and
-    refuse in words.
+    Without setup_context, which costs as much again; the transforms of torch.func, which ask for
+    one, do not come here.
     """
 
     @staticmethod
@@ -60,22 +67,16 @@ class _BiasGelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, bias = ctx.saved_tensors
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # create_graph=True: fine, until someone differentiates what comes out.
-            return *_Once.apply(grad, x, bias, ctx.approximate), None
-        return *_backward(grad, x, bias, ctx.approximate), None
+        return *_gradients(grad, x, bias, ctx.approximate), None
 
 
-class _Once(torch.autograd.Function):
-    """The backward, as a node of a graph whose own backward says why there is none."""
-
-    @staticmethod
-    def forward(_ctx: Any, grad: Tensor, x: Tensor, bias: Tensor, approximate: int) -> tuple[Tensor, Tensor]:
+def _gradients(grad: Tensor, x: Tensor, bias: Tensor, approximate: int) -> tuple[Tensor, Tensor]:
+    if torch.compiler.is_compiling():
+        return _backward(grad, x, bias, approximate)
+    if torch.is_grad_enabled() or is_transformed(grad, x, bias):  # create_graph=True
+        return plain_bias_gelu_backward(grad, x, bias, approximate)
+    with below_autograd():
         return _backward(grad, x, bias, approximate)
 
-    @staticmethod
-    def backward(_ctx: Any, *_grads: Tensor) -> None:
-        raise RuntimeError(
-            "bias_gelu has no second derivative: use torch.nn.functional.gelu(x + bias) where a gradient is"
-            " differentiated again"
-        )
+
+autograd.register(_BiasGelu)

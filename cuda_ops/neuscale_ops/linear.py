@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from neuscale_ops.arguments import approximate_code, check_device, check_float
 from neuscale_ops.choice import choose
 from neuscale_ops.gelu import bias_gelu
+from neuscale_ops.plain import is_transformed
 
 _forward = torch.ops.neuscale_ops.linear_gelu.default
 _backward = torch.ops.neuscale_ops.linear_gelu_backward.default
@@ -28,11 +29,14 @@ def linear_gelu(
     separate inside torch.compile and CUDA graphs, where nothing can be timed.
 
     Under autocast everything is cast as torch.nn.functional.linear casts. Raises TypeError and
-    ValueError that name the argument. Differentiable once.
+    ValueError that name the argument. Where `bias_gelu` leaves it to torch's own operations, so does this;
+    with "epilogue" it is differentiable once.
     """
     code = approximate_code(approximate)
     _check(x, weight, bias)
     cast = _autocast(x, weight, bias)
+    if is_transformed(*cast):
+        return F.gelu(F.linear(*cast), approximate=approximate)
     if choose("linear_gelu", implementation, code == TANH, cast, _epilogue_linear, _separate_linear):
         return _epilogue_linear(*cast)
     return bias_gelu(F.linear(x, weight), bias, approximate)
@@ -56,6 +60,9 @@ def gelu_mlp(
     _check(x, weight1, bias1)
     _check_second(weight1, weight2, bias2)
     cast = _autocast(x, weight1, bias1, weight2, bias2)
+    if is_transformed(*cast):
+        x, weight1, bias1, weight2, bias2 = cast
+        return F.linear(F.gelu(F.linear(x, weight1, bias1), approximate=approximate), weight2, bias2)
     if choose("gelu_mlp", implementation, code == TANH, cast, _epilogue_mlp, _separate_mlp):
         return _epilogue_mlp(*cast)
     return F.linear(bias_gelu(F.linear(x, weight1), bias1, approximate), weight2, bias2)

@@ -1,6 +1,7 @@
 """The MLP against its formula in float64, by torch's layers and by the native ops."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,3 +100,56 @@ def test_the_form_of_gelu_is_set_in_every_mlp_and_nowhere_else() -> None:
     model = nn.Sequential(MLP(2, 3), nn.Sequential(nn.GELU(), MLP(2, 3)))
     set_gelu(model, "tanh")
     assert [m.approximate for m in model.modules() if isinstance(m, nn.GELU)] == ["tanh", "none", "tanh"]
+
+
+class Doubled(nn.Linear):
+    """As an adapter (LoRA) takes the place of a Linear: its weight is not all of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("which", [0, 3])
+@pytest.mark.parametrize("kind", ["hook", "pre-hook", "subclass", "parametrized"])
+def test_a_linear_that_is_more_than_its_weight_is_called(which: int, kind: str) -> None:
+    """The native ops take weights and call no module; they step back where that would leave something out."""
+    pytest.importorskip("neuscale_ops", reason="the native ops are not built (make ops)")
+    mlp = build("tanh")
+    fuse(mlp, torch.device("cpu"))
+    changed = build("tanh")
+    for model in (mlp, changed):
+        linear = model[which]
+        if kind == "hook":
+            linear.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+        elif kind == "pre-hook":
+            linear.register_forward_pre_hook(lambda _module, inputs: (2 * inputs[0],))
+        elif kind == "subclass":
+            linear.__class__ = Doubled
+        else:
+            nn.utils.parametrizations.weight_norm(linear)
+            with torch.no_grad():
+                linear.parametrizations.weight.original0.mul_(2)
+    torch.testing.assert_close(mlp(rows()), changed(rows()), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(mlp(rows()), build("tanh")(rows()), atol=0.1)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_leaves_that_are_sharded_give_the_gradients_of_the_whole(approximate: str, tmp_path: Path) -> None:
+    pytest.importorskip("neuscale_ops", reason="the native ops are not built (make ops)")
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        whole, sharded = build(approximate), build(approximate)
+        fuse(sharded, torch.device("cpu"))
+        for module in (sharded[0], sharded[3], sharded):
+            fully_shard(module, mesh=mesh)
+        for model in (whole, sharded):
+            model(rows()).square().sum().backward()
+        for expected, found in zip(whole.parameters(), sharded.parameters(), strict=True):
+            torch.testing.assert_close(found.grad.full_tensor(), expected.grad, rtol=1e-4, atol=1e-4)
+    finally:
+        dist.destroy_process_group()

@@ -36,7 +36,7 @@ class MLP(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused is None:
+        if self.fused is None or not all(map(_is_bare, (self[0], self[3]))):
             return super().forward(x)  # type: ignore[no-untyped-call]
         first, gelu, dropout, second, last = self
         if gelu.approximate == "tanh" and (dropout.p == 0.0 or not self.training):
@@ -49,6 +49,11 @@ class MLP(nn.Sequential):
             )
             x = second(dropout(x))
         return last(x)
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """True for a Linear that is its weight and bias: without hooks (FSDP's) and no subclass (LoRA's)."""
+    return type(module) is nn.Linear and not module._forward_pre_hooks and not module._forward_hooks
 
 
 class FusedOps(NamedTuple):
