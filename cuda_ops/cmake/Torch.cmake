@@ -17,6 +17,16 @@ target_link_directories(neuscale_torch INTERFACE "${NEUSCALE_TORCH}/lib")
 target_compile_features(neuscale_torch INTERFACE cxx_std_17)
 # 2.11's part of the stable ABI, whatever the version of the headers.
 target_compile_definitions(neuscale_torch INTERFACE TORCH_TARGET_VERSION=0x020b000000000000 TORCH_STABLE_ONLY)
+# Checks name the file and line of a failure: as in this repository, not as on the machine that built it.
+include(CheckCXXCompilerFlag)
+foreach(map "${CMAKE_SOURCE_DIR}=neuscale_ops" "${NEUSCALE_TORCH}=torch")
+  check_cxx_compiler_flag("-fmacro-prefix-map=${map}" NEUSCALE_HAS_PREFIX_MAP)
+  if(NEUSCALE_HAS_PREFIX_MAP)
+    target_compile_options(neuscale_torch INTERFACE
+      "$<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${map}>"
+      "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fmacro-prefix-map=${map}>")
+  endif()
+endforeach()
 if(UNIX AND NOT APPLE)
   # The symbols come from torch at run time: name its libraries even where none is used directly.
   target_link_options(neuscale_torch INTERFACE "LINKER:--no-as-needed")

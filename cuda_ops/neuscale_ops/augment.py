@@ -9,8 +9,8 @@ from neuscale_ops.arguments import FLOATS, check_device
 
 _op = torch.ops.neuscale_ops.crop_flip_normalize.default
 
-# The last table, with what it was made from. Mean and std stay the same objects for a whole run.
-_last: list[tuple[Tensor, int, Tensor, int, torch.dtype, Tensor]] = []
+# The last table on a CPU, with the values that it was made from, and its type.
+_last: list[tuple[Tensor, Tensor, torch.dtype, Tensor]] = []
 
 
 def crop_flip_normalize(
@@ -62,16 +62,22 @@ def normalize_table(mean: Tensor, std: Tensor) -> Tensor:
 def _table(mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
     if torch.compiler.is_compiling():
         return normalize_table(mean, std).to(dtype)
-    if _last:
-        # One read: another thread may put its own in between.
-        m, m_version, s, s_version, d, table = _last[0]
-        if m is mean and s is std and d is dtype and m_version == mean._version and s_version == std._version:
+    plain = type(mean) is Tensor and type(std) is Tensor and mean.device.type == "cpu"
+    if plain and _last:
+        # One read: another thread may put its own in between. By value: an array that shares their memory may
+        # change them, which no counter sees.
+        m, s, d, table = _last[0]
+        if d is dtype and _same(m, mean) and _same(s, std):
             return table
     with torch.no_grad():
         table = normalize_table(mean, std).to(dtype)
-    if type(table) is Tensor and not mean.is_inference() and not std.is_inference():
-        _last[:] = [(mean, mean._version, std, std._version, dtype, table)]
+    if plain and type(table) is Tensor and not table.is_inference():  # on a GPU comparing would wait for it
+        _last[:] = [(mean.clone(), std.clone(), dtype, table)]
     return table
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _check(

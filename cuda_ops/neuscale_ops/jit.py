@@ -2,7 +2,7 @@
 
 For a cluster whose nodes have a compiler but not the image: a source checkout on PYTHONPATH is
 enough. What is built stays in $NEUSCALE_OPS_CACHE (else ~/.cache/neuscale_ops), in a folder named
-after the sources, torch and the architectures, so that a change of any of them builds again and
+after the sources, the machine, torch and the architectures, so that a change of any of them builds again and
 nothing is ever half there: it is built under another name and renamed. A library is loaded only from
 a folder that nobody but this user, or root, can write to.
 """
@@ -10,6 +10,7 @@ a folder that nobody but this user, or root, can write to.
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -37,7 +38,10 @@ def built_folder() -> Path:
         )
     architectures = card_architectures()
     cache = Path(os.environ.get("NEUSCALE_OPS_CACHE") or "~/.cache/neuscale_ops").expanduser()
-    folder = cache / f"{source_hash()[:16]}-torch{torch.__version__}-{'_'.join(architectures) or 'cpu'}"
+    # Machines of several kinds may share a home.
+    kind = f"{platform.system().lower()}-{platform.machine()}"
+    cards = "_".join(architectures) or "cpu"
+    folder = cache / f"{source_hash()[:16]}-{kind}-torch{torch.__version__}-{cards}"
     if (folder / DONE).is_file():
         _check_own(cache, folder)
         return folder
@@ -48,6 +52,8 @@ def built_folder() -> Path:
         # The system frees the lock of a process that dies; the empty file stays.
         with (cache / f"{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for left in cache.glob(f"building-{folder.name}-*"):  # by a build that was killed
+                shutil.rmtree(left, ignore_errors=True)
             if not (folder / DONE).is_file():
                 _build(folder, architectures)
         _check_own(cache, folder)
@@ -82,7 +88,7 @@ def _build(folder: Path, architectures: list[str]) -> None:
     if ninja is None and make is None:
         raise ImportError("NEUSCALE_OPS_JIT=1 needs Ninja or make: pip install ninja.")
     print(f"neuscale_ops: building for {', '.join(architectures) or 'the CPU'} …", file=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as work:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"building-{folder.name}-") as work:
         options = [
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 CPU = "neuscale_ops_cpu.so"
 CUDA = "neuscale_ops_cuda.so"
 TORCH_TARGET = "2.11"  # of the stable ABI the libraries are built for
+
+# ELF's numbers of processors, by the names that the kernel has for them.
+_MACHINES = {"x86_64": 62, "aarch64": 183, "ppc64le": 21, "riscv64": 243}
 
 _loaded: dict[str, Path] = {}
 
@@ -45,11 +49,40 @@ def _load_library(path: Path) -> None:
     try:
         torch.ops.load_library(path)  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError) as error:
-        raise ImportError(
-            f"{path} does not load with torch {torch.__version__}: {error}. It needs torch"
-            f" {TORCH_TARGET} or later{_cuda_words(path)}; build it again beside this torch with 'make ops'."
-        ) from error
+        raise ImportError(_why_not(path) or _not_with_torch(path, error)) from error
     _loaded[path.name] = path
+
+
+def _why_not(path: Path) -> str | None:
+    """The reason why a library cannot be loaded here, whatever torch there is, and what to do; else None."""
+    try:
+        head = path.read_bytes()[:20]
+        no_exec = bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
+    except (OSError, AttributeError):  # os.ST_NOEXEC is Linux's
+        return None
+    if head[:4] != b"\x7fELF":
+        return f"{path} is damaged, or of another system than Linux: build it here with 'make ops'."
+    machine = int.from_bytes(head[18:20], "little")
+    if (here := _MACHINES.get(platform.machine())) is not None and machine != here:
+        names = {number: name for name, number in _MACHINES.items()}
+        return (
+            f"{path} is for {names.get(machine, f'another processor ({machine})')}, and this machine is"
+            f" {platform.machine()}: build it here with 'make ops'."
+        )
+    if no_exec:
+        return (
+            f"{path} lies on a file system that is mounted noexec, from which no library can be loaded."
+            " Install the package elsewhere, or set NEUSCALE_OPS_JIT=1 and NEUSCALE_OPS_CACHE to a folder on"
+            " another one."
+        )
+    return None
+
+
+def _not_with_torch(path: Path, error: Exception) -> str:
+    return (
+        f"{path} does not load with torch {torch.__version__}: {error}. It needs torch"
+        f" {TORCH_TARGET} or later{_cuda_words(path)}; build it again beside this torch with 'make ops'."
+    )
 
 
 def _cuda_words(path: Path) -> str:

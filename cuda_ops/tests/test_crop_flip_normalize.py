@@ -77,6 +77,23 @@ def test_new_statistics_are_noticed():
     assert torch.equal(found, one_by_one(images, *given, mean, std, 1, torch.float32))
 
 
+@pytest.mark.parametrize("how", ["in place", "by .data", "through NumPy", "by another tensor"])
+def test_statistics_that_change_in_place_are_noticed(how):
+    images, mean, std = bytes_of(2, 3, 4, 4), MEAN.clone(), STD.clone()
+    drawn = draws(images, 2, 1)
+    crop_flip_normalize(images, *drawn, mean, std, 1)
+    if how == "in place":
+        mean.add_(1)
+    elif how == "by .data":
+        mean.data.add_(1)
+    elif how == "through NumPy":
+        mean.numpy()[:] += 1
+    else:
+        torch.from_numpy(mean.numpy()).add_(1)
+    found = crop_flip_normalize(images, *drawn, mean, std, 1)
+    assert torch.equal(found, one_by_one(images, *drawn, mean, std, 1, torch.float32))
+
+
 def test_empty_batch_and_empty_set():
     images = bytes_of(4, 3, 8, 8)
     given = draws(images, 0, 1)

@@ -2,12 +2,16 @@
 
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import neuscale_ops
 
 OPS = Path(__file__).parents[1]
 
@@ -40,12 +44,53 @@ def test_a_checkout_that_is_not_built_says_what_to_do(tmp_path):
     assert "make ops" in done.stdout
 
 
-def test_a_library_that_does_not_fit_says_so(tmp_path):
+def elf(machine: int) -> bytes:
+    """The head of a 64-bit little-endian library for a processor."""
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little") + machine.to_bytes(2, "little")
+    return head + bytes(44)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no library", "is damaged, or of another system than Linux"),
+        (b"", "is damaged, or of another system than Linux"),
+        (elf(183 if platform.machine() == "x86_64" else 62), "and this machine is"),
+        (elf({"x86_64": 62, "aarch64": 183}.get(platform.machine(), 62)), "does not load with torch"),
+    ],
+)
+def test_a_library_that_does_not_fit_says_why(content, words, tmp_path):
     package = checkout(tmp_path) / "neuscale_ops"
-    (package / "neuscale_ops_cpu.so").write_bytes(b"no library")
+    (package / "neuscale_ops_cpu.so").write_bytes(content)
     done = python(IMPORT, package.parent, NEUSCALE_OPS_JIT="0")
     assert done.stdout.startswith("ImportError")
-    assert "does not load with torch" in done.stdout
+    assert words in done.stdout and "make ops" in done.stdout
+
+
+def test_a_file_system_without_programs_is_named(tmp_path):
+    """As /tmp and the home folders of some clusters are mounted."""
+    installed = Path(neuscale_ops.__file__).parent / "neuscale_ops_cpu.so"
+    folder = tmp_path / "noexec"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        package = checkout(folder) / "neuscale_ops"
+        shutil.copy(installed, package)
+        done = python(IMPORT, package.parent, NEUSCALE_OPS_JIT="0")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert "is mounted noexec" in done.stdout and "NEUSCALE_OPS_CACHE" in done.stdout
+
+
+def test_no_message_has_a_path_of_the_machine_that_built_it():
+    for name in ("neuscale_ops_cpu.so", "neuscale_ops_cuda.so"):
+        library = Path(neuscale_ops.__file__).parent / name
+        if library.is_file():
+            found = re.findall(rb"[\x20-\x7e]*/[\x20-\x7e]*\.(?:cpp|cu|cuh|h)\b", library.read_bytes())
+            assert found, "failed checks name their place"
+            assert not [path for path in found if path.startswith(b"/")]
 
 
 def test_built_on_first_use_by_one_process(tmp_path):

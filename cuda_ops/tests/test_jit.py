@@ -1,6 +1,7 @@
 """Where what is built on first use stays, what it depends on, and what CMake is told, without a build."""
 
 import os
+import platform
 import re
 import shutil
 import stat
@@ -43,7 +44,8 @@ def builds(monkeypatch):
 def test_the_same_sources_are_built_once_and_others_again(sources, builds, tmp_path, monkeypatch):
     first = jit.built_folder()
     assert first.parent == tmp_path / "cache"
-    assert first.name == f"{jit.source_hash()[:16]}-torch{torch.__version__}-cpu"
+    kind = f"{platform.system().lower()}-{platform.machine()}"
+    assert first.name == f"{jit.source_hash()[:16]}-{kind}-torch{torch.__version__}-cpu"
     assert jit.built_folder() == first
     assert builds == [(first, [])]
     (sources / "csrc" / "cpu" / "one.cpp").write_text("changed")
@@ -54,6 +56,24 @@ def test_the_same_sources_are_built_once_and_others_again(sources, builds, tmp_p
     monkeypatch.setattr(jit, "card_architectures", lambda: ["80-real", "90-real"])
     assert jit.built_folder().name.endswith("-torch9.9.9-80-real_90-real")
     assert [architectures for _, architectures in builds] == [[], [], [], ["80-real", "90-real"]]
+
+
+def test_machines_of_two_kinds_share_a_cache(sources, builds, monkeypatch):
+    first = jit.built_folder()
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert jit.built_folder() != first
+    assert len(builds) == 2
+
+
+def test_what_a_killed_build_left_behind_is_removed(sources, builds, tmp_path):
+    folder = jit.built_folder()
+    shutil.rmtree(folder)
+    mine, others = (tmp_path / "cache" / f"building-{name}-x1" for name in (folder.name, "another"))
+    for left in (mine, others):
+        (left / "build").mkdir(parents=True)
+    assert jit.built_folder() == folder
+    assert not mine.exists()
+    assert others.exists(), "it may be under way, under a lock of its own"
 
 
 def give_away(path):

@@ -1,6 +1,7 @@
 """What an export says of itself in model.json and its card, and that the card's code does what eval does."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from torch import Tensor
 
 from neuscale.inference import export as export_module
-from neuscale.inference.classifier import load_exported, reloaded
+from neuscale.inference.classifier import Preprocessing, load_exported, reloaded
+from neuscale.inference.model_card import _picture
 
 from .conftest import ODD_CLASSES, ODD_METRICS, Odd
 from .test_model_card import run_code
@@ -188,3 +190,54 @@ def test_compared_are_images_spread_over_the_split_in_batches_of_three_sizes(
         assert command("export", "odd", "--to", "safetensors", *words).json["check"]["images"] == count
         assert [len(images) for images in seen] == sizes
         assert torch.equal(torch.cat(seen), pixels(odd)[chosen])
+
+
+def draw(kind: str) -> tuple[Image.Image, dict[str, Any]]:
+    """A picture of 60×40 that is not the same upside down, and how it is saved."""
+    ramp = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)
+    rgb = Image.fromarray(np.stack([ramp, ramp.T.reshape(40, 60), 255 - ramp], -1))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    sideways = {"exif": turned.tobytes()}
+    return {
+        "16 bits": (Image.fromarray(ramp.astype(np.uint16) * 200), {"format": "PNG"}),
+        "turned JPEG": (rgb.resize((600, 400)), {"format": "JPEG", **sideways}),
+        "turned PNG": (rgb, {"format": "PNG", **sideways}),
+        "turned TIFF": (rgb, {"format": "TIFF", **sideways}),
+        "gray": (rgb.convert("L"), {"format": "PNG"}),
+        "palette": (rgb.convert("P"), {"format": "PNG"}),
+        "transparent": (rgb.convert("RGBA"), {"format": "PNG"}),
+        "CMYK": (rgb.convert("CMYK"), {"format": "JPEG"}),
+    }[kind]
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "kind", ["16 bits", "turned JPEG", "turned PNG", "turned TIFF", "gray", "palette", "transparent", "CMYK"]
+)
+def test_the_cards_code_prepares_a_picture_as_predict_does(
+    kind: str, channels: int, fit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statistics = {"mean": [0.5] * channels, "std": [0.5] * channels}
+    preprocessing = Preprocessing(channels, 10, 14, 8, **statistics, fit=fit, value_range=(1000, 30000))
+    monkeypatch.chdir(tmp_path)
+    image, options = draw(kind)
+    image.save("image.png", **options)
+    names: dict[str, Any] = {"json": json, "numpy": np, "Image": Image, "ImageOps": ImageOps}
+    run_code(_picture(preprocessing), names)
+    np.testing.assert_array_equal(names["images"][0], preprocessing.decode(Path("image.png").read_bytes()))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+@pytest.mark.parametrize("kind", ["safetensors", "torch"])
+def test_others_may_read_an_export_as_the_umask_says(
+    command: Command, odd: Odd, tmp_path: Path, kind: str, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        assert command("export", "odd", "--to", kind, "--output", tmp_path / "model").code == 0
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "model").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path.name

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from neuscale.config import config_to_yaml
@@ -94,7 +94,7 @@ def _write(
     (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
     if kind == "safetensors":
         state = {name: value.contiguous() for name, value in classifier.model.state_dict().items()}
-        save_file(state, path, metadata={"format": "pt"})
+        path.write_bytes(save(state, metadata={"format": "pt"}))  # save_file's are for their owner alone
     else:
         write = write_torch if kind == "torch" else write_onnx
         write(classifier, images[:2], path, record)

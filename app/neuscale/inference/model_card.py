@@ -132,27 +132,40 @@ from neuscale.inference.classifier import load_exported
 model = load_exported(".")
 logits = model(model.decode(Path("image.png").read_bytes()))
 print(model.classes[logits.argmax()])"""
-    mode, order = (
-        ("L", "[None, None]") if preprocessing.channels == 1 else ("RGB", ".transpose(2, 0, 1)[None]")
-    )
+    run = {
+        "torch": 'logits = torch.export.load("model.pt2").module()(torch.from_numpy(images))',
+        "onnx": 'logits = onnxruntime.InferenceSession("model.onnx").run(None, {"images": images})[0]',
+    }[kind]
+    library = "torch" if kind == "torch" else "onnxruntime"
+    return f"""import json, numpy, {library}
+from PIL import Image, ImageOps
+{_picture(preprocessing)}
+{run}
+print(json.load(open("model.json", encoding="utf-8"))["classes"][logits.argmax()])"""
+
+
+def _picture(preprocessing: Preprocessing) -> str:
+    """Code that makes `images` of image.png, to the pixel as `Preprocessing.decode` does."""
     size = (preprocessing.width, preprocessing.height)
-    image = f'ImageOps.exif_transpose(Image.open("image.png")).convert("{mode}")'
-    picture = {
-        "crop": f"ImageOps.fit({image}, {size})",
-        "pad": f"ImageOps.pad({image}, {size})",
-        "squash": f"{image}.resize({size}, Image.Resampling.BICUBIC)",
+    low, high = preprocessing.value_range
+    fit = {
+        "crop": f"ImageOps.fit(image, {size})",
+        "pad": f"ImageOps.pad(image, {size})",
+        "squash": f"image.resize({size}, Image.Resampling.BICUBIC)",
     }[preprocessing.fit]
-    if kind == "torch":
-        return f"""import json, numpy, torch
-from PIL import Image, ImageOps
-images = numpy.array({picture}){order}
-logits = torch.export.load("model.pt2").module()(torch.from_numpy(images))
-print(json.load(open("model.json"))["classes"][logits.argmax()])"""
-    return f"""import json, numpy, onnxruntime
-from PIL import Image, ImageOps
-images = numpy.array({picture}){order}
-logits = onnxruntime.InferenceSession("model.onnx").run(None, {{"images": images}})[0]
-print(json.load(open("model.json"))["classes"][logits.argmax()])"""
+    gray = preprocessing.channels == 1
+    array = 'image.convert("L"))[None, None]' if gray else "image).transpose(2, 0, 1)[None]"
+    return f"""image = Image.open("image.png")
+sides = {(2 * size[0], 2 * size[1])}[:: -1 if image.getexif().get(0x0112, 1) > 4 else 1]
+image.draft(None, sides)  # of a JPEG: no more of it than is needed
+image.load()
+image = ImageOps.exif_transpose(image)
+if image.mode.startswith("I"):  # 16 bits
+    values = numpy.asarray(image).astype("int64").clip({low}, {high})
+    image = Image.fromarray(((values - {low}) * 256 // {high - low + 1}).astype("uint8"))
+image = image.convert("RGB")
+image = {fit}
+images = numpy.array({array}"""
 
 
 def _text(value: str) -> str:
