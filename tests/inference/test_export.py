@@ -171,7 +171,7 @@ def test_what_is_missing_or_misspelt(
     neuscale: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = neuscale("export", "done", "--to", "onix")
-    assert (said.code, "expected safetensors, torch or onnx" in said.words) == (2, True)
+    assert (said.code, "expected safetensors, torch, onnx or hub:OWNER/NAME" in said.words) == (2, True)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = neuscale("export", "done", "--to", "onnx", "--output", tmp_path / "model")
     assert said.code == 2

@@ -38,8 +38,8 @@ def predict_command(
         Path | None,
         typer.Option(
             "--csv",
-            help="Write a line for each image to this file, and no table. Names are as they are:"
-            " a spreadsheet takes one that begins with =, +, - or @ for a formula.",
+            help="Write a line for each image to this file (-: standard output), and no table. A name that"
+            " begins with =, +, - or @, a formula to spreadsheets, gets an apostrophe before it.",
         ),
     ] = None,
     picture: Annotated[
@@ -69,6 +69,7 @@ def predict_command(
         MOST_SHOWN,
         Unreadable,
         find_images,
+        is_stream,
         predict,
         prediction_grid,
         write_csv,
@@ -117,7 +118,7 @@ def predict_command(
     else:
         if csv_file is None:
             _show_several(restored, rows, top) if restored.several_labels else _show_table(restored, rows)
-        else:
+        elif not is_stream(csv_file):
             out.print(f"{count:,} image{'s' if count > 1 else ''} predicted, in {escape(csv_file)}")
         if picture is not None:
             out.print(f"The picture is {escape(picture)}")

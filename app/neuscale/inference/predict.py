@@ -1,11 +1,15 @@
 """Predictions of a trained model: for image files, and for a split of its data."""
 
 import csv
+import errno
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -212,7 +216,9 @@ def write_csv(
     """Write file, class_1, probability_1, class_2, … as they come; returns the number of images.
 
     Where images may have several labels, of `classes`: file, labels (those predicted, divided by "|") and a
-    probability for each class. The file is there when all of it is. Raises UserError where it cannot be
+    probability for each class. A file is there when all of it is; "-" is standard output, and a pipe or a
+    device gets the lines as they come. A name that a spreadsheet would take for a formula has an
+    apostrophe before it, and bytes that are no text are written as \\xNN. Raises UserError where it cannot be
     written.
     """
     count = 0
@@ -220,21 +226,56 @@ def write_csv(
     if classes is not None:
         header = ["labels", *(f"probability_{name}" for name in classes)]
     try:
-        make_folder(path.parent)
-        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        with _opened(path) as file:
             writer = csv.writer(file)
-            writer.writerow(["file", *header])
+            writer.writerow(["file", *map(_cell, header)])
             for prediction in predictions:
-                cells = [cell for name, share in prediction.top for cell in (name, f"{share:.6f}")]
+                cells = [cell for name, share in prediction.top for cell in (_cell(name), f"{share:.6f}")]
                 if classes is not None:
                     shares = dict(prediction.top)
                     labels = "|".join(name for name in classes if shares[name] >= THRESHOLD)
-                    cells = [labels, *(f"{shares[name]:.6f}" for name in classes)]
-                writer.writerow([prediction.file, *cells])
+                    cells = [_cell(labels), *(f"{shares[name]:.6f}" for name in classes)]
+                writer.writerow([_cell(str(prediction.file)), *cells])
                 count += 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise disk_error(error, path) from error
     return count
+
+
+STANDARD_OUTPUT = tuple(map(Path, ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")))
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def is_stream(path: Path) -> bool:
+    """True for standard output, a pipe or a device, which are written to and not replaced."""
+    return path in STANDARD_OUTPUT or (path.exists() and not path.is_file())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    if path in STANDARD_OUTPUT:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if is_stream(path):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        return
+    path = path.resolve()  # a link stays one
+    make_folder(path.parent)
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        yield file
+
+
+def _cell(text: str) -> str:
+    """`text` as a cell that no spreadsheet computes."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def prediction_grid(predictions: Sequence[Prediction]) -> Image.Image:
