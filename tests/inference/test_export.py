@@ -54,7 +54,7 @@ def test_it_answers_as_the_trained_model_does(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_five_lines_of_the_card_run_where_it_says(
+def test_the_code_of_the_card_runs_where_it_says(
     neuscale: Command, trained: Trained, tmp_path: Path, kind: str
 ) -> None:
     """In a process that cannot import what the card says is not needed."""
@@ -63,7 +63,7 @@ def test_the_five_lines_of_the_card_run_where_it_says(
     card = (folder / "README.md").read_text()
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert code is not None
-    assert len(code[1].strip().splitlines()) == 5
+    assert len(code[1].strip().splitlines()) <= 16
     blocked = {"torch": ["neuscale", "neuscale_ops"], "onnx": ["neuscale", "neuscale_ops", "torch"]}.get(
         kind, []
     )
