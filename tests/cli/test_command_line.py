@@ -60,6 +60,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "--checkpoint": "best",
         "--weights": "auto",
         "--force": False,
+        "--opset": None,
         **JSON,
     },
     "submit": {

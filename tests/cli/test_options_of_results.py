@@ -80,6 +80,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--checkpoint", "last"], "export.checkpoint", "last", "best"),
         Option(["--weights", "raw"], "export.weights", "raw", "auto"),
         Option(["--force"], "export.force", True, False),
+        Option(["--to", "onnx", "--opset", "18"], "export.opset", 18, None),
         AS_JSON,
     ],
     "data list": [AS_JSON],

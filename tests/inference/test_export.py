@@ -177,3 +177,42 @@ def test_what_is_missing_or_misspelt(
     assert said.code == 2
     assert "onnxruntime is not installed. Install what it needs: pip install 'neuscale[onnx]'" in said.words
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(("words", "opset", "runtime"), [([], 20, "1.18"), (["--opset", 18], 18, "1.18")])
+def test_the_operator_set_is_the_one_asked_for_and_the_card_names_the_oldest_runtime(
+    neuscale: Command, tmp_path: Path, words: list[object], opset: int, runtime: str
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    said = neuscale("export", "done", "--to", "onnx", *words, "--output", tmp_path / "model", "--json")
+    assert said.code == 0, said.err
+    model = onnx.load(tmp_path / "model" / "model.onnx")
+    assert [each.version for each in model.opset_import if not each.domain] == [opset]
+    assert model.ir_version <= 10, "what the table of runtimes was found with"
+    assert (said.json["opset"], said.json["onnxruntime"]) == (opset, runtime)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"With onnxruntime {runtime} or later (operator set {opset};" in card
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_may_have_any_number_of_images(
+    neuscale: Command, trained: Trained, tmp_path: Path, kind: str
+) -> None:
+    assert neuscale("export", "done", "--to", kind, "--output", tmp_path / "model").code == 0
+    model = reloaded(kind, tmp_path / "model")
+    record = json.loads((tmp_path / "model" / "model.json").read_text())
+    shape = record["input"]["images"][1:]
+    for count in (1, 2, 7):
+        found = model(torch.zeros(count, *shape, dtype=torch.uint8))
+        assert tuple(found.shape) == (count, len(record["classes"])), count
+
+
+def test_an_operator_set_that_is_not_known_is_refused(neuscale: Command, tmp_path: Path) -> None:
+    for words, problem in (
+        (["--to", "onnx", "--opset", 17], "--opset 17: expected 18 to 23"),
+        (["--to", "torch", "--opset", 18], "--opset means nothing for torch"),
+    ):
+        said = neuscale("export", "done", *words, "--output", tmp_path / "model")
+        assert said.code == 2 and problem in said.words
+        assert not (tmp_path / "model").exists()

@@ -33,7 +33,8 @@ RECORD: dict[str, Any] = {
     "data": {"name": "odd", "title": "Odd pets", "counts": {"train": 12345, "val": 6789}, "licence": "CC0",
              "homepage": "", "fingerprint": "f1f2"},
     "run": "r", "checkpoint": "step-00001200", "step": 1200, "weights": "raw", "revision": "abc with changes",
-    "neuscale": "9.8.7", "check": {"images": 64, "max_abs_difference": 1.26e-6}, "config": "a: 1\nb: 2\n",
+    "neuscale": "9.8.7", "opset": 20, "onnxruntime": "1.18",
+    "check": {"images": 64, "max_abs_difference": 1.26e-6}, "config": "a: 1\nb: 2\n",
 }  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def test_each_number_of_the_card() -> None:
         "- Licence of the data: CC0",
         "- Source: see the owner of the images",
         "- Fingerprint: `f1f2`",
-        "- Input `images`: uint8 [batch, 3, 10, 14], RGB, values 0 to 255, any batch.",
+        "- Input `images`: uint8 [batch, 3, 10, 14], RGB, values 0 to 255, any batch of one image or more.",
         "- An image is turned upright, as its EXIF block says. One of another size is scaled to cover 14×10"
         " (bicubic) and its middle kept.",
         "- Done in the graph: values / 255, minus mean 0.1000, 0.2000, 0.3123, over deviation 0.4000, 0.5000,"

@@ -30,6 +30,9 @@ def export_command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace an exported model that is there; last of all.")
     ] = False,
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="Of ONNX: its operator set, 18 to 23; 20 if not given.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a trained model: a folder with the model and a card that describes it.
@@ -53,7 +56,7 @@ def export_command(
     kind, progress = "safetensors" if repository else to, create_progress()
     # What was uploaded before is made anew: its folder is a copy.
     again = force or (repository is not None and output is None)
-    exported = export(found, kind, output, checkpoint, weights, again, progress)
+    exported = export(found, kind, output, checkpoint, weights, again, progress, opset)
     address = upload_model(exported.folder, repository, progress) if repository is not None else None
     record, check = exported.record, exported.record["check"]
     if as_json:

@@ -17,7 +17,7 @@ from neuscale.errors import UsageError, UserError
 from neuscale.fs import replacing_folder
 from neuscale.inference.classifier import FILES, RECORD, Classifier, reloaded
 from neuscale.inference.evaluate_run import evaluate_restored, evaluation_loader
-from neuscale.inference.graph_formats import check_onnx, write_onnx, write_torch
+from neuscale.inference.graph_formats import OPSET, RUNTIMES, check_onnx, check_opset, write_onnx, write_torch
 from neuscale.inference.model_card import model_card
 from neuscale.inference.restore import Restored, restore
 from neuscale.progress import Progress
@@ -64,22 +64,29 @@ def export(
     weights: str,
     force: bool,
     progress: Progress,
+    opset: int | None = None,
 ) -> Exported:
     """Write `run`'s model to a folder as "safetensors", "torch" or "onnx".
 
-    `output` None: `export/KIND` in the run folder. The folder is there when the model in it was read back and
-    gave the same numbers. Arguments and errors are those of `restore`; UserError where the model
-    cannot be exported or the numbers differ.
+    `output` None: `export/KIND` in the run folder; `opset`: ONNX's operator set, OPSET where it is None.
+    The folder is there when the model in it was read back and gave the same numbers. Arguments and errors are
+    those of `restore`; UserError where the model cannot be exported or the numbers differ.
     """
     folder = output if output is not None else run.path / "export" / kind
     check_output(folder, force)
     if kind == "onnx":
         check_onnx()
+        check_opset(opset if opset is not None else OPSET)
+    elif opset is not None:
+        raise UsageError(f"`opset` means nothing for {kind}.", "Remove it.")
     restored = restore(run, checkpoint, weights, "cpu", progress, stage=False, eager=True)
     check_same_data(restored.data, run)
     classifier = Classifier(restored.model, restored.preprocessing, restored.data.meta.classes).eval()
     images = _check_images(restored)
     record = _record(restored, kind, _metrics(restored, progress))
+    if kind == "onnx":
+        record["opset"] = opset if opset is not None else OPSET
+        record["onnxruntime"] = RUNTIMES[record["opset"]]
     with replacing_folder(folder) as partial:
         record = _write(classifier, images, kind, partial, record)
     return Exported(folder, folder / FILES[kind], record)

@@ -22,6 +22,11 @@ from neuscale.inference.classifier import Classifier
 # An ONNX file is one protobuf message, of 2 GB at most; weights of more lie beside it.
 _LARGEST_ONNX = 1_800_000_000
 
+# Of each operator set the oldest ONNX Runtime that ran a vision transformer exported with it, of 1.15 to 1.23
+# (the files are of ONNX's IR version 10, which none before 1.18 reads).
+RUNTIMES = {18: "1.18", 19: "1.18", 20: "1.18", 21: "1.18", 22: "1.21", 23: "1.23"}
+OPSET = 20
+
 
 def check_onnx() -> None:
     """UsageError where a package that ONNX needs is missing."""
@@ -43,8 +48,17 @@ def write_torch(classifier: Classifier, example: Tensor, path: Path, record: dic
     torch.export.save(program, path, extra_files={"model.json": json.dumps(record)})
 
 
+def check_opset(opset: int) -> None:
+    """Raise UsageError for an operator set that is not known to work."""
+    if opset not in RUNTIMES:
+        raise UsageError(f"`opset` {opset}: expected {min(RUNTIMES)} to {max(RUNTIMES)}.")
+
+
 def write_onnx(classifier: Classifier, example: Tensor, path: Path, record: dict[str, Any]) -> None:
-    """Write an ONNX model from "images" to "logits"; `record` lies in its metadata, a key for each field."""
+    """Write an ONNX model from "images" to "logits"; `record` lies in its metadata, a key for each field.
+
+    `record["opset"]` is its operator set.
+    """
     size = sum(value.nbytes for value in classifier.state_dict().values())
     with _tracing("torch.onnx"):
         program = torch.onnx.export(
@@ -55,6 +69,7 @@ def write_onnx(classifier: Classifier, example: Tensor, path: Path, record: dict
             input_names=["images"],
             output_names=["logits"],
             verbose=False,
+            opset_version=record["opset"],
         )
         assert program is not None
         for name, value in record.items():

@@ -63,7 +63,7 @@ the largest difference of a logit is {check["max_abs_difference"]:.2g}.
 ## Input and output
 
 - Input `images`: uint8 [batch, {", ".join(map(str, shape))}], {colours}, \
-values 0 to 255, any batch.
+values 0 to 255, any batch of one image or more.
 - An image is turned upright, as its EXIF block says. One of another size {fit}.
 - Done {where}: values / 255, minus mean {_numbers(preprocessing.mean)}, over deviation \
 {_numbers(preprocessing.std)}{resized}.
@@ -73,7 +73,7 @@ values 0 to 255, any batch.
 
 ## How to load it
 
-{_NEEDS[kind]}
+{_NEEDS[kind].format(**record)}
 
 ```python
 {_code(kind, preprocessing, several)}
@@ -115,7 +115,8 @@ _FITS = {
 _NEEDS = {
     "safetensors": "With NeuScale installed, from this folder:",
     "torch": "With torch (NeuScale is not needed), from this folder:",
-    "onnx": "With onnxruntime (neither torch nor NeuScale is needed), from this folder:",
+    "onnx": "With onnxruntime {onnxruntime} or later (operator set {opset}; neither torch nor NeuScale is"
+    " needed), from this folder:",
 }
 
 
