@@ -77,6 +77,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "--sif": None,
         "--venv": False,
         "--site": None,
+        "--sbatch": None,
         "--dry-run": False,
     },
     "doctor": {"--cluster": False, **JSON},

@@ -95,6 +95,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--sif", str(IMAGE)], "batch_script.job.sif", Named("image.sif"), None),
         Option(["--venv"], "batch_script.job.venv", Named("own"), Named("venv")),
         Option(["--site", str(SITE)], "read_site.file", SITE, None),
+        Option(["--sbatch", "--a=1 --b='x y'"], "batch_script.job.sbatch", ["--a=1", "--b=x y"], []),
         Option(["--dry-run"], "submit", NOT_CALLED, CALLED),
         Option(["--dry-run"], "record_submission", NOT_CALLED, CALLED),
         Option(["--dry-run"], "check_sbatch", NOT_CALLED, CALLED),

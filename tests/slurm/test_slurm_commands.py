@@ -92,6 +92,7 @@ def test_a_job_is_handed_to_sbatch_as_it_is_and_without_what_would_override_it(
     overriding = ("SBATCH_TIMELIMIT", "SBATCH_PARTITION", "SBATCH_SIGNAL", "SBATCH_ACCOUNT", "SBATCH_REQUEUE")
     said = dict.fromkeys(overriding, "x")
     said |= {"SBATCH_NO_REQUEUE": "1", "SBATCH_RESERVATION": "mine", "SCRATCH": "/big"}
+    said |= {"SBATCH_EXPORT": "NONE", "SLURM_CONF": "/etc/s.conf", "SLURM_JOB_ID": "9", "SLURM_CPU_BIND": "x"}
     assert submit("#!/bin/bash\ntrue\n", dict(os.environ) | said) == "4711"
     assert calls(programs, "sbatch") == ["--parsable"]
     assert (programs / "script").read_text() == "#!/bin/bash\ntrue\n"
@@ -99,7 +100,8 @@ def test_a_job_is_handed_to_sbatch_as_it_is_and_without_what_would_override_it(
         line.split("=", 1) for line in (programs / "environment").read_text().splitlines() if "=" in line
     )
     assert (environment["SBATCH_RESERVATION"], environment["SCRATCH"]) == ("mine", "/big")
-    assert [name for name in environment if name.startswith("SBATCH_")] == ["SBATCH_RESERVATION"]
+    of_slurm = sorted(name for name in environment if name.startswith(("SBATCH_", "SLURM_")))
+    assert of_slurm == ["SBATCH_RESERVATION", "SLURM_CONF"], "what an allocation left is not the new job's"
 
 
 def test_what_sbatch_refuses_is_said_in_its_words(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +139,20 @@ def test_what_sbatch_refuses_is_said_in_its_words(programs: Path, monkeypatch: p
     ],
 )
 def test_states_of_slurm(state: str, restarts: str, found: str) -> None:
-    assert jobs._state(state, restarts) == found
+    assert jobs._state(state, restarts)[0] == found
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("OUT_OF_MEMORY", "job 5: out of memory"), ("TIMEOUT", "job 5: out of time"), ("FAILED", "job 5")],
+)
+def test_the_list_says_why_a_job_ended(
+    runs: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, state: str, words: str
+) -> None:
+    record_submission(job(runs, "x"), "5", "")
+    make_programs(programs, monkeypatch, squeue="exit 1", sacct=f"echo '5|{state}'", scontrol="exit 1")
+    [row] = jobs.with_jobs([])
+    assert (row.name, row.state, row.note) == ("x", "failed", words)
 
 
 def job(folder: Path, *names: str, nodes: int = 2) -> Job:
@@ -207,7 +222,9 @@ def test_each_run_has_the_state_of_its_own_job(
         ("20", 2, "c", "cancelled"),
         ("10", None, "first", "failed"),
     ]
-    assert found[-1] == SubmittedJob("10", None, "first", "failed", "2026-01-01T00:00:00+00:00")
+    assert found[-1] == SubmittedJob(
+        "10", None, "first", "failed", "2026-01-01T00:00:00+00:00", "out of time"
+    )
     (asked,) = calls(programs, "squeue")
     assert f"--user={os.getuid()}" in asked and "--array" in asked
     assert calls(programs, "sacct") == ["-nPX --jobs=10,20,30,40 --format=JobID,State"]

@@ -66,6 +66,10 @@ def submit_command(
     site_file: Annotated[
         Path | None, typer.Option("--site", help="The site file; without it, slurm/site.env where that is.")
     ] = None,
+    sbatch: Annotated[
+        str | None,
+        typer.Option("--sbatch", help='Further options of sbatch: "--mail-type=END --exclude=n3".'),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, and submit nothing.")] = False,
 ) -> None:
     """Train in a Slurm job, which is saved before its time is over, requeued, and goes on.
@@ -107,6 +111,7 @@ def submit_command(
         memory=memory,
         sif=image,
         venv=environment,
+        sbatch=_sbatch_words(sbatch),
         site=site.file,
         command=["neuscale", *sys.argv[1:]],
     )
@@ -145,6 +150,13 @@ def _submit(job: "Job", script: str, site: "Site") -> None:
     width = max(map(len, commands))
     for command, what in commands.items():
         err.print(f"  [bold]{escape(command.ljust(width))}[/]  {what}")
+
+
+def _sbatch_words(text: str | None) -> list[str]:
+    try:
+        return shlex.split(text or "")
+    except ValueError as error:
+        raise UsageError(f"--sbatch {text}: {error}.", "Close the quotation marks.") from error
 
 
 def _times(time: str, lead: str) -> tuple[float, float]:

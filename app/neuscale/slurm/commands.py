@@ -13,7 +13,18 @@ _PATIENCE = 60  # seconds; a busy controller takes its time
 
 # Slurm's own variables have precedence over what a script says.
 _OVERRIDING = (
-    *("ACCOUNT", "ARRAY_INX", "GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK", "GRES", "JOB_NAME", "MEM_PER_NODE"),
+    *(
+        "ACCOUNT",
+        "ARRAY_INX",
+        "EXPORT",
+        "GET_USER_ENV",
+        "GPUS",
+        "GPUS_PER_NODE",
+        "GPUS_PER_TASK",
+        "GRES",
+        "JOB_NAME",
+        "MEM_PER_NODE",
+    ),
     *("NO_REQUEUE", "OPEN_MODE", "OUTPUT", "PARTITION", "REQUEUE", "SIGNAL", "TIMELIMIT"),
 )
 
@@ -88,7 +99,12 @@ def partitions() -> list[Partition]:
 def submit(script: str, environment: dict[str, str]) -> str:
     """Hand `script` to sbatch; returns the job's number. UserError with what sbatch says."""
     overriding = {f"SBATCH_{name}" for name in _OVERRIDING}
-    environment = {name: value for name, value in environment.items() if name not in overriding}
+    environment = {
+        name: value
+        for name, value in environment.items()
+        # Of a job that this runs in, the variables would reach the new one, and its srun would obey them.
+        if name not in overriding and (name == "SLURM_CONF" or not name.startswith("SLURM_"))
+    }
     said = ask("sbatch", "--parsable", environment=environment, text=script)
     return said.strip().splitlines()[-1].partition(";")[0]
 

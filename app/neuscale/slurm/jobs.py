@@ -52,6 +52,21 @@ class SubmittedJob:
     run: str
     state: State
     submitted: str
+    reason: str = ""
+
+
+# Why a job ended, of Slurm's states that mean a failure.
+_REASONS = {
+    "OUT_OF_MEMORY": "out of memory",
+    "TIMEOUT": "out of time",
+    "DEADLINE": "out of time",
+    "NODE_FAIL": "a node failed",
+    "BOOT_FAIL": "a node did not start",
+    "LAUNCH_FAILED": "it could not be started",
+    "RECONFIG_FAIL": "it could not be started",
+    "CANCELLED": "cancelled",
+    "PREEMPTED": "preempted",
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ def submitted_jobs() -> list[SubmittedJob]:
     itself says. Without Slurm, the latter; "unknown" where that says nothing, either.
     """
     records = sorted(_records(), key=lambda record: record.submitted, reverse=True)
-    states: dict[str, State] = {}
+    states: dict[str, tuple[State, str]] = {}
     wanted = {key for record in records for key in _keys(record)}
     for source in (_queued, _accounted, _remembered):
         missing = wanted - states.keys()
@@ -95,9 +110,9 @@ def submitted_jobs() -> list[SubmittedJob]:
     found = []
     for record in records:
         for index, (key, name) in enumerate(zip(_keys(record), record.names, strict=True)):
-            state = states.get(key) or _of_run(name)
+            state, reason = states.get(key) or (_of_run(name), "")
             place = index if len(record.names) > 1 else None
-            found.append(SubmittedJob(record.job, place, name, state, record.submitted))
+            found.append(SubmittedJob(record.job, place, name, state, record.submitted, reason))
     return found
 
 
@@ -118,11 +133,11 @@ def _keys(record: Record) -> list[str]:
     return [f"{record.job}_{index}" for index in range(len(record.names))]
 
 
-def _queued(_wanted: set[str]) -> dict[str, State]:
+def _queued(_wanted: set[str]) -> dict[str, tuple[State, str]]:
     """States of this user's pending and running jobs."""
     fields = "ArrayJobID:32,ArrayTaskID:32,State:32,RestartCnt:32"
     user = str(os.getuid())
-    found: dict[str, State] = {}
+    found: dict[str, tuple[State, str]] = {}
     for line in _lines("squeue", "--noheader", "--array", f"--user={user}", f"--Format={fields}"):
         job, index, state, restarts = line.split()
         key = job if index == "N/A" else f"{job}_{index}"
@@ -130,19 +145,19 @@ def _queued(_wanted: set[str]) -> dict[str, State]:
     return found
 
 
-def _accounted(wanted: set[str]) -> dict[str, State]:
+def _accounted(wanted: set[str]) -> dict[str, tuple[State, str]]:
     """States of ended jobs, if the cluster keeps accounts."""
     jobs = ",".join(sorted({key.partition("_")[0] for key in wanted}))
-    found: dict[str, State] = {}
+    found: dict[str, tuple[State, str]] = {}
     for line in _lines("sacct", "-nPX", f"--jobs={jobs}", "--format=JobID,State"):
         key, _, state = line.partition("|")
         found[key] = _state(state, "0")
     return found
 
 
-def _remembered(wanted: set[str]) -> dict[str, State]:
+def _remembered(wanted: set[str]) -> dict[str, tuple[State, str]]:
     """States of recently ended jobs, which Slurm's controller remembers for some minutes."""
-    found: dict[str, State] = {}
+    found: dict[str, tuple[State, str]] = {}
     for job in sorted({key.partition("_")[0] for key in wanted}):
         for line in _lines("scontrol", "show", "job", "--oneliner", job):
             fields = dict(pair.split("=", 1) for pair in line.split() if "=" in pair)
@@ -151,9 +166,12 @@ def _remembered(wanted: set[str]) -> dict[str, State]:
     return found
 
 
-def _state(word: str, restarts: str) -> State:
-    state = _STATES.get(word.split()[0].rstrip("+") if word else "", "failed")
-    return "requeued" if state == "pending" and restarts not in ("", "0") else state
+def _state(word: str, restarts: str) -> tuple[State, str]:
+    """The state, and the reason of one that ended early."""
+    first = word.split()[0].rstrip("+") if word else ""
+    state = _STATES.get(first, "failed")
+    requeued = state == "pending" and restarts not in ("", "0")
+    return "requeued" if requeued else state, _REASONS.get(first, "")
 
 
 def _lines(*command: str) -> list[str]:
@@ -191,4 +209,5 @@ def with_jobs(rows: Iterable[RunRow]) -> Iterator[RunRow]:
 
 
 def _job_words(job: SubmittedJob) -> str:
-    return f"job {job.job}" + (f"_{job.index}" if job.index is not None else "")
+    number = f"job {job.job}" + (f"_{job.index}" if job.index is not None else "")
+    return f"{number}: {job.reason}" if job.reason else number

@@ -16,7 +16,8 @@ class Job:
     """A job to submit; `runs`: the overrides of each run, of which several make an array.
 
     `seconds` and `lead` are the time limit and the part of it that is kept for saving;
-    `processes` on each node, on `gpus` GPUs where that is not 0; `sif` or `venv` has the program.
+    `processes` on each node, on `gpus` GPUs where that is not 0; `sif` or `venv` has the program;
+    `sbatch`: further options of sbatch, a word each.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Job:
     memory: str | None = None
     sif: Path | None = None
     venv: Path | None = None
+    sbatch: list[str] = field(default_factory=list)
     site: Path | None = None
     command: list[str] = field(default_factory=list)
 
@@ -47,7 +49,7 @@ def batch_script(job: Job) -> str:
     array = f"0-{len(job.runs) - 1}" if len(job.runs) > 1 else None
     options = {
         "job-name": job.name,
-        "output": str(job.logs / ("%A-%a.log" if array else "%j.log")),
+        "output": str(job.logs).replace("%", "%%") + ("/%A-%a.log" if array else "/%j.log"),
         "nodes": str(job.nodes),
         "gpus-per-node": (f"{job.gpu_type}:" if job.gpu_type else "") + str(job.gpus) if job.gpus else None,
         "cpus-per-task": str(job.cpus),
@@ -62,19 +64,53 @@ def batch_script(job: Job) -> str:
         *options.items(),
         *(("an override", word) for words in job.runs for word in words),
         *(("the path", str(path)) for path in (job.site, job.sif, job.venv) if path),
+        *(("an option of sbatch", word) for word in job.sbatch),
     ):
         if value is not None and printable(value) != value:
             raise UsageError(f"{what} '{printable(value)}': a job's script cannot hold a control character.")
     option = f"--gpus {job.gpus}" if job.gpus else f"--processes {job.processes}"
     text = TEMPLATE.read_text()
+    check_sbatch_options(job.sbatch)
     for name, value in options.items():
         text = _with_option(text, name, value)
+    lines = "".join(f"#SBATCH {shlex.quote(word)}\n" for word in job.sbatch)
+    text = text.replace("set -a #", f"{lines}set -a #", 1)
     text = _with_line(text, "#     sbatch ", f"#     {printable(shlex.join(job.command))}")
     text = _with_line(text, "site=", f"site={shlex.quote(str(job.site)) if job.site else ''}")
     text = _with_line(text, "processes=", f"processes=({option})")
     text = _with_line(text, "words=", _words(job.runs))
     text = _with_line(text, "sif=", f"sif={shlex.quote(str(job.sif)) if job.sif else ''}")
     return _with_line(text, "venv=", f"venv={shlex.quote(str(job.venv)) if job.venv else ''}")
+
+
+# Options of sbatch that the script has for its own work, or that `submit` has options for.
+_TAKEN = {
+    **dict.fromkeys(("array", "signal", "requeue", "no-requeue", "open-mode", "ntasks", "ntasks-per-node")),
+    **dict.fromkeys(("output", "error", "job-name", "wrap", "parsable", "test-only", "export")),
+    "time": "time",
+    "nodes": "nodes",
+    "gpus-per-node": "gpus",
+    "gpus": "gpus",
+    "cpus-per-task": "cpus",
+    "partition": "partition",
+    "account": "account",
+    "mem": "memory",
+}
+
+
+def check_sbatch_options(words: list[str]) -> None:
+    """Raise UsageError for what is no long option of sbatch, or one that the script sets itself."""
+    for word in words:
+        if not re.fullmatch(r"--[a-z][a-z0-9-]*(=.*)?", word):
+            raise UsageError(
+                f"`sbatch` {printable(word)}: expected options as --name=value.",
+                "For example: --mail-type=END --exclude=n3.",
+            )
+        name = word[2:].partition("=")[0]
+        if name in _TAKEN:
+            own = _TAKEN[name]
+            fix = f"Set `{own}`." if own else "The job's saving and resuming need it as it is."
+            raise UsageError(f"`sbatch` --{name}: the script has this option already.", fix)
 
 
 def slurm_time(seconds: float) -> str:
