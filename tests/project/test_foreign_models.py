@@ -85,9 +85,10 @@ def test_it_trains_resumes_evaluates_replays_predicts_and_exports(
     assert "mynet" not in sys.modules
 
 
-def test_two_processes_and_a_kill_give_the_same_bits(project: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["dropout", "batch norm"])
+def test_two_processes_and_a_kill_give_the_same_bits(name: str, project: Project, tmp_path: Path) -> None:
     """Really killed, and gone on with by two processes that import the module themselves."""
-    foreign = MODELS["dropout"]
+    foreign = MODELS[name]
     project({**foreign.files, "conf/model/mine.yaml": foreign.preset})
     words = [*WORDS, "train.epochs=20", "tracking.trackers=[]"]
     program = [sys.executable, "-P", "-m", "neuscale", "train", *words, "--processes", "2"]

@@ -20,6 +20,7 @@ MODEL = {"mynet.py": CONVOLUTIONAL, "conf/model/mine.yaml": "_target_: mynet.Net
 
 DATA = """
 import numpy as np
+import torch
 from PIL import Image
 
 def pixels(i):
@@ -50,6 +51,15 @@ class Gray(Arrays):
     def __iter__(self):
         return ((pixels(self.first + i)[:, :, 0], i % 2) for i in range(self.count))
 
+class Torchs(torch.utils.data.Dataset):
+    classes = ["oak", "ash"]
+    def __init__(self, split):
+        self.first, self.count = (0, 6) if split == "train" else (100, 4)
+    def __len__(self):
+        return self.count
+    def __getitem__(self, i):
+        return Image.fromarray(pixels(self.first + i)), i % 2
+
 class Short(Arrays):
     def __iter__(self):
         return ((pixels(i), 0) for i in range(self.count - 1))
@@ -77,7 +87,7 @@ class Beyond(Arrays):
 """
 
 
-@pytest.mark.parametrize("name", ["Arrays", "pictures", "Indexed", "Gray"])
+@pytest.mark.parametrize("name", ["Arrays", "pictures", "Indexed", "Gray", "Torchs"])
 def test_a_data_source_is_what_is_trained_on(
     name: str, project: Project, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
