@@ -51,3 +51,18 @@ def test_several_tasks_on_a_node_are_refused_by_the_first(two_nodes: None, clust
     )
     assert done.returncode == 2
     assert "srun started 2 tasks on 1 node, and each would train a run of its own." in done.stderr
+
+
+def test_a_shell_on_one_of_two_nodes_is_told_for_whom_it_waits(two_nodes: None, cluster: Cluster) -> None:
+    """As `srun --nodes 2 --pty bash` leaves it: the second node's shell has no terminal, and ends."""
+    script = f"[ $SLURM_NODEID = 0 ] || exit 0; timeout -s INT 25 {PROGRAM} train experiment=quickstart"
+    words = ["run.device=cpu", "train.max_steps=1"]
+    done = subprocess.run(
+        ["srun", "--nodes=2", "--ntasks=2", "--wait=60", "bash", "-c", " ".join([script, *words])],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "waiting for 1 of the 2 nodes" in done.stderr, done.stderr
+    assert "srun --pty" in done.stderr

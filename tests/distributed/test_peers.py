@@ -278,12 +278,17 @@ def test_a_port_that_something_else_has_is_named(store: Any) -> None:
         Peers(Nodes(2, 0, "n1", "127.0.0.1", port))
 
 
-def test_nodes_that_do_not_come_are_counted(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_that_do_not_come_are_counted(
+    store: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _seconds: now.append(now.pop() + 60))
     monkeypatch.setattr(peers_module, "time", clock)
     monkeypatch.setattr(peers_module, "_MEET", MEET)
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "n[1-3]")
     peers = Peers(second(store, count=3))
     with pytest.raises(UserError, match=r"1 of 3 nodes are there after 30 minutes"):
         peers.meet(lambda: False)
     assert now[0] == pytest.approx(1860, abs=61)
+    said = capsys.readouterr().err
+    assert said.count("waiting for 2 of the 3 nodes (n[1-3])") == 1 and "srun --pty" in said

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,10 @@ _ASK_SECONDS = 0.5
 
 # How long a launcher whose worker failed listens for one that failed before, as the cause of it.
 _CAUSE_SECONDS = 2.0
+
+
+# After how long a launcher says for whom it waits.
+_SAY_SECONDS = 8.0
 
 
 # How long the store stays, so that launchers that end their workers hear of the cause.
@@ -127,10 +132,14 @@ class Peers:
         if self.nodes.count == 1:
             return True
         self._store.add("launchers", 1)
-        until = time.monotonic() + _MEET.total_seconds()
+        began, said = time.monotonic(), False
+        until = began + _MEET.total_seconds()
         while self._store.add("launchers", 0) < self.nodes.count:
             if stop():
                 return False
+            if not said and time.monotonic() > began + _SAY_SECONDS:
+                said = True
+                print(self._waits_for(), file=sys.stderr, flush=True)
             if time.monotonic() > until:
                 raise UserError(
                     f"{self._store.add('launchers', 0)} of {self.nodes.count} nodes are there"
@@ -139,6 +148,15 @@ class Peers:
                 )
             time.sleep(_ASK_SECONDS)
         return True
+
+    def _waits_for(self) -> str:
+        there, names = self._store.add("launchers", 0), os.environ.get("SLURM_STEP_NODELIST", "")
+        of = f" ({names})" if names else ""
+        return (
+            f"waiting for {self.nodes.count - there} of the {self.nodes.count} nodes{of}: this command has to"
+            " be started on each of them, as srun does it. In a shell of 'srun --pty' that has several nodes"
+            " it runs on one: leave it, and give the command to srun."
+        )
 
     def failed(self) -> bool:
         """True if a process of another node failed; the store is asked from time to time only."""
