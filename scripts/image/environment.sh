@@ -2,6 +2,11 @@
 # Sourced before any command of the image, by Docker's entry point and by Apptainer: it works for any user, also for
 # one without a name or a home, and where only the temporary folder can be written to.
 export PYTHONNOUSERSITE=1 # packages in the user's home are not the image's
+# Nor are the modules that the host's environment names, which Apptainer hands in.
+if [ -n "${APPTAINER_CONTAINER:-}${SINGULARITY_CONTAINER:-}" ]; then
+  unset PYTHONPATH PYTHONHOME
+  [ -z "${NEUSCALE_PYTHONPATH:-}" ] || export PYTHONPATH="$NEUSCALE_PYTHONPATH"
+fi
 case :$PATH: in *:/opt/neuscale/bin:*) ;; *) export PATH="/usr/local/bin:/opt/neuscale/bin:$PATH" ;; esac
 
 # Caches of compilers and plots: on the node's own disk, a folder for each user. What lies there is run and unpickled,
@@ -23,7 +28,7 @@ if ! neuscale_is_own "$NEUSCALE_CACHE" 2>/dev/null; then
   else
     NEUSCALE_CACHE=/dev/null/neuscale-cache # no folder can be there
     echo "warning: $neuscale_refused cannot be written to; set NEUSCALE_CACHE or TMPDIR to a folder that can" \
-      "(docker run --tmpfs /tmp, if the container is read-only)" >&2
+      "(docker run --tmpfs /tmp:exec, if the container is read-only)" >&2
   fi
   unset neuscale_refused
 fi
@@ -31,7 +36,7 @@ unset -f neuscale_is_own neuscale_new_cache
 export NEUSCALE_CACHE
 export XDG_CACHE_HOME="$NEUSCALE_CACHE" MPLCONFIGDIR="$NEUSCALE_CACHE/matplotlib"
 export TORCHINDUCTOR_CACHE_DIR="$NEUSCALE_CACHE/inductor" TRITON_CACHE_DIR="$NEUSCALE_CACHE/triton"
-export CUDA_CACHE_PATH="$NEUSCALE_CACHE/cuda" TORCH_HOME="$NEUSCALE_CACHE/torch"
+export CUDA_CACHE_PATH="$NEUSCALE_CACHE/cuda" TORCH_HOME="${TORCH_HOME:-$NEUSCALE_CACHE/torch}"
 if [ -z "${HOME:-}" ] || [ "$HOME" = / ] || [ ! -w "$HOME" ]; then
   export HOME="$NEUSCALE_CACHE"
 fi

@@ -16,6 +16,9 @@ if [[ ${VERSION:-unknown} != unknown && $VERSION != "$version" ]]; then
 fi
 install -m 755 "$here/neuscale" /usr/local/bin/neuscale
 install -m 755 "$here/with-environment" /usr/local/bin/with-environment
+for name in python tensorboard torchrun accelerate; do
+  install -m 755 "$here/program" "/usr/local/bin/$name"
+done
 install -D -m 644 "$here/environment.sh" /opt/neuscale/share/neuscale/environment.sh
 LOCK_SHA256=$lock /opt/neuscale/bin/python -I "$here/describe.py" /opt/neuscale/share/neuscale
 # It starts, it has both libraries, and it has nothing to complain about.
