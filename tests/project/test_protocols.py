@@ -40,7 +40,7 @@ parts: tuple[Augmentation, DataSource, Loss, Metric, Schedule] = (flip, Dots("tr
 
 
 def checked(folder: Path, code: str) -> str:
-    pytest.importorskip("mypy")
+    pytest.importorskip("mypy.api")
     (folder / "parts.py").write_text(code)
     root = Path(neuscale.__file__).parent.parent
     of_checkout = (
@@ -53,7 +53,8 @@ def checked(folder: Path, code: str) -> str:
     )
     cache = str(folder.parent / "mypy_cache")  # of all these tests: the first reads the standard library
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", cache, "parts.py"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.stdout + done.stderr
 
 
 def test_a_type_checker_takes_parts_of_the_documented_form(tmp_path: Path) -> None:
