@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -111,3 +112,32 @@ def test_both_files_are_understood(compose: Callable[..., str]) -> None:
     assert not found["services"]["train"]["environment"]["NEUSCALE_CONFIG_DIR"], "there is no project"
     (port,) = found["services"]["tensorboard"]["ports"]
     assert port["host_ip"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [
+        ("NEUSCALE_RUNS_VOLUME=~/in home", "home/in home"),
+        ('NEUSCALE_RUNS_VOLUME="${HOME}/two words"  # where', "home/two words"),
+        ("NEUSCALE_RUNS_VOLUME='./$plain'\r", "checkout/$plain"),
+        ("NEUSCALE_RUNS_VOLUME=./first\nNEUSCALE_RUNS_VOLUME=./second", "checkout/second"),
+    ],
+)
+def test_make_up_makes_the_folder_that_compose_means(
+    line: str, folder: str, image: str, tmp_path: Path
+) -> None:
+    """Whatever the way that it is written in .env; a folder called ~ is never made."""
+    del image
+    if run("docker", "compose", "version").returncode != 0:
+        pytest.skip("docker has no compose")
+    top = tmp_path / "checkout"
+    (top / "scripts").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    for name in ("docker-compose.yml", "docker-compose.cpu.yml", "scripts/compose.sh"):
+        shutil.copy(CHECKOUT / name, top / name)
+    (top / ".env").write_text(f"NEUSCALE_DATA_VOLUME=data\n{line}\n", newline="")
+    script = ["bash", str(top / "scripts" / "compose.sh"), "config", "--quiet"]
+    said = run(*script, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path / "home")})
+    assert said.returncode == 0, said.stderr
+    assert (tmp_path / folder).is_dir()
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith("~")]

@@ -1,5 +1,6 @@
 """What the scripts ask docker and apptainer for, which write it down here; and compose's settings."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -96,38 +97,52 @@ def test_how_the_script_is_used_is_said(script: Script, programs: Path) -> None:
     assert calls(programs, "docker") == []
 
 
+def with_folders(programs: Path, monkeypatch: pytest.MonkeyPatch, **sources: str) -> None:
+    """A docker whose Compose reads these folders out of its settings, as its `config` prints them."""
+    volumes = [
+        {"type": "bind" if "/" in source else "volume", "source": source, "target": f"/{target}"}
+        for target, source in sources.items()
+    ]
+    told = programs / "told.json"
+    told.write_text(json.dumps({"services": {"train": {"volumes": volumes}}}, indent=2))
+    make_programs(programs, monkeypatch, docker=f'[[ $* != *" config "* ]] || cat {told}')
+
+
 def test_compose_has_this_users_number_and_folders_of_this_user(
-    script: Script, tmp_path: Path, programs: Path
+    script: Script, tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    top = tmp_path / "checkout"
+    with_folders(programs, monkeypatch, data=f"{top}/data", runs=f'{top}/it\'s "mine" \\ ~')
     done = script("compose.sh", "up", "--detach")
     assert done.returncode == 0, done.stderr
-    top = tmp_path / "checkout"
     settings = dict(
         line.split("=", 1)
         for line in (top / ".env").read_text().splitlines()
         if "=" in line and not line.startswith("#")
     )
     assert f"{settings['NEUSCALE_UID']}:{settings['NEUSCALE_GID']}" == USER
-    for folder in (top / "data", top / "runs"):
+    for folder in (top / "data", top / 'it\'s "mine" \\ ~'):
         assert folder.is_dir()
-    assert calls(programs, "docker") == ["compose --file docker-compose.yml up --detach"]
+    compose = "compose --file docker-compose.yml"
+    assert calls(programs, "docker") == [f"{compose} config --format json", f"{compose} up --detach"]
 
 
 def test_compose_keeps_the_settings_that_are_there_and_asks_for_no_gpu_without_one(
     script: Script, tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_programs(programs, monkeypatch, **{"nvidia-smi": "exit 9"})
     top = tmp_path / "checkout"
-    own = "NEUSCALE_UID=7\nNEUSCALE_DATA_VOLUME=named\n"
-    own += "NEUSCALE_RUNS_VOLUME=./first\nNEUSCALE_RUNS_VOLUME=./mine\n"
+    with_folders(programs, monkeypatch, data="named", runs=f"{top}/mine", project=f"{top}/not made")
+    make_programs(programs, monkeypatch, **{"nvidia-smi": "exit 9"})
+    own = "NEUSCALE_UID=7\nNEUSCALE_DATA_VOLUME=named\nNEUSCALE_RUNS_VOLUME=./mine\n"
     (top / ".env").write_text(own)
     assert script("compose.sh", "down").returncode == 0
     assert (top / ".env").read_text() == own
     assert sorted(path.name for path in top.iterdir() if path.is_dir()) == ["mine", "scripts"]
     files = "--file docker-compose.yml --file docker-compose.cpu.yml"
-    assert calls(programs, "docker") == [f"compose {files} down"]
-    script("compose.sh", "up", NEUSCALE_RUNS_VOLUME="./other")
-    assert (top / "other").is_dir()
+    assert calls(programs, "docker") == [f"compose {files} config --format json", f"compose {files} down"]
+    make_programs(programs, monkeypatch, docker="echo 'line 3: not a setting' >&2; exit 15")
+    done = script("compose.sh", "up")
+    assert done.returncode == 15 and "line 3: not a setting" in done.stderr
 
 
 UV = 'if [[ $1-$2 == pip-install ]]; then exit "${INSTALL:-0}"; fi'
@@ -177,6 +192,8 @@ def test_a_training_has_time_to_save_memory_to_share_and_goes_on(services: dict[
     assert train["environment"] == {
         "NEUSCALE_CONFIG_DIR": "${NEUSCALE_PROJECT:+/project/conf}",
         "NEUSCALE_IMAGE": "${NEUSCALE_IMAGE:-neuscale:0.1.0}",
+        # Without a value: handed in where it is set.
+        **dict.fromkeys(("CUDA_VISIBLE_DEVICES", "WANDB_API_KEY", "HF_TOKEN", "MLFLOW_TRACKING_URI")),
     }
 
 
@@ -185,11 +202,14 @@ def test_each_service_is_the_users_on_the_same_folders(services: dict[str, Any])
         assert service["user"] == "${NEUSCALE_UID:-1000}:${NEUSCALE_GID:-1000}", name
         assert service["init"] is True, f"{name}: signals do not reach it"
         assert service["image"] == "${NEUSCALE_IMAGE:-neuscale:0.1.0}", name
-    both = ["${NEUSCALE_DATA_VOLUME:-data}:/data", "${NEUSCALE_RUNS_VOLUME:-runs}:/runs"]
+    label = "${SELINUX_LABEL:-}"
+    both = [f"${{NEUSCALE_DATA_VOLUME:-data}}:/data{label}", f"${{NEUSCALE_RUNS_VOLUME:-runs}}:/runs{label}"]
     both.append("${NEUSCALE_PROJECT:-project}:/project:ro")
     for name in ("prepare", "train", "eval", "shell"):
         assert services[name]["volumes"] == both
-    assert services["tensorboard"]["volumes"] == ["${NEUSCALE_RUNS_VOLUME:-runs}:/runs:ro"]
+    assert services["tensorboard"]["volumes"] == [
+        "${NEUSCALE_RUNS_VOLUME:-runs}:/runs:ro${SELINUX_LABEL:+,z}"
+    ]
     assert services["prepare"]["command"] == "data prepare ${DATASET:-fashion_mnist}"
     assert services["eval"]["command"] == "eval ${RUN_NAME:-compose}"
     assert (services["eval"]["profiles"], services["shell"]["profiles"]) == (["eval"], ["shell"])
