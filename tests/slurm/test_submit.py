@@ -315,10 +315,10 @@ def test_further_options_of_sbatch_are_in_the_script(submit: Submit, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--time=3h", "--sbatch --time: the script has this option already. Set --time."),
+        ("--time=3h", "--sbatch time: the script has this option already. Set --time."),
         ("--signal=B:TERM@9", "saving and resuming need it as it is"),
-        ("-t 3", "--sbatch -t: expected options as --name=value"),
-        ("--exclude n3", "--sbatch n3: expected options as --name=value"),
+        ("-t 3", "--sbatch -t: expected a long option"),
+        ("--exclude n3", "--sbatch n3: expected a long option"),
         ("--comment='x", "--sbatch --comment='x: No closing quotation"),
         ("--comment='a\nb'", "cannot hold a control character"),
     ],

@@ -103,14 +103,14 @@ def check_sbatch_options(words: list[str]) -> None:
     for word in words:
         if not re.fullmatch(r"--[a-z][a-z0-9-]*(=.*)?", word):
             raise UsageError(
-                f"`sbatch` {printable(word)}: expected options as --name=value.",
-                "For example: --mail-type=END --exclude=n3.",
+                f"`sbatch` {printable(word)}: expected a long option, its value behind an equals sign.",
+                "As mail-type=END, with two dashes before it.",
             )
         name = word[2:].partition("=")[0]
         if name in _TAKEN:
             own = _TAKEN[name]
             fix = f"Set `{own}`." if own else "The job's saving and resuming need it as it is."
-            raise UsageError(f"`sbatch` --{name}: the script has this option already.", fix)
+            raise UsageError(f"`sbatch` {name}: the script has this option already.", fix)
 
 
 def slurm_time(seconds: float) -> str:
