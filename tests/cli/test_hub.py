@@ -31,6 +31,8 @@ def hub(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     with stand_in_hub() as started:
         monkeypatch.setenv("HF_ENDPOINT", started.address)
+        # Read when it is imported, and by older clients also where another was given.
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", started.address)
         started.token = "hf_right"
         yield started
 

@@ -68,7 +68,7 @@ def submit_command(
     ] = None,
     sbatch: Annotated[
         str | None,
-        typer.Option("--sbatch", help='Further options of sbatch: "--mail-type=END --exclude=n3".'),
+        typer.Option("--sbatch", help="Further options of sbatch, as one word in quotation marks."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, and submit nothing.")] = False,
 ) -> None:
