@@ -85,12 +85,18 @@ def test_it_trains_resumes_evaluates_replays_predicts_and_exports(
     assert "mynet" not in sys.modules
 
 
-@pytest.mark.parametrize("name", ["dropout", "batch norm"])
+# Twenty seconds each: `NEUSCALE_TEST_MODELS=all` takes all ten.
+KILLED = list(MODELS) if os.environ.get("NEUSCALE_TEST_MODELS") == "all" else ["dropout", "batch norm"]
+
+
+@pytest.mark.parametrize("name", KILLED)
 def test_two_processes_and_a_kill_give_the_same_bits(name: str, project: Project, tmp_path: Path) -> None:
     """Really killed, and gone on with by two processes that import the module themselves."""
     foreign = MODELS[name]
+    if foreign.package:
+        pytest.importorskip(foreign.package)
     project({**foreign.files, "conf/model/mine.yaml": foreign.preset})
-    words = [*WORDS, "train.epochs=20", "tracking.trackers=[]"]
+    words = [*WORDS, *foreign.words, "train.epochs=20", "tracking.trackers=[]"]
     program = [sys.executable, "-P", "-m", "neuscale", "train", *words, "--processes", "2"]
     whole = subprocess.run([*program, "run.name=whole"], capture_output=True, text=True, timeout=200)
     assert whole.returncode == 0, whole.stderr
