@@ -62,7 +62,8 @@ class _BiasGelu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor, approximate: int) -> Tensor:
         ctx.save_for_backward(x, bias)
         ctx.approximate = approximate
-        return _forward(x, bias, approximate)
+        with below_autograd():
+            return _forward(x, bias, approximate)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
