@@ -13,11 +13,12 @@ from typing import Any
 from neuscale.errors import DataError, UsageError
 from neuscale.progress import Progress, Task
 
-_REPO, _REVISION, _PATH = r"(?P<repo>\w[\w.-]*(?:/\w[\w.-]*)?)", r"(?P<revision>[\w.-]+)", r"(?P<path>\S+)"
+_REPO, _REVISION, _PATH = r"(?P<repo>\w[\w.-]*(?:/\w[\w.-]*)?)", r"(?P<revision>[\w.-]+)", r"(?P<path>.+)"
 _NAME = re.compile(rf"(?:hf|hub):{_REPO}(?:@{_REVISION})?(?:/{_PATH})?", re.ASCII)
 # Where huggingface_hub keeps a revision of a repository.
-_CACHED = re.compile(r"(?P<kind>models|datasets)--(?P<repo>[^/]+)/snapshots/(?P<commit>[0-9a-f]+)(?:/|$)")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CACHED = re.compile(
+    r"(?P<kind>models|datasets)--(?P<repo>[^/]+)/snapshots/(?P<commit>[0-9a-f]+)(?:/(?P<path>.*))?$"
+)
 _CONVERTED = "refs/convert/parquet"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _OF_MANY = re.compile(r"-(\d{5})-of-(\d{5})\.\w+$")
@@ -48,14 +49,18 @@ def hub_name(text: str) -> HubName | None:
     found = _NAME.fullmatch(text)
     path = (found["path"] or "").strip("/") if found else ""
     if found is None or ".." in path.split("/"):
-        raise UsageError(f"'{text}' is no name on the Hub.", "For example: hf:google/vit-base-patch16-224.")
+        raise UsageError(
+            f"'{text}' is not a name on the Hub.", "For example: hf:google/vit-base-patch16-224."
+        )
     return HubName(found["repo"], found["revision"], path)
 
 
 def origin_of(path: Path) -> HubName | None:
-    """The repository that a file or folder in huggingface_hub's cache is of, with its commit."""
+    """The name of a file or folder in huggingface_hub's cache: its repository, commit and path there."""
     found = _CACHED.search(path.as_posix())
-    return HubName(found["repo"].replace("--", "/"), found["commit"]) if found else None
+    if found is None:
+        return None
+    return HubName(found["repo"].replace("--", "/"), found["commit"], found["path"] or "")
 
 
 def fetch_weights(name: HubName) -> Path:

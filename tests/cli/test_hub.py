@@ -42,6 +42,9 @@ def no_network(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
     return lambda: monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
 
+SPLITS = ("train", "test")
+
+
 def table(count: int, first: int = 0) -> Any:
     pa = pytest.importorskip("pyarrow")
     rows = []
@@ -110,6 +113,25 @@ def test_a_run_begins_with_a_data_set_of_the_hub_and_goes_on_without_it(
     assert hub.asked == []
     no_network()
     assert neuscale("train", *words, "train.max_steps=1", "run.name=c").code == 0
+
+
+def test_one_folder_of_a_repository_is_not_taken_for_another(
+    hub: StandInHub, no_network: Callable[[], None], neuscale: Command, tiny_words: list[str], tmp_path: Path
+) -> None:
+    files = {"bees": as_bytes(table(6)), "wasps and flies": as_bytes(table(6, 10))}
+    hub.add(
+        "datasets", "zoo/both", {f"{name}/{part}.parquet": files[name] for name in files for part in SPLITS}
+    )
+    assert neuscale("data", "prepare", "hf:zoo/both/bees", "--save-as", "bugs").code == 0
+    assert meta_of(tmp_path, "bugs")["source"]["given"] == f"hf:zoo/both@{COMMIT}/bees"
+    words = [word for word in tiny_words if not word.startswith("data.name")]
+    words += ["data.name=bugs", "train.max_steps=1", "train.global_batch_size=5"]
+    said = neuscale("train", *words, "data.source=hf:zoo/both/wasps and flies")
+    assert said.code == 1, said.err
+    assert "data.name=NAME" in said.words
+    no_network()
+    said = neuscale("train", *words, "data.source=hf:zoo/both/bees")
+    assert said.code == 0, said.err
 
 
 def test_a_part_of_the_files_is_not_taken_for_all(
@@ -243,8 +265,8 @@ def test_a_model_is_uploaded_and_a_run_begins_with_it(
         ("hf:zoo/empty", "hf:zoo/empty: has no model.safetensors or pytorch_model.bin"),
         ("hf:zoo/empty/weights.pt", "has no weights.pt"),
         ("hf:zoo/empty@v2", "hf:zoo/empty@v2: cannot be had"),
-        ("hf:zoo/../secrets/x", "is no name on the Hub"),
-        ("hf:", "is no name on the Hub"),
+        ("hf:zoo/../secrets/x", "is not a name on the Hub"),
+        ("hf:", "is not a name on the Hub"),
         ("hf:zoo/bad", "not a readable file of weights"),
     ],
 )

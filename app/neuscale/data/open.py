@@ -94,8 +94,9 @@ def _is_prepared_from_hub(name: str, source: str) -> bool:
         return False
     given = str(PackedDataset.open(packed_path(name)).meta.source.get("given", ""))
     made_of = hub_name(given) if given.startswith("hf:") else None
-    revisions = (wanted.revision, made_of.revision if made_of else None)
-    return made_of is not None and made_of.repo == wanted.repo and revisions[0] in (None, revisions[1])
+    if made_of is None or (made_of.repo, made_of.path) != (wanted.repo, wanted.path):
+        return False
+    return wanted.revision in (None, made_of.revision)
 
 
 def _prepared_data(config: Config, progress: Progress) -> Dataset:

@@ -33,8 +33,9 @@ def check_metric_names(metric: str, own: Mapping[str, Any]) -> None:
     """Raise UsageError for a metric that has a name of the program's, and an `eval.metric` that is none."""
     for name in own:
         if name in ("auto", *OF_ONE, *OF_SEVERAL, *_RESERVED) or not name.isidentifier():
+            why = "is a name of the program" if name.isidentifier() else "is not a valid name"
             raise UsageError(
-                f"{_FIELD}.{name}: {'is a name of the program' if name.isidentifier() else 'is no name'}.",
+                f"{_FIELD}.{name}: {why}.",
                 "Give it another name, of letters, digits and underscores.",
             )
     known = list(dict.fromkeys(["auto", *OF_ONE, *OF_SEVERAL, *own]))
