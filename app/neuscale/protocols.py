@@ -1,4 +1,4 @@
-"""What a part of the user's own looks like to a type checker: five protocols, and nothing to inherit from.
+"""Types of the parts that users bring: five protocols for a type checker, and nothing to inherit from.
 
     from neuscale.protocols import Metric
 

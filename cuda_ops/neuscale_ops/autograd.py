@@ -1,4 +1,4 @@
-"""What the ops themselves do under autograd and torch.func: also where a graph of torch.export calls them.
+"""Autograd and torch.func for the ops themselves, also where a graph of torch.export calls them.
 
 The functions of this package decide for themselves; a graph that torch has traced has the bare ops in it.
 """

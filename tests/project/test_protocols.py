@@ -1,4 +1,4 @@
-"""What a user's code may import: five protocols, of the form that the program calls."""
+"""The five protocols that users may import have the form that the program calls."""
 
 import subprocess
 import sys

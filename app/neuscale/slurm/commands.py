@@ -12,21 +12,25 @@ _PATIENCE = 60  # seconds; a busy controller takes its time
 
 
 # Slurm's own variables have precedence over what a script says.
-_OVERRIDING = (
-    *(
-        "ACCOUNT",
-        "ARRAY_INX",
-        "EXPORT",
-        "GET_USER_ENV",
-        "GPUS",
-        "GPUS_PER_NODE",
-        "GPUS_PER_TASK",
-        "GRES",
-        "JOB_NAME",
-        "MEM_PER_NODE",
-    ),
-    *("NO_REQUEUE", "OPEN_MODE", "OUTPUT", "PARTITION", "REQUEUE", "SIGNAL", "TIMELIMIT"),
-)
+_OVERRIDING = [
+    "ACCOUNT",
+    "ARRAY_INX",
+    "EXPORT",
+    "GET_USER_ENV",
+    "GPUS",
+    "GPUS_PER_NODE",
+    "GPUS_PER_TASK",
+    "GRES",
+    "JOB_NAME",
+    "MEM_PER_NODE",
+    "NO_REQUEUE",
+    "OPEN_MODE",
+    "OUTPUT",
+    "PARTITION",
+    "REQUEUE",
+    "SIGNAL",
+    "TIMELIMIT",
+]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,16 @@ from neuscale.training.tracking.backend import Backend, Evaluated, Own
 from neuscale.untrusted import is_plain_name
 
 
-class Aim(Backend):
+class _OnePicture(Backend):
+    """A tracker that takes one picture at a time, and no tables."""
+
+    def evaluation(self, result: Evaluated, step: int) -> None:
+        self.numbers(result.values, step)
+        if result.picture is not None:
+            self.tracker.log_images({"val/confusion": result.picture}, step=step)
+
+
+class Aim(_OnePicture):
     accelerate_name = "aim"
 
     @property
@@ -37,13 +46,8 @@ class Aim(Backend):
         super().start(settings)
         self.identity = self.tracker.tracker.hash
 
-    def evaluation(self, result: Evaluated, step: int) -> None:
-        self.numbers(result.values, step)
-        if result.picture is not None:
-            self.tracker.log_images({"val/confusion": result.picture}, step=step)
 
-
-class ClearML(Backend):
+class ClearML(_OnePicture):
     accelerate_name, variable = "clearml", "CLEARML_PROJECT"
 
     def arguments(self) -> dict[str, Any]:
@@ -62,11 +66,6 @@ class ClearML(Backend):
 
     def file(self, path: Path) -> None:
         self.tracker.tracker.upload_artifact(path.name, str(path))
-
-    def evaluation(self, result: Evaluated, step: int) -> None:
-        self.numbers(result.values, step)
-        if result.picture is not None:
-            self.tracker.log_images({"val/confusion": result.picture}, step=step)
 
 
 class Comet(Backend):

@@ -54,7 +54,7 @@ class Backend:
         self.tracker: Any = None
 
     def arguments(self) -> dict[str, Any]:
-        """What the tracker's own start is called with where `tracking.options` does not say otherwise."""
+        """Arguments of the tracker's own start; those in `tracking.options` go before them."""
         return {}
 
     def start(self, settings: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class Backend:
 
     @property
     def url(self) -> str | None:
-        """Where the run can be looked at."""
+        """The address at which the run can be looked at."""
         return None
 
     def numbers(self, values: dict[str, float], step: int) -> None:

@@ -34,7 +34,7 @@ class ExternalTracker:
 
     @property
     def name(self) -> str:
-        """What it is called in `tracking.trackers`."""
+        """Its name in `tracking.trackers`."""
         return self._backend.name
 
     def numbers(self, values: dict[str, float], step: int) -> None:

@@ -145,7 +145,7 @@ class Tracker:
 
 
 def _identity(file: Path) -> str | None:
-    """What a tracker called this run at an earlier start."""
+    """The identity that a tracker gave this run at an earlier start."""
     try:
         return read_record(file).strip() or None
     except FileNotFoundError:
