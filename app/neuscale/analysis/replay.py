@@ -11,6 +11,7 @@ import yaml
 from neuscale.analysis.equality import Verdict, compare_results, final_weights
 from neuscale.analysis.listing import metrics_of
 from neuscale.config import Config, config_from_yaml
+from neuscale.config.schema import TENSORBOARD
 from neuscale.data.datasets import is_prepared, remedy
 from neuscale.data.open import open_run_data
 from neuscale.distributed.accelerator import check_device
@@ -109,7 +110,7 @@ def _config(run: RunFolder, manifest: dict[str, Any], overrides: list[str], prog
     names = numbered_names(f"{run.name}-replay")
     config.run.name = next(name for name in names if not (runs_root() / name).exists())
     config.run.time_limit = None
-    config.tracking.trackers = [name for name in config.tracking.trackers if name == "tensorboard"]
+    config.tracking.trackers = [name for name in config.tracking.trackers if name == TENSORBOARD]
     config.tracking.options = {}
     if is_prepared(config.data.name):
         # It may be gone, or have changed; whether the data are the same is looked at.

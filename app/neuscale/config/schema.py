@@ -26,6 +26,7 @@ from neuscale.config.model_options import (
 )
 
 __all__ = [
+    "TENSORBOARD",
     "AdamWConfig",
     "AugmentConfig",
     "CheckpointConfig",
@@ -200,10 +201,13 @@ class CheckpointConfig:
     milestones: list[int] = option([], "epochs whose last checkpoints are kept for good", ge=1)
 
 
+TENSORBOARD = "tensorboard"
+
+
 @dataclass
 class TrackingConfig:
     trackers: list[str] = option(
-        ["tensorboard"],
+        [TENSORBOARD],
         "what follows a run besides metrics.jsonl: tensorboard, aim, clearml, comet, dvclive, mlflow,"
         " swanlab, trackio, wandb, or a name with a _target_ in tracking.options",
     )

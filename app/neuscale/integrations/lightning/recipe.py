@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from neuscale.config import Config, compose_config, config_from_yaml
+from neuscale.config.schema import TENSORBOARD
 from neuscale.data.sampling import check_shares
 from neuscale.distributed.accelerator import resolve_device, resolve_precision
 from neuscale.errors import UsageError
@@ -71,7 +72,7 @@ def check_config(config: Config) -> None:
         "train.profile": (train.profile, "Trainer(profiler=…)"),
         "run.time_limit": (config.run.time_limit is not None, "Trainer(max_time=…)"),
         "tracking.trackers": (
-            any(name != "tensorboard" for name in config.tracking.trackers),
+            any(name != TENSORBOARD for name in config.tracking.trackers),
             "Trainer(logger=WandbLogger())",
         ),
         "eval.functions": (bool(config.eval.functions), "a metric of its module, in validation_step"),

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from neuscale.config.schema import TrackingConfig
+from neuscale.config.schema import TENSORBOARD, TrackingConfig
 from neuscale.errors import UsageError
 from neuscale.project.targets import TARGET
 from neuscale.runs.folder import RunFolder
@@ -234,8 +234,6 @@ BACKENDS: dict[str, type[Backend]] = {
     "trackio": Trackio,
     "wandb": Wandb,
 }
-
-TENSORBOARD = "tensorboard"
 
 
 def create_backend(name: str, run: RunFolder, config: TrackingConfig, identity: str | None) -> Backend:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from neuscale.config import Config, config_to_yaml
+from neuscale.config.schema import TENSORBOARD
 from neuscale.data.loaders.loader import Loader
 from neuscale.errors import UserError
 from neuscale.evaluation.evaluate import AnyEvaluation, Evaluation
@@ -20,7 +21,7 @@ from neuscale.progress import Progress, Silent
 from neuscale.runs.evaluation_file import store_evaluation
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.metrics import REST, TIMINGS, MetricsFile
-from neuscale.training.tracking.accelerate_trackers import TENSORBOARD, create_backend
+from neuscale.training.tracking.accelerate_trackers import create_backend
 from neuscale.training.tracking.backend import Evaluated
 from neuscale.training.tracking.external import ExternalTracker
 from neuscale.untrusted import read_record, reason_of
