@@ -1,4 +1,4 @@
-"""What several tests share: small real image trees, archives of them, and a progress that listens."""
+"""Shared fixtures: small real image trees, archives of them, and a fake progress that records reports."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# A training of a few milliseconds a step on 8×8 images of the data set 'tiny'.
+# Overrides for a training on 8×8 images of the data set 'tiny'; a step takes a few milliseconds.
 TINY_RECIPE = [
     "data=image_folder",
     "data.name=tiny",
@@ -29,10 +29,10 @@ TINY_RECIPE = [
     "run.device=cpu",
 ]
 
-# A worker of pytest-xdist has a terminal's width in its environment; what commands print goes to none.
+# pytest-xdist sets COLUMNS for its workers, but commands under test do not print to a terminal.
 os.environ.pop("COLUMNS", None)
 
-# A script ignores SIGINT in what it starts in the background, and processes that tests start inherit that.
+# Background jobs of a shell script ignore SIGINT; subprocesses of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 _BLOCKED = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -40,7 +40,7 @@ _BLOCKED = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> None:
-    """A training holds SIGUSR2 back in this process once it is over; what a test starts would inherit it."""
+    """Restore the signal mask: training leaves SIGUSR2 blocked, and subprocesses would inherit that."""
     signal.pthread_sigmask(signal.SIG_SETMASK, _BLOCKED)
 
 
@@ -84,7 +84,8 @@ ANNOTATED = ["n02", "n01", "n03", "n01", "n02", "n03"]
 def build_tiny_imagenet() -> TreeBuilder:
     """A function that writes Tiny ImageNet's official layout with three classes.
 
-    Red tells the class, green the number of an image; some are grayscale, as in the original.
+    Red encodes the class, green the number of a training image. The first training image of each
+    class is grayscale, as some are in the original.
     """
 
     def save(path: Path, color: tuple[int, int, int], side: int, mode: str = "RGB") -> None:
@@ -115,7 +116,7 @@ def build_tiny_imagenet() -> TreeBuilder:
 
 @pytest.fixture(scope="session")
 def build_archive() -> ArchiveBuilder:
-    """A function that packs a folder as .zip, .tar or .tar.gz, by the target's name."""
+    """A function that packs a folder as .zip, .tar or .tar.gz, depending on the target's suffix."""
 
     def build(folder: Path, target: Path) -> Path:
         paths = sorted(path for path in folder.rglob("*"))
@@ -134,7 +135,7 @@ def build_archive() -> ArchiveBuilder:
 
 @dataclass
 class Said:
-    """What a command did; `words` is standard error on one line."""
+    """Result of a command; `words` is stderr on one line."""
 
     code: int
     out: str
@@ -146,12 +147,12 @@ class Said:
 
     @property
     def json(self) -> Any:
-        """Standard output, which has to be one JSON object and nothing else."""
+        """Standard output, which must be one JSON object and nothing else."""
         return json.loads(self.out)
 
 
 class ListeningTask:
-    """Counts what it is told."""
+    """Fake progress task that adds up the counts passed to `advance`."""
 
     def __init__(self, title: str, total: int | None, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
@@ -165,7 +166,7 @@ class ListeningTask:
 
 
 class ListeningProgress:
-    """Remembers everything that was reported."""
+    """Fake progress that records all tasks, messages and warnings."""
 
     def __init__(self) -> None:
         self.tasks: list[ListeningTask] = []
@@ -186,5 +187,5 @@ class ListeningProgress:
 
 @pytest.fixture
 def listening() -> ListeningProgress:
-    """A progress that remembers what was reported."""
+    """A fake progress that records what is reported."""
     return ListeningProgress()

@@ -1,7 +1,7 @@
-"""Damage for files that come from others: bytes changed at random, and values of JSON replaced.
+"""Hypothesis strategies that damage input files: random byte changes and replaced JSON values.
 
-`make test` tries as many examples of each parser as take seconds; `make test-fuzz` tries
-NEUSCALE_FUZZ_EXAMPLES of them, and others every time.
+`make test` tries a few examples of each parser, the same ones every time; `make test-fuzz` tries
+NEUSCALE_FUZZ_EXAMPLES different ones in each run.
 """
 
 import json
@@ -16,12 +16,12 @@ EXAMPLES = int(os.environ.get("NEUSCALE_FUZZ_EXAMPLES", "0"))
 
 fuzz = settings(
     max_examples=EXAMPLES or 60,
-    derandomize=not EXAMPLES,  # what fails in a run of all tests fails again in the next
+    derandomize=not EXAMPLES,  # a failure in the normal test run is reproducible
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-# What a fuzzer puts where a number, a text, a list or nothing belongs.
+# Wrong values in place of a number, a string, a list or null.
 WRONG = st.one_of(
     st.none(),
     st.booleans(),
@@ -36,13 +36,13 @@ NUMBERS = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every value inside `value`, itself among them."""
+    """Paths of all values inside `value`, including the empty path of `value` itself."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(leaf for key, item in pairs for leaf in leaves(item, (*path, key)))]
 
 
 def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """`value` with `new` at `path`."""
+    """Copy of `value` with `new` at `path`."""
     if not path:
         return new
     copy = dict(value) if isinstance(value, dict) else list(value)
@@ -52,7 +52,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 @st.composite
 def changed_json(draw: st.DrawFn, value: Any) -> str:
-    """The text of `value` with one or two values replaced, or a field missing, or bytes changed."""
+    """JSON text of `value` with one or two values replaced or fields removed, and sometimes bytes changed."""
     for _ in range(draw(st.integers(1, 2))):
         path = draw(st.sampled_from(leaves(value)))
         if path and isinstance(path[-1], str) and draw(st.booleans()):
@@ -70,15 +70,16 @@ def changed_json(draw: st.DrawFn, value: Any) -> str:
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """`whole` with a few bytes flipped, numbers of all widths written, pieces cut, doubled or moved.
+    """`whole` with bits flipped, integers written, pieces deleted, doubled or copied, or its end cut off.
 
-    Edits are drawn by a generator of their own, which makes an example in microseconds.
+    The edits come from `random.Random` with a drawn seed instead of from Hypothesis, so that an example
+    takes microseconds.
     """
     return edited(whole, draw(st.integers(0, 2**48)), draw(st.integers(1, 8)))
 
 
 def edited(whole: bytes, seed: int, edits: int) -> bytes:
-    """`whole` after that many edits, which follow from the seed."""
+    """`whole` after `edits` random edits, which `seed` determines."""
     chance = random.Random(seed)
     data = bytearray(whole)
     for _ in range(edits):

@@ -1,4 +1,4 @@
-"""A stand-in for the `neuscale` that launchers and sweeps start: quick, and it does what a test says."""
+"""Fake `neuscale` program for tests of launchers and sweeps: it starts fast and runs the lines of a test."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-SECONDS = 12  # for what takes a fraction of one
+SECONDS = 12  # timeout for operations that normally take a fraction of a second
 
 _BEGINNING = f"""
 import json, os, signal, sys, time
@@ -50,25 +50,25 @@ def begun():
 
 
 class StandIn:
-    """The program in a folder; each process says there how it was started and what it notes."""
+    """Fake `neuscale` package in a folder, where its processes record their start and their notes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def does(self, *lines: str) -> None:
-        """What each process does; `begun()` says how it was started."""
+        """Write the program that each process runs; call `begun()` in it to record how it was started."""
         (self.folder / "neuscale").mkdir(exist_ok=True)
         (self.folder / "neuscale" / "__init__.py").touch()
         program = _BEGINNING + "\n".join(lines) + "\n"
         (self.folder / "neuscale" / "__main__.py").write_text(program)
 
     def started(self, name: object) -> dict[str, Any]:
-        """How the process of a rank, or of a run's name, was started: its words, its environment."""
+        """Arguments, environment, ignored signals, session and PID of the process of a rank or run name."""
         found: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
         return found
 
     def begun(self) -> list[str]:
-        """The ranks, or the names, of those that have begun."""
+        """Ranks or run names of the processes that have called `begun()`."""
         return sorted(path.stem for path in self.folder.glob("[!.]*.json"))
 
     def said(self, name: object) -> list[str]:
@@ -77,7 +77,7 @@ class StandIn:
 
 
 def until(holds: Callable[[], object]) -> None:
-    """Waits until `holds()`."""
+    """Wait until `holds()` is true; fail after SECONDS."""
     deadline = time.monotonic() + SECONDS
     while not holds():
         assert time.monotonic() < deadline
@@ -85,13 +85,13 @@ def until(holds: Callable[[], object]) -> None:
 
 
 def send(number: int) -> None:
-    """A signal to this process: to its main thread, which may hold it back, and which handles it."""
+    """Send a signal to the main thread of this process, which runs the handler and may have it blocked."""
     signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 @contextmanager
 def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """Does `act` in a thread, beside what is within; raises what it raises."""
+    """Run `act` in a thread while the `with` block runs; afterwards re-raise its exception."""
     errors: list[BaseException] = []
 
     def guarded() -> None:
@@ -112,7 +112,7 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def signals_survived() -> Iterator[list[int]]:
-    """Signals that nobody handles are listed and end no test; masks and handlers come back afterwards."""
+    """Yield the list of signals that no other handler took; restore signal mask and handlers afterwards."""
     unhandled: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
@@ -121,7 +121,7 @@ def signals_survived() -> Iterator[list[int]]:
         yield unhandled
     finally:
         for number in numbers:
-            signal.signal(number, signal.SIG_IGN)  # one that waits behind the mask goes
+            signal.signal(number, signal.SIG_IGN)  # discard a signal that is blocked and pending
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -129,7 +129,7 @@ def signals_survived() -> Iterator[list[int]]:
 
 
 def make_programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> Path:
-    """Programs of bash, first on PATH; each writes its arguments to NAME.called, a line for each call."""
+    """Write bash scripts, first on PATH; each call appends a line with its arguments to NAME.called."""
     folder.mkdir(exist_ok=True)
     for name, script in scripts.items():
         path = folder / name
@@ -141,14 +141,14 @@ def make_programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str)
 
 
 def calls(folder: Path, name: str) -> list[str]:
-    """The arguments of each call of a program that `make_programs` made."""
+    """Arguments of each call of a script made by `make_programs`."""
     path = folder / f"{name}.called"
     return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """The `neuscale` that is started from here on; a signal to this process ends no test."""
+    """Fake `neuscale` for subprocesses started in the test; signals to this process do not end the test."""
     folder = tmp_path / "stand-in"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(folder))

@@ -1,4 +1,4 @@
-"""What a script or a notebook does with `import neuscale`: real trainings of a tiny model."""
+"""The Python API as scripts and notebooks use it: real trainings of a tiny model."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ONE = [*TINY_RECIPE, "train.epochs=1", "tracking.trackers=[]", "train.log_every_
 
 @pytest.fixture(scope="module")
 def folders(build_image_tree: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 'data', in which 'tiny' is prepared: 60 and 21 images of 8×8 in three classes."""
+    """Folder whose 'data' holds the prepared 'tiny': 60 and 21 images of 8×8 in three classes."""
     folder = tmp_path_factory.mktemp("api")
     tree = build_image_tree(folder / "tree", train=20, val=7)
     build_image_tree(folder / "others", classes=("x", "y"), train=2, val=1)
@@ -39,7 +39,7 @@ def places(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_run_gives_its_outcome_its_curves_and_its_model() -> None:
-    """Whichever way the same weights are evaluated, the numbers are the same."""
+    """All ways of evaluating the same weights give the same numbers."""
     run = neuscale.train(*ONE, "train.epochs=3", "run.name=whole")
     assert run.outcome is not None and run.outcome.last is not None
     assert (run.outcome.steps, run.outcome.stopped_by, run.path.name) == (15, None, "whole")
@@ -64,7 +64,7 @@ def test_a_run_gives_its_outcome_its_curves_and_its_model() -> None:
 
 
 def test_the_model_is_the_one_that_training_starts_from() -> None:
-    """And a Config with words behind it says the same as all the words."""
+    """A Config followed by overrides gives the same model as all overrides together, and is not modified."""
     config = neuscale.compose_config(ONE)
     data = neuscale.load_data("tiny")
     model = neuscale.create_model(config, "run.seed=3")
@@ -96,7 +96,7 @@ def test_errors_are_those_of_the_commands_and_end_nothing(folders: Path) -> None
 
 
 class Interrupting(ListeningProgress):
-    """Sends this process a Ctrl-C when 36 images are trained on."""
+    """Progress that sends SIGINT to this process after 36 training images."""
 
     def task(self, title: str, total: int | None, unit: str):  # type: ignore[no-untyped-def]
         context = super().task(title, total, unit)
@@ -135,7 +135,7 @@ def test_an_interrupt_saves_and_returns_and_resume_goes_on() -> None:
 
 
 def test_it_trains_in_a_thread() -> None:
-    """Where no signal can be handled, as behind a web page or a notebook's widget."""
+    """Training works outside the main thread (web server, notebook widget), without signal handlers."""
     runs: list[neuscale.Run] = []
     thread = threading.Thread(target=lambda: runs.append(neuscale.train(*ONE, "run.name=threaded")))
     thread.start()

@@ -1,4 +1,4 @@
-"""More threads than cores make a training in a container several times slower."""
+"""Number of usable cores. With more threads than cores, training in a container is several times slower."""
 
 import os
 from pathlib import Path

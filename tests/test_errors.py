@@ -1,4 +1,4 @@
-"""Exit codes that scripts and schedulers rely on, and disks' errors in words that say what to do."""
+"""Exit codes that scripts and schedulers rely on, and disk errors with messages that say what to do."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Training on a CPU does not fetch its memory from the system anew at each step."""
+"""Training on a CPU reuses freed memory instead of having new pages mapped at each step."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ KEEP = "from neuscale.hardware import keep_freed_memory; keep_freed_memory()"
 
 
 def blocks_mapped(before: str, **env: str) -> float:
-    """How many of forty blocks, each freed before the next, had their pages mapped anew."""
+    """Number of blocks, out of forty each freed before the next, whose pages were mapped anew."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
     done = subprocess.run(
         [sys.executable, "-c", TOUCH.format(before=before)],
@@ -41,9 +41,9 @@ def blocks_mapped(before: str, **env: str) -> float:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what is set")
 def test_memory_freed_in_a_step_serves_the_next() -> None:
-    assert blocks_mapped("") > 36  # what it is for
+    assert blocks_mapped("") > 36  # the default behaviour: nearly every block is mapped anew
     assert blocks_mapped(KEEP) < 16
-    # A threshold of the user's own stays.
+    # A threshold set by the user is kept.
     assert blocks_mapped(KEEP, MALLOC_MMAP_THRESHOLD_="65536") > 36
 
 
@@ -51,7 +51,7 @@ def test_memory_freed_in_a_step_serves_the_next() -> None:
 def test_large_blocks_stay_in_the_heap_which_grows_by_64_mib_and_is_not_trimmed(
     monkeypatch: pytest.MonkeyPatch, refused: int | None
 ) -> None:
-    """mallopt's options: M_MMAP_MAX is -4, M_TRIM_THRESHOLD -1, M_TOP_PAD -2; it returns 0 for a refusal."""
+    """Options of mallopt: M_MMAP_MAX is -4, M_TRIM_THRESHOLD -1, M_TOP_PAD -2; it returns 0 on failure."""
     for name in [n for n in os.environ if n.startswith("MALLOC_") or n == "GLIBC_TUNABLES"]:
         monkeypatch.delenv(name)
     said: list[tuple[int, int]] = []

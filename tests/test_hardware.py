@@ -1,4 +1,4 @@
-"""Memory, GPUs and driver of a machine, from stand-ins whose numbers are known."""
+"""Memory, GPUs and driver version of a machine, read from fakes with known numbers."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 @pytest.fixture
 def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of 16 GiB."""
+    """A machine with 16 GiB of memory."""
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4 << 20}
     monkeypatch.setattr(memory.os, "sysconf", sizes.__getitem__)
 
@@ -81,7 +81,7 @@ class NVMLError(Exception):
 
 
 class Driver:
-    """A stand-in for pynvml: GPUs with the processes that compute on each."""
+    """Fake pynvml: GPUs with the processes that compute on each."""
 
     NVMLError = NVMLError
 
@@ -120,7 +120,7 @@ class Driver:
 
 @pytest.fixture
 def four(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    """Four GPUs, of which the first and the third are in use."""
+    """Four GPUs; the first and the third are in use."""
     driver = Driver(aa1=[7], bb2=[], cc3=[8, 9], dd4=[])
     monkeypatch.setitem(sys.modules, "pynvml", driver)  # type: ignore[arg-type]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -140,7 +140,7 @@ def test_a_gpu_on_which_somebody_computes_is_not_free(four: Driver) -> None:
         ("0,2", [], 2),
         ("3, 1", ["GPU-bb2", "GPU-dd4"], 2),
         ("GPU-bb2,GPU-cc3", ["GPU-bb2"], 2),
-        ("GPU-d", ["GPU-dd4"], 1),  # as much of it as tells it from the others
+        ("GPU-d", ["GPU-dd4"], 1),  # a prefix of a UUID that is unique
         ("", [], 0),
         ("7", [], 0),
     ],
@@ -168,7 +168,7 @@ def test_the_drivers_version(four: Driver) -> None:
 
 @pytest.fixture
 def run_places(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, str]]]:
-    """`choose_places` on a machine of 9 cores."""
+    """`choose_places` on a machine with 9 cores."""
     from neuscale.sweep import processes
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -1,4 +1,4 @@
-"""The package is laid out as CONTRIBUTING.md says, and its prose keeps a few rules that can be checked."""
+"""The package layout matches CONTRIBUTING.md, and docstrings and messages keep a few rules."""
 
 import ast
 import re
@@ -13,8 +13,8 @@ PACKAGE = ROOT / "app" / "neuscale"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LONGEST_FILE = 300
-# Files of at most 80 lines that one other file imports.
-MOST_SPLINTERS = 15  # a command has a file of its own
+# Splinters are files of at most 80 lines that only one other file imports.
+MOST_SPLINTERS = 15  # each CLI command has its own file
 MOST_QUESTIONS = 12
 QUESTIONS = ("What ", "Whether ", "Says ", "Has ", "How ", "Where ", "Who ", "When ", "Which ", "Why ")
 
@@ -25,7 +25,7 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module or name that a file imports, also inside functions."""
+    """Modules and names that a file imports, including imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
@@ -73,7 +73,7 @@ def test_docstrings_are_noun_phrases_or_imperatives() -> None:
 
 
 def test_messages_of_the_library_name_arguments_and_not_options() -> None:
-    """Except in whole commands, which a user can copy, and options of other programs."""
+    """Only whole commands, which a user can copy, and options of other programs may contain `--option`."""
     others = ("neuscale ", "salloc", "srun", "docker", "--shm-size", "apptainer", "--cpus-per-task")
     found = []
     for path in FILES:

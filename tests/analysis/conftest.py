@@ -1,4 +1,4 @@
-"""Run folders written without training, as in the tests of the run folder."""
+"""Fixtures for run folders written without training, from tests/runs."""
 
 from runs.conftest import TOP1 as TOP1
 from runs.conftest import RunWriter as RunWriter

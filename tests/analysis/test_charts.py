@@ -1,4 +1,4 @@
-"""A chart is read back by its own axes: what is drawn is what was measured."""
+"""Charts are read back through their own axes; the drawn values are the measured ones."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from neuscale.analysis.report_figures import MOST_POINTS, Series, confusion_char
 
 @dataclass
 class Drawn:
-    """A chart as its reader sees it: values by the axes' labels."""
+    """Contents of a chart, with positions converted to values through the axis labels."""
 
     curves: dict[str, list[tuple[float, float]]]
     dots: list[tuple[float, float, str]]
@@ -23,13 +23,13 @@ class Drawn:
 
 
 def number(label: str) -> float:
-    """What an axis label says."""
+    """Value of an axis label."""
     factor = 0.01 if label.endswith("%") else 1000.0 if label.endswith("k") else 1.0
     return float(label.rstrip("%k").replace(",", "")) * factor
 
 
 def read_back(html: str) -> Drawn:
-    """Positions become values by the two axes' first and last labels; the labels between must fit them."""
+    """Convert positions to values by the first and last label of each axis; the labels between must fit."""
     root = ET.fromstring(f"<div>{html}</div>")
     across, up = [], []
     for text in root.iter("text"):
@@ -43,7 +43,7 @@ def read_back(html: str) -> Drawn:
     def axis(places: list[tuple[float, float]]) -> tuple[float, float]:
         (p0, v0), *_, (p1, v1) = places
         slope = (v1 - v0) / (p1 - p0)
-        for place, value in places:  # a tenth of a unit of the drawing
+        for place, value in places:  # tolerance: positions are written to a tenth of a unit
             assert v0 + (place - p0) * slope == pytest.approx(value, abs=0.11 * abs(slope))
         return v0 - slope * p0, slope
 
@@ -74,7 +74,7 @@ def read_back(html: str) -> Drawn:
 
 
 def assert_close(found: Sequence[tuple[float, float]], points: Sequence[tuple[int, float]]) -> None:
-    """As near as a tenth of a unit of a drawing of 460 by 240 is."""
+    """Assert equality within a tenth of a unit of a drawing of 460×240 units."""
     width, height = max(x for x, _ in points), max(y for _, y in points)
     assert [x for x, _ in found] == pytest.approx([x for x, _ in points], abs=width / 1000)
     assert [y for _, y in found] == pytest.approx([y for _, y in points], abs=height / 300)
@@ -115,7 +115,7 @@ def test_shares_have_an_axis_in_percent() -> None:
 
 @pytest.mark.parametrize("top", [3e-4, 0.7, 7.0, 800.0, 9_000.0, 12_000.0, 24_000.0, 1.1e6])
 def test_the_labels_of_an_axis_are_those_of_its_places(top: float) -> None:
-    """Images a second reach thousands: 12,500 is not 12k."""
+    """Throughput reaches thousands of img/s: the label of 12,500 must not be 12k."""
     points = [(5, top / 3), (10, top)]
     drawn = read_back(line_chart([Series("speed", points)]))
     assert_close(drawn.curves["a"], points)
@@ -155,7 +155,7 @@ def test_a_long_curve_keeps_its_first_and_its_last_point() -> None:
     assert all(x == pytest.approx(y, abs=30) for x, y in found)
 
 
-# True cat: 6 of 8 right, once taken for each of the others. No dog was seen. True owl: 300 of 400 right.
+# Cat: 6 of 8 right, 2 predicted as dog. No dog in the data. Owl: 300 of 400 right, 100 predicted as cat.
 COUNTS = [[6, 2, 0], [0, 0, 0], [100, 0, 300]]
 CLASSES = ["cat", "d<g", "a very long name of an owl"]
 

@@ -1,4 +1,4 @@
-"""Curves side by side, as figures, as blocks and as a picture: each value at its step and its run."""
+"""Compared curves as table, sparkline and picture: each value appears at its step and its run."""
 
 import re
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_a_line_of_blocks_goes_up_where_the_curve_does() -> None:
     assert len(line) == SPARK_WIDTH
     assert line == "".join(BLOCKS[round(i / 31 * 7)] for i in range(32))
     assert sparkline([(s, -v) for s, v in rising], 32, -32.0, -1.0) == line[::-1]
-    assert sparkline([(32, 1.0)], 32, 0.0, 2.0)[-1] == BLOCKS[4]  # half way, 3.5, is rounded to even
+    assert sparkline([(32, 1.0)], 32, 0.0, 2.0)[-1] == BLOCKS[4]  # half way: round(3.5) is 4, half to even
 
 
 def test_a_shorter_curve_ends_earlier_and_a_gap_is_one() -> None:
@@ -65,7 +65,7 @@ def test_a_shorter_curve_ends_earlier_and_a_gap_is_one() -> None:
 
 
 def lower(lines: list[dict[str, Any]], by: float) -> list[dict[str, Any]]:
-    """The same curves with lower values."""
+    """The same curves with values lower by `by`."""
     names = ("loss", "accuracy", "top1")
     return [{n: v - by if n in names else v for n, v in line.items()} for line in lines]
 
@@ -80,7 +80,7 @@ def pair(write_run: RunWriter) -> None:
 
 
 def printed(said: Said) -> dict[str, dict[str, list[str]]]:
-    """The tables of a command: by title, the cells after each row's name."""
+    """Tables that a command printed: the title maps to rows, a row's name to its cells."""
     tables: dict[str, dict[str, list[str]]] = {}
     for line in said.out.splitlines():
         if not re.match(r"^[┏┡└│┃]", line):

@@ -1,4 +1,4 @@
-"""Planted copies, odd images and wrong labels are found, and what is none of these is not."""
+"""Planted copies, odd images and wrong labels are found, and all other images are not reported."""
 
 import io
 import json
@@ -27,7 +27,7 @@ SIDE = 48
 
 
 def scene(seed: int) -> Image.Image:
-    """Blots of colour, unlike those of another seed."""
+    """Image of random blots of colour, different for each seed."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 255, (6, 6, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -40,7 +40,7 @@ def save(image: Image.Image, path: Path, **options: object) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """60 and 20 images of two classes; then copies and odd ones."""
+    """60 training and 20 validation images of two classes; tests add copies and odd images."""
     folder = tmp_path / "photos"
     for split, count in (("train", 30), ("val", 10)):
         for label, name in enumerate(("cat", "dog")):
@@ -196,7 +196,7 @@ def test_wrong_labels_are_found_by_the_published_rule() -> None:
 
 
 def test_the_threshold_of_a_class_is_the_mean_of_its_own_images() -> None:
-    """By hand: class 0 has 0.9 and 0.5, so 0.7; class 1 has 0.8 and 0.2, so 0.5."""
+    """Thresholds computed by hand: (0.9 + 0.5) / 2 = 0.7 for class 0, (0.8 + 0.2) / 2 = 0.5 for class 1."""
     given = torch.tensor([0, 0, 1, 1])
     probabilities = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8], [0.8, 0.2]])
     (found,) = suspects(probabilities, given)

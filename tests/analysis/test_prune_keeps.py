@@ -1,4 +1,4 @@
-"""`runs prune` frees what it says, and the best, the last and the milestones stay."""
+"""`runs prune` frees as much as it prints and keeps the best, the last and milestone checkpoints."""
 
 import re
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from .conftest import RunWriter
 
 Command = Callable[..., Said]
 
-# Weights in bytes, no two sums of them alike; an epoch is five steps.
+# Weights in bytes by step; no two subsets have the same sum. An epoch is five steps.
 SIZES = {5: 1_000_000, 10: 2_000_000, 15: 4_000_000, 20: 8_000_000, 25: 16_000_000}
 
 
 @pytest.fixture
 def run(write_run: RunWriter) -> RunFolder:
-    """The best is the second, the fourth is a milestone, the fifth the last."""
+    """A run whose second checkpoint is the best, whose fourth is a milestone and whose fifth is the last."""
     return write_run("pets", "checkpoint.milestones=[4,9]", checkpoints=SIZES, best=10)
 
 
@@ -57,7 +57,7 @@ def test_the_sizes_that_are_said_are_those_of_each_folder(neuscale: Command, run
         ],
     }
     assert steps(run) == [5, 10, 15, 20, 25]
-    # Of all, then of each: a long path is folded, and the size stands beside its first line.
+    # The total, then each folder: a long path is wrapped, and the size stands on its first line.
     assert re.findall(r"\d+ [kMG]?B\b", neuscale("runs", "prune").out) == ["5 MB", "1 MB", "4 MB"]
 
 
@@ -98,7 +98,7 @@ def test_a_run_in_training_keeps_everything(write_run: RunWriter) -> None:
         ("failed", {5: 1, 10: 2}, None, False, []),
         ("failed", {5: 1, 10: 2}, None, True, ["failed run, 2 checkpoints, best and last among them"]),
         ("stopped", {}, [], False, ["empty run"]),
-        ("running", {}, [], False, ["empty run"]),  # killed, as nobody holds it
+        ("running", {}, [], False, ["empty run"]),  # killed: no process holds its lock
         ("stopped", {}, None, False, []),
         ("finished", {}, None, True, []),
         ("finished", {5: 1}, None, True, []),

@@ -1,4 +1,4 @@
-"""A replay trains what the manifest says, on as many processes and threads, and marks what it found."""
+"""A replay trains with the manifest's configuration, processes and threads, and records its verdict."""
 
 import json
 import os
@@ -26,7 +26,7 @@ CPU = {**manifest_of("x")["machine"], "kind": "cpu", "device": "CPU, 6 threads",
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What stands for a training leaves: a manifest, and here what it was asked for."""
+    """Fakes for training and launching that write a manifest; the dictionary records what they were given."""
     asked: dict[str, Any] = {"stopped_by": None, "result": {"steps": 25, "weights_sha256": "e" * 64}}
 
     def train(config: Config, run: RunFolder, _progress: Any) -> Any:

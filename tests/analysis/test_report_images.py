@@ -1,4 +1,4 @@
-"""The images of a report: the worst ones and the most confused pairs, each the image that it says it is."""
+"""The report shows the worst images and the most confused pairs, each with its own image and labels."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ from neuscale.progress import Silent
 from .conftest import RunWriter, manifest_of
 
 CLASSES = ["cat", "dog", "owl"]
-# true, predicted, confidence, loss of eight images; image i has the gray value 10 i.
+# True class, predicted class, confidence and loss of eight images; image i has the grey value 10 i.
 SAID = [
     (0, 0, 0.9, 0.1),
     (0, 1, 0.5, 2.0),
@@ -56,7 +56,7 @@ def predictions() -> Predictions:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A restored run whose model said SAID; the images are 5 high and 7 wide."""
+    """Fake restored run whose predictions are SAID; images are 5 pixels high and 7 wide."""
 
     def image(split: str, sample: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         assert split == "val"
@@ -75,7 +75,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def gray(image: dict[str, str]) -> int:
-    """The number of the image that is shown."""
+    """Index of the image that is shown."""
     picture = decoded(image["source"])
     assert picture.size == (7, 5)
     colors = picture.getcolors()

@@ -1,4 +1,4 @@
-"""The page of a run says of each thing what the run, its curves and its evaluation say of it."""
+"""All numbers on a run's report page equal those of the run, its curves and its evaluation."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ from .conftest import TOP1, RunWriter, manifest_of, train_lines, val_lines
 from .test_charts import assert_close, read_back
 
 CLASSES = ["cat", "dog", "owl", "<ant>"]
-# Rows are true: of 10 cats 3 were taken for dogs and 2 for owls; of 5 dogs all for owls; no owl was seen.
+# Rows are true classes. Of 10 cats, 3 are predicted as dogs, 2 as owls; all 5 dogs as owls; no owls.
 CONFUSION = torch.tensor([[5, 3, 2, 0], [0, 0, 5, 0], [0, 0, 0, 0], [1, 0, 0, 1599]])
 NOTHING = Calibration([], [], [])
 
@@ -45,13 +45,13 @@ def rows(html: str, table: str) -> list[list[str]]:
 
 
 def numbers(html: str) -> list[tuple[str, str]]:
-    """(what, value) of the numbers at the top."""
+    """(label, value) of the numbers at the top."""
     found = re.findall(r'<div><b>(.*?)</b><span class="soft">(.*?)</span></div>', html)
     return [(label, value) for value, label in found]
 
 
 def charts(html: str) -> dict[str, str]:
-    """The drawings by their titles."""
+    """Charts by title: SVG and legend."""
     found = re.findall(
         r'<div class="card"><h3>([^<]*)</h3>(<svg viewBox.*?</svg>.*?)</div>\n', html, re.DOTALL
     )
@@ -194,7 +194,7 @@ def test_the_recorded_patch_is_shown(write_run: RunWriter, tmp_path: Path, text:
 
 
 def many(count: int) -> torch.Tensor:
-    """A matrix of `count` classes of 100 images, of which class i has `i` right, the rest of the next one."""
+    """Confusion matrix with 100 images per class: `i` of class i are right, the others in the next class."""
     confusion = torch.zeros(count, count, dtype=torch.int64)
     for i in range(count):
         confusion[i, i], confusion[i, (i + 1) % count] = i, 100 - i

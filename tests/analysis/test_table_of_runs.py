@@ -1,4 +1,4 @@
-"""The tables of `runs list` and `runs show`: each number is that of its run and of its column."""
+"""`runs list` and `runs show` print each number for its own run and in its own column."""
 
 import json
 import re
@@ -19,14 +19,14 @@ Command = Callable[..., Said]
 
 
 def cells(table: str, name: str) -> list[str]:
-    """The row of a printed table that begins with `name`."""
+    """Cells of the row of a printed table that begins with `name`."""
     rows = [re.split(r"\s*[│┃]\s*", line.strip().strip("│┃").strip()) for line in table.splitlines()]
     [row] = [row for row in rows if row[0] == name]
     return row
 
 
 def lone(**changes: Any) -> dict[str, Any]:
-    """One evaluation."""
+    """A single validation point, with `changes`."""
     return val_lines((0.5,))[0] | changes
 
 
@@ -93,7 +93,7 @@ def test_the_size_is_that_of_all_files_and_of_no_target_of_a_link(
 
 @pytest.fixture
 def three(write_run: RunWriter) -> None:
-    """a, b and c, in another order by each column."""
+    """Runs a, b and c, which columns sort differently, and d, which has no results."""
     results = {
         # name: (status, top1, loss, seconds, speed, size, month, recipe)
         "a": ("stopped", 0.25, 1.5, 20.0, 300.0, 900, "03", "wide"),
@@ -179,7 +179,7 @@ def test_a_run_in_training_is_not_called_pending(
 
 
 def facts(said: Said) -> dict[str, str]:
-    """The table of `runs show`."""
+    """Name and value of each row of the table that `runs show` prints."""
     rows = (
         re.split(r"\s*│\s*", line.strip().strip("│").strip(), maxsplit=1) for line in said.out.splitlines()
     )

@@ -1,4 +1,4 @@
-"""Two runs are called equal where they are, to the last bit, and the first difference is named."""
+"""Runs are reported as equal only if they are bitwise equal; otherwise the first difference is named."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def state() -> dict[str, torch.Tensor]:
 
 def test_the_hash_of_weights_is_that_of_their_names_types_shapes_and_bytes() -> None:
     assert weights_hash(state()) == KNOWN
-    sliced = torch.arange(12, dtype=torch.float32).reshape(2, 2, 3)[0]  # a part of a larger memory
+    sliced = torch.arange(12, dtype=torch.float32).reshape(2, 2, 3)[0]  # a view of a larger storage
     transposed = sliced.t().contiguous().t()
     for same in (sliced, transposed, sliced.requires_grad_()):
         assert weights_hash({"a.weight": same, "b": torch.tensor(7)}) == KNOWN
@@ -58,7 +58,7 @@ def lines() -> list[dict[str, Any]]:
 
 
 def change(index: int, **values: Any) -> list[dict[str, Any]]:
-    """The curves with another value at a point."""
+    """The curves with some values replaced at one point."""
     changed = lines()
     changed[index] |= values
     return changed
@@ -66,7 +66,7 @@ def change(index: int, **values: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["loss", "accuracy", "lr"])
 def test_a_last_digit_of_any_metric_is_seen(name: str) -> None:
-    index = 4  # the third point of training is step 6; between stands the evaluation of step 5
+    index = 4  # after the training points of steps 2, 4 and 6 and the evaluation of step 5
     then = lines()[index]
     assert (then["split"], then["step"]) == ("train", 8)
     now = float(np.nextafter(then[name], 9))
@@ -110,7 +110,7 @@ def test_a_metric_that_only_one_has_is_a_difference_and_a_step_is_none() -> None
     assert point is not None
     assert (point.name, point.before, point.now) == ("accuracy", 0.02, None)
     assert first_difference(lines(), lines()[3:9]) == (None, 6, 14)
-    # But for those that runs of earlier versions do not have.
+    # Metrics that runs of earlier versions do not have are ignored where one run lacks them.
     today = [{**line, "macro_f1": 0.5} for line in lines()]
     assert first_difference(lines(), today)[0] is None
     other = [{**line, "macro_f1": 0.25} for line in lines()]
@@ -122,7 +122,7 @@ def result(sha: str | None, steps: int = 25) -> dict[str, Any]:
 
 
 def verdict(write_run: RunWriter, **other: Any) -> tuple[bool | None, str]:
-    """Of the run 'a', and of 'b' with other fields."""
+    """Verdict on run 'a' and on run 'b', which differs in the given fields."""
     a = write_run("a", lines=lines(), result=result("a" * 64))
     b = write_run("b", **{"lines": lines(), "result": result("a" * 64), **other})
     found = compare_results(a, b)

@@ -1,4 +1,4 @@
-"""The numbers of the README come from run folders, and from nowhere else."""
+"""The tables of the README are made from run folders only."""
 
 import copy
 import csv
@@ -30,7 +30,7 @@ after
 
 
 def write_run(folder: Path, name: str, seed: int, top1: float, *words: str, **fields: Any) -> None:
-    """The manifest of a finished run."""
+    """Write the manifest of a finished run."""
     whole = manifest_of(name)
     manifest = whole | {
         "started": f"2026-11-21T12:00:0{seed}+00:00",

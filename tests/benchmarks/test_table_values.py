@@ -1,4 +1,4 @@
-"""The tables of the README have each number of the results in its own column and unit."""
+"""The README's tables show each number of the results in its own column and unit."""
 
 import csv
 import importlib.util
@@ -30,7 +30,7 @@ def load(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[dict[str, ModuleType]]:
-    """The scripts as modules; they look for each other beside themselves."""
+    """The benchmark scripts as modules; they import each other, so their folder is on sys.path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         patch.delitem(sys.modules, "table", raising=False)
@@ -140,7 +140,7 @@ def test_an_experiment_in_the_readme(scripts: dict[str, ModuleType], tmp_path: P
 
 
 def manifest(seed: int, started: str, last: float, seconds: float, speed: float) -> dict[str, Any]:
-    """Of a run whose best is not its last."""
+    """Manifest of a run whose best top-1 is not its last."""
     return {
         "seed": seed,
         "started": started,
@@ -155,11 +155,11 @@ def manifest(seed: int, started: str, last: float, seconds: float, speed: float)
 
 
 def test_a_row_is_over_the_newest_run_of_each_seed(scripts: dict[str, ModuleType]) -> None:
-    """0.5, 0.7 and 0.9 have the mean 0.7 and, of a sample, the deviation 0.2."""
+    """The mean of 0.5, 0.7 and 0.9 is 0.7, their sample standard deviation is 0.2."""
     manifests = [
         manifest(0, "2026-02-01", 0.5, 1000.0, 100.0),
         manifest(1, "2026-01-02", 0.7, 2000.0, 200.0),
-        manifest(0, "2026-01-01", 0.1, 9.0, 9.0),  # the first try of seed 0
+        manifest(0, "2026-01-01", 0.1, 9.0, 9.0),  # an older run of seed 0, which does not count
         manifest(2, "2026-01-03", 0.9, 4200.0, 303.0),
     ]
     found = scripts["experiments"].row(("vit", "", "4 × H100", "2.15", "bf16"), manifests)

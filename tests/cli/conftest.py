@@ -1,4 +1,4 @@
-"""The command line as people use it: in this process where that says as much, else as one of its own."""
+"""Fixtures for the command line: run in this process where that is enough, else in a subprocess."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ from conftest import Said
 from neuscale.cli import run
 from neuscale.data.prepare import prepare
 
-# A real training in a few milliseconds a step.
+# A real training with steps of a few milliseconds.
 TINY = [
     "data=image_folder",
     "data.name=tiny",
@@ -28,14 +28,14 @@ TINY = [
     "train.global_batch_size=12",
     "run.device=cpu",
 ]
-# It does not end by itself, and writes a line of metrics.jsonl a step.
+# Never ends by itself, and writes a line of metrics.jsonl per step.
 ENDLESS = ["train.epochs=1000000", "eval.every_epochs=1000000", "checkpoint.every_steps=1000000"]
 ENDLESS += ["train.log_every_steps=1", "tracking.trackers=[]"]
 
 
 @pytest.fixture(scope="session")
 def tiny_data(build_image_tree: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with 'tiny' (60 and 21 images) and 'single' (12, and one to validate)."""
+    """Data folder with 'tiny' (60 training and 21 validation images) and 'single' (12 and 1)."""
     folder = tmp_path_factory.mktemp("tiny")
     tree = build_image_tree(folder / "tree", train=20, val=7)
     prepare("image_folder", root=folder / "data", source=tree, save_as="tiny")
@@ -47,7 +47,7 @@ def tiny_data(build_image_tree: Callable[..., Path], tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def runs(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The runs folder, empty; the environment says so, and where the tiny data are."""
+    """Path of the runs folder, not created yet; the environment names it and the data folder."""
     monkeypatch.setenv("NEUSCALE_DATA", str(tiny_data))
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -70,13 +70,13 @@ def neuscale(runs: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Sai
 
 @pytest.fixture
 def train(neuscale: Callable[..., Said]) -> Callable[..., Said]:
-    """`neuscale train` of the tiny model."""
+    """A function that runs `neuscale train` with the tiny model."""
     return lambda *words: neuscale("train", *TINY, *words)
 
 
 @pytest.fixture
 def tiny_words() -> list[str]:
-    """The tiny model's words, for those who start a process."""
+    """Overrides of the tiny model, for tests that start a subprocess."""
     return TINY
 
 
@@ -95,14 +95,14 @@ def finished_runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def done(finished_runs: Path, neuscale: Callable[..., Said], runs: Path) -> Path:
-    """A copy of the finished run 'done', to do with it what one likes."""
-    del neuscale  # it wants to see the folder empty
+    """A copy of the finished run 'done' that a test may change."""
+    del neuscale  # it asserts that the runs folder does not exist yet
     shutil.copytree(finished_runs, runs)
     return runs / "done"
 
 
 class Process:
-    """A `neuscale` process of its own."""
+    """A `neuscale` subprocess."""
 
     def __init__(self, words: list[str], folder: Path, program: tuple[str, ...]) -> None:
         folder.mkdir(parents=True)
@@ -119,7 +119,7 @@ class Process:
         self.popen.send_signal(number)
 
     def until(self, holds: Callable[[], Any], seconds: float = 120) -> None:
-        """Waits until `holds()`, while the process lives."""
+        """Wait until `holds()`; fail if the process ends first or `seconds` have passed."""
         deadline = time.monotonic() + seconds
         while not holds():
             assert self.popen.poll() is None, self._err.read_text()
@@ -133,7 +133,7 @@ class Process:
 
 @pytest.fixture
 def start(runs: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """A function that starts `neuscale WORDS` as a process; nothing of it outlives the test."""
+    """A function that starts `neuscale WORDS` as a subprocess, killed with its children after the test."""
     del runs  # for the environment that it sets
     started: list[Process] = []
 
@@ -144,7 +144,7 @@ def start(runs: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield begin
     for process in started:
         if process.popen.poll() is None:
-            # By descent: torchrun's workers have process groups of their own.
+            # All descendants, because torchrun's workers are in process groups of their own.
             for child in psutil.Process(process.popen.pid).children(recursive=True):
                 child.kill()
             process.popen.kill()
@@ -153,7 +153,7 @@ def start(runs: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def start_endless(start: Callable[..., Process], runs: Path) -> Callable[..., Process]:
-    """A function that starts a training that does not end, and returns when it has done its first steps."""
+    """A function that starts an endless training and returns after its first logged step."""
 
     def begin(*words: str, program: tuple[str, ...] = ("-m", "neuscale")) -> Process:
         process = start("train", *TINY, *ENDLESS, "run.name=endless", *words, program=program)

@@ -1,4 +1,4 @@
-"""What options are checked with: stand-ins for what a command calls, which keep their arguments by name."""
+"""Helpers to test options: fakes for the functions that a command calls, which record their arguments."""
 
 import inspect
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ CALLED, NOT_CALLED = "called", "not called"
 
 
 class Option(NamedTuple):
-    """With `words` the argument `where` (FUNCTION.argument, or FUNCTION) is `value`, else `default`."""
+    """With `words`, `where` (FUNCTION or FUNCTION.argument[.attribute]) is `value`, otherwise `default`."""
 
     words: list[str]
     where: str
@@ -28,7 +28,7 @@ class Option(NamedTuple):
 
 
 class Named:
-    """Equal to an absolute path of this name."""
+    """Equal to any absolute path whose last part is this name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -43,7 +43,7 @@ class Named:
 
 
 def commands() -> dict[str, Any]:
-    """All commands, as click has them, by their words."""
+    """All commands as click objects, by their full names ("data list")."""
 
     def below(group: Any, path: list[str]) -> Iterator[tuple[str, Any]]:
         for name, command in group.commands.items():
@@ -56,15 +56,15 @@ def commands() -> dict[str, Any]:
 
 
 def options_of(command: Any) -> list[Any]:
-    """A command's options, as click has them."""
+    """Options of a command as click objects, without --help."""
     return [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
 
 
 class Callees:
-    """Stand-ins for functions; `arguments`: those of the last call of each."""
+    """Fakes for functions; `arguments` holds those of the last call, by function name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # A module that is first imported while a stand-in is there would keep it for good.
+        # A module that is first imported while a fake is installed would keep the fake.
         for module in walk_packages(neuscale.__path__, "neuscale."):
             if not module.name.startswith(("neuscale.integrations", "neuscale.__main__")):
                 import_module(module.name)
@@ -72,7 +72,7 @@ class Callees:
         self.arguments: dict[str, dict[str, Any]] = {}
 
     def stand_in(self, where: str, answer: Any = None) -> None:
-        """`where`: module.function; `answer`: what it returns, or a function of its arguments by name."""
+        """Fake `where` (module.function); `answer`: its result, or a function of its arguments by name."""
         module, _, name = where.rpartition(".")
         signature = inspect.signature(getattr(import_module(module), name))
 
@@ -85,7 +85,7 @@ class Callees:
         self._monkeypatch.setattr(import_module(module), name, function)
 
     def found(self, where: str) -> Any:
-        """The value of an Option's `where`."""
+        """Value at an Option's `where` in the recorded calls."""
         function, *path = where.split(".")
         if function not in self.arguments or not path:
             return CALLED if function in self.arguments else NOT_CALLED
@@ -95,7 +95,7 @@ class Callees:
         return value
 
     def check(self, base: list[str], options: list[Option]) -> None:
-        """Run the command without any of the options, and with the words of each."""
+        """Run the command without the options and with the words of each; compare the recorded arguments."""
         without = Option([], "", None, None)
         for _, group in groupby([without, *options], key=lambda option: option.words):
             self.arguments.clear()

@@ -1,4 +1,4 @@
-"""A Hub on loopback: the addresses that huggingface_hub's client asks for, over repositories in memory."""
+"""Fake Hugging Face Hub on loopback: the endpoints that huggingface_hub's client uses, served from memory."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ COMMIT = "c0ffee" + 34 * "0"
 
 
 def commit_of(revision: str) -> str:
-    """The commit that a branch is at; of one, itself."""
+    """Commit hash of a branch; a full commit hash is returned unchanged."""
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     return COMMIT if revision == "main" else hashlib.sha1(revision.encode()).hexdigest()
@@ -26,7 +26,7 @@ _FILE = re.compile(r"/(datasets/)?(.+?)/resolve/([^/]+)/(.+)$")
 
 
 class StandInHub:
-    """`files`: by (kind, repository, revision), the content of each file. `asked`: the addresses."""
+    """`files`: contents by (kind, repository, revision), name; `asked`: method and path of all requests."""
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str, str], dict[str, bytes]] = {}

@@ -1,4 +1,4 @@
-"""Bad archives: the file is named, what to do is said, nothing half-written stays, the next run repairs."""
+"""Bad archives: the error names the file and the fix, nothing partial remains, and the next run succeeds."""
 
 import io
 import json
@@ -28,7 +28,7 @@ Members = dict[str, bytes]
 
 @pytest.fixture
 def members(build_tiny_imagenet: TreeBuilder, tmp_path: Path) -> Members:
-    """Name to content of an archive in which all is well."""
+    """Members of a valid archive: name to content."""
     top = build_tiny_imagenet(tmp_path / "tree" / TOP)
     files = sorted(path for path in top.rglob("*") if path.is_file())
     return {path.relative_to(top.parent).as_posix(): path.read_bytes() for path in files}
@@ -84,7 +84,7 @@ BAD = {
 def prepare_it(
     neuscale: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
-    """A function that prepares Tiny ImageNet from an archive, in a data folder of its own."""
+    """A function that prepares Tiny ImageNet from an archive, in a temporary data folder."""
     monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "data"))
     return lambda source, *words: neuscale(
         "data", "prepare", "tiny_imagenet", "--source", str(source), *words
@@ -92,10 +92,10 @@ def prepare_it(
 
 
 def refused(said: Any, *parts: str) -> None:
-    """One message and the exit code 1; no data set, and nothing that was begun."""
+    """Check for one error message, exit code 1, and no prepared or partial data set."""
     assert said.code == 1 and said.out == "", said.err
     for part in parts:
-        assert part.replace(" ", "") in said.words.replace(" ", ""), said.err  # lines are wrapped anywhere
+        assert part.replace(" ", "") in said.words.replace(" ", ""), said.err  # lines may be wrapped anywhere
     assert "Traceback" not in said.err and "not foreseen" not in said.err
     assert prepared_names() == []
     packed = packed_path("tiny_imagenet").parent
@@ -165,7 +165,7 @@ def test_damaged_afterwards_it_is_named_and_made_again(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
-    """A disk of 400 kB. Mounting one takes an administrator."""
+    """A disk of 400 kB; mounting it needs root."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(disk)]
@@ -182,7 +182,7 @@ def test_a_disk_that_is_full_half_way(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The space that was free in the beginning is used by others meanwhile."""
+    """Preparation fails cleanly if others use up the space that was free at the start."""
     tree = build_tiny_imagenet(tmp_path / "large", train=30, side=64)
     monkeypatch.setenv("NEUSCALE_DATA", str(small_disk))
     usage = shutil.disk_usage

@@ -1,4 +1,4 @@
-"""Folders that cannot be written, disks that fill up, data that are damaged."""
+"""Folders that cannot be written, full disks, and damaged data."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """A function that mounts a small file system of memory and returns its folder."""
+    """A function that mounts a small tmpfs and returns its folder."""
     folder = tmp_path / "small"
     folder.mkdir()
 
@@ -61,13 +61,13 @@ def test_disk_fills_up_while_training(
     monkeypatch: pytest.MonkeyPatch,
     kilobytes: int,
 ) -> None:
-    """At whatever file it happens: what was saved before is whole, and space is all that is missing."""
+    """Whichever write fails, saved checkpoints are intact, and the run resumes once there is space."""
     folder = mount(f"size={kilobytes}k")
     monkeypatch.setenv("NEUSCALE_RUNS", str(folder))
     check(train("train.epochs=3", "run.name=full"), str(folder), "the disk is full", "free some space")
     run = folder / "full"
     subprocess.run(["mount", "-o", "remount,size=9m", str(folder)], check=True)
-    if not run.exists():  # not even the manifest fitted: nothing has begun, and the name is free
+    if not run.exists():  # not even the manifest fitted: nothing was started, and the name is free
         assert train("run.name=full").code == 0
         return
     json.loads((run / "manifest.json").read_text())
@@ -81,8 +81,8 @@ def test_disk_fills_up_while_training(
 def test_what_fails_in_the_background_is_one_line(
     neuscale: Callable[..., Any], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorBoard writes in a thread of its own, whose traceback would bury the message."""
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back what `run` sets
+    """A failed background thread, such as TensorBoard's, prints no traceback that would bury the message."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # undoes what `run` sets
     neuscale("--version")
     thread = threading.Thread(target=(Path("/nowhere") / "file").read_text)
     thread.start()

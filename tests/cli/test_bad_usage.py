@@ -1,4 +1,4 @@
-"""Each mistake is one message that says what, where and what to do; exit code 2, and nothing begun."""
+"""Each mistake is one message with the problem, its location and the fix; exit code 2, nothing started."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_a_run_name_that_is_taken(train: Callable[..., Any], done: Path) -> None
 def test_only_debug_shows_the_traceback(
     neuscale: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NEUSCALE_DEBUG", "")  # put back what --debug leaves there
+    monkeypatch.setenv("NEUSCALE_DEBUG", "")  # undoes what --debug sets
     said = neuscale("eval", "nope", "--debug")
     assert "Traceback" in said.err
     assert "error: nope: there is no such run" in said.err

@@ -1,4 +1,4 @@
-"""What `neuscale bench` prints is the median of its rounds, and a ratio above 1 says that ours is faster."""
+"""`neuscale bench` prints the median of its rounds; a ratio above 1 means that NeuScale is faster."""
 
 import statistics
 import sys
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that only moves when somebody moves it."""
+    """A fake clock that only moves when a test or a fake function advances it."""
     now = [100.0]
     for module in (ops, step):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def takes(clock: list[float], *seconds: float) -> Callable[[], None]:
-    """A function that takes so long in its first call, its second, …, and then the last of them."""
+    """A function whose calls advance the clock by each of `seconds` in turn, then always by the last one."""
     left = list(seconds)
 
     def work() -> None:
@@ -100,7 +100,7 @@ def test_only_the_cases_that_are_asked_for_are_measured(
 
 
 class Peer(nn.Module):
-    """Stands for torchvision's model: takes `seconds` of the clock for each image."""
+    """Fake model that advances the clock by `seconds` per image."""
 
     def __init__(self, clock: list[float], seconds: float) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Peer(nn.Module):
 
 @pytest.fixture
 def two_sides(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Theirs takes 4 ms an image, ours 1 ms and has 3 billion operations; the peak is 12 TFLOP/s."""
+    """torchvision's model takes 4 ms per image, ours 1 ms and 3 GFLOP; the peak is 12 TFLOP/s."""
     monkeypatch.setattr(step, "CASES", (Case("swin_t", 8, 0.2, lambda: Peer(clock, 0.004)),))
     monkeypatch.setattr(step, "create_model", lambda *_: Peer(clock, 0.001))
     monkeypatch.setattr(step, "choose_ops", lambda *_: SimpleNamespace(kind="eager"))

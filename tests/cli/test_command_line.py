@@ -1,4 +1,4 @@
-"""The command line, frozen: the options of each command, their defaults and the least they may be."""
+"""Frozen command line: the options of each command, their defaults and their minimum values."""
 
 import inspect
 import typing
@@ -11,7 +11,7 @@ from neuscale.cli import run
 from .options import commands, options_of
 
 JSON = {"--json": False}
-# Option: its default, and after it the least number that it takes.
+# Option: its default, or (default, minimum) for a number.
 COMMANDS: dict[str, dict[str, Any]] = {
     "init": {},
     "train": {
@@ -168,6 +168,6 @@ def test_version_and_debug_are_options_of_all(
     monkeypatch.delenv("NEUSCALE_DEBUG", raising=False)
     for words, shown in (([], False), (["--debug"], True)):
         with monkeypatch.context() as patch:
-            patch.setenv("NEUSCALE_DEBUG", "")  # put back, whatever the command makes of it
+            patch.setenv("NEUSCALE_DEBUG", "")  # undoes what the command sets
             assert run(["train", "no.such=field", *words]) == 2
         assert ("Traceback" in capfd.readouterr().err) == shown

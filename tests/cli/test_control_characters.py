@@ -1,4 +1,4 @@
-"""No text of a file, a class or a record controls the reader's terminal: it is shown as it is written."""
+"""Control characters in file names, class names and records never reach the terminal: they are escaped."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def assert_plain(said: Said) -> None:
 
 @pytest.fixture
 def photos(build_image_tree: TreeBuilder, tmp_path: Path) -> Path:
-    """Photos in classes that are called like commands of a terminal."""
+    """Image tree with terminal control sequences in its class and file names."""
     tree = build_image_tree(tmp_path / "photos", classes=CLASSES, train=4, val=2)
     for path in sorted(tree.rglob("*.png")):
         path.rename(path.with_name(f"{path.stem}{CLEAR}.png"))
@@ -82,7 +82,7 @@ def test_names_of_classes_and_files(
 
 
 def texts(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every text inside `value`."""
+    """Paths of all strings inside `value`."""
     if isinstance(value, str):
         return [path]
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -90,7 +90,7 @@ def texts(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def test_texts_of_a_manifest(neuscale: Command, done: Path, runs: Path, tmp_path: Path) -> None:
-    """Every text that the schema leaves free, all at once."""
+    """Control sequences are added to every string that the schema leaves free, except in `config`."""
     shutil.copytree(done, runs / "other")
     manifest = read_manifest(done / "manifest.json")
     changed = 0

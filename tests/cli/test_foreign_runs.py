@@ -1,4 +1,4 @@
-"""A run folder that somebody else made is data: it names nothing outside of it and changes nothing there."""
+"""A run folder from somebody else is only data: it can neither read nor change anything outside itself."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SECRET = "the reader's own secret"
 
 @pytest.fixture
 def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of the reader's, whose text is in an environment variable as well."""
+    """A file of the user with a secret text, which the environment variable TOKEN holds as well."""
     monkeypatch.setenv("TOKEN", SECRET)
     path = tmp_path / "secret.txt"
     path.write_text(SECRET)

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: data sets, weights and models, over a Hub on loopback with the real client."""
+"""The Hugging Face Hub: data sets, weights and models, with the real client and a fake Hub on loopback."""
 
 import io
 import json
@@ -25,7 +25,7 @@ CLASSES = ["ant", "bee"]
 
 @pytest.fixture
 def hub(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
-    """A Hub, empty, and an empty cache; data and runs go into folders of the test."""
+    """A fake Hub without repositories and an empty cache; data and runs folders are temporary."""
     del runs
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
@@ -144,7 +144,7 @@ def test_a_part_of_the_files_is_not_taken_for_all(
     no_network()
     said = neuscale("data", "prepare", "hf:zoo/insects", "--save-as", "half")
     assert said.code == 1
-    # Older clients do not notice, and then we do.
+    # Older clients do not notice the missing file; NeuScale then does.
     assert "of train, only 1 of 2 files are there" in said.words or "cannot be had" in said.words
 
 
@@ -170,7 +170,7 @@ def test_what_datasets_keeps_is_found_without_a_network(
     tmp_path: Path,
     form: str,
 ) -> None:
-    """As `load_dataset` leaves it: Arrow streams, and files in which it keeps results of its own."""
+    """The cache of `load_dataset` is read: Arrow streams or files, but not its `cache-*.arrow` files."""
     pa = pytest.importorskip("pyarrow")
     folder = tmp_path / "datasets" / "zoo___insects" / "default" / "0.0.0" / "abc123"
     folder.mkdir(parents=True)
@@ -184,7 +184,7 @@ def test_what_datasets_keeps_is_found_without_a_network(
     said = neuscale("data", "prepare", "hf:zoo/insects", "--json")
     assert said.code == 0, said.err
     assert said.json["counts"] == {"train": 10, "val": 4} and said.json["classes"] == CLASSES
-    # And as its save_to_disk has it, a folder a split, given as the source.
+    # The same as written by `save_to_disk`, with a folder for each split, given as the source.
     for split in ("train", "test"):
         (tmp_path / "saved" / split).mkdir(parents=True)
         whole = (folder / f"insects-{split}.arrow").read_bytes()
@@ -192,7 +192,7 @@ def test_what_datasets_keeps_is_found_without_a_network(
         (tmp_path / "saved" / split / "state.json").write_text("{}")
     said = neuscale("data", "prepare", "image_folder", "--source", str(tmp_path / "saved"), "--json")
     assert said.json["counts"] == {"train": 10, "val": 4}
-    # One without splits, beside what a program made of it.
+    # A saved data set without splits, next to a `cache-*.arrow` file.
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "data-00000-of-00001.arrow").write_bytes(whole)
     (tmp_path / "one" / "cache-1234.arrow").write_bytes(b"not arrow")
@@ -227,7 +227,7 @@ def test_a_model_is_uploaded_and_a_run_begins_with_it(
 ) -> None:
     monkeypatch.setenv("NEUSCALE_DATA", str(tiny_data))
     assert neuscale("train", *tiny_words, "train.epochs=1", "run.name=first").code == 0
-    # A process of its own: older clients read the address of the Hub once, when they are imported.
+    # In a subprocess, because older clients read the address of the Hub once, at import.
     command = [sys.executable, "-m", "neuscale", "export", "first", "--to", "hub:zoo/swin", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = Said(done.returncode, done.stdout, done.stderr)

@@ -1,4 +1,4 @@
-"""Images kept as files: listed, looked at, trained on; the same numbers as packed."""
+"""Data sets kept as image files: listed, shown, verified and trained on; same weights as packed data."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_a_folder_is_listed_by_training_itself(neuscale: Callable[..., Any], run
 def test_a_signal_to_all_processes_of_the_job_still_saves(
     neuscale: Callable[..., Any], start_endless: Callable[..., Any], tree: Path
 ) -> None:
-    """A scheduler signals everything at once, the processes that decode included."""
+    """A run still saves if a scheduler signals all its processes at once, DataLoader workers included."""
     prepare = ["data", "prepare", "image_folder", "--source", str(tree), "--size", "8", "--layout", "files"]
     assert neuscale(*prepare).code == 0
     process = start_endless("data.name=photos", "data.workers=2")

@@ -1,4 +1,4 @@
-"""Other launchers than our own: what they ask for is done or refused, and an error is said once."""
+"""torchrun and `accelerate launch`: their settings are applied or refused, and an error is printed once."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ def torchrun(_path: Path) -> tuple[str, ...]:
 
 
 def config_file(path: Path, **settings: object) -> tuple[str, ...]:
-    """What to start Python with for an `accelerate launch` with a config file as its questions write it."""
+    """Write a config file like that of `accelerate config`; return Python's arguments to launch with it."""
     answers = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU",
@@ -29,7 +29,7 @@ def config_file(path: Path, **settings: object) -> tuple[str, ...]:
         "mixed_precision": "no",
         "use_cpu": False,
     }
-    path.write_text(json.dumps(answers | settings))  # JSON is YAML
+    path.write_text(json.dumps(answers | settings))  # JSON is valid YAML
     return (*ACCELERATE, "--config_file", str(path), "-m", "neuscale")
 
 
@@ -120,7 +120,7 @@ def test_what_accelerate_asks_for_and_cannot_have_is_named(
     [
         ("bf16", [], "bf16"),
         ("no", [], "fp32"),
-        ("no", ["train.precision=bf16"], "bf16"),  # "no" is also what it says when nobody was asked
+        ("no", ["train.precision=bf16"], "bf16"),  # "no" is also accelerate's default
         ("bf16", ["train.precision=bf16"], "bf16"),
     ],
 )

@@ -1,4 +1,4 @@
-"""torchvision's and timm's models from the command line: trained, resumed, evaluated again."""
+"""torchvision and timm models on the command line: trained, resumed and evaluated."""
 
 import json
 import shutil
@@ -26,12 +26,12 @@ RECIPE = [
     "run.device=cpu",
     "run.name=library",
 ]
-# With BatchNorm, and two orders of magnitude fewer parameters than a ResNet.
+# Has BatchNorm, and about 30 times fewer parameters than ResNet-18.
 SMALL = ["model=torchvision", "model.arch=shufflenet_v2_x0_5"]
 
 
 def validation(run: Path) -> dict[str, Any]:
-    """The numbers of the last evaluation during training."""
+    """Metrics of the last evaluation during training."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["split"] == "val"][-1]
 
@@ -78,7 +78,7 @@ def test_it_trains_is_evaluated_and_loads_into_the_plain_library(
 
 
 def test_a_run_with_batchnorm_goes_on_to_the_same_bits(neuscale: Callable[..., Any], runs: Path) -> None:
-    """The running statistics are part of the checkpoint, and nothing else disturbs them."""
+    """Running statistics are part of the checkpoint, so that a resumed run ends with identical weights."""
     words = [*RECIPE, *SMALL, "train.epochs=2", "checkpoint.every_steps=3", "checkpoint.keep_last=9"]
     assert neuscale("train", *words).code == 0
     whole = runs / "library"
@@ -97,7 +97,7 @@ def test_a_run_with_batchnorm_goes_on_to_the_same_bits(neuscale: Callable[..., A
 
 
 def test_two_processes_evaluate_the_model_that_they_save(neuscale: Callable[..., Any], runs: Path) -> None:
-    """Each gathers running statistics of its own share; the numbers are to be those of one model."""
+    """Each process collects its own running statistics; all must evaluate with those that are saved."""
     said = neuscale("train", *RECIPE, *SMALL, "train.epochs=3", "--processes", "2")
     assert said.code == 0, said.err
     check_evaluation(neuscale, runs / "library")

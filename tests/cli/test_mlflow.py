@@ -1,4 +1,4 @@
-"""A run in a real MLflow: its file store, read with MLflow's own client."""
+"""A run logged to MLflow's file store, read back with MLflow's own client."""
 
 import json
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def test_the_environment_names_the_experiment_and_a_field_beats_it(
 def test_a_server_that_is_not_there_stops_no_training(
     train: Callable[..., Any], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorBoard and metrics.jsonl have everything; the manifest says what MLflow has not."""
+    """TensorBoard and metrics.jsonl are complete; the manifest records the points that MLflow is missing."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said = train("tracking=mlflow", "train.log_every_steps=1", "train.epochs=1", "run.name=alone")

@@ -1,4 +1,4 @@
-"""What an option's text may be, and which options contradict each other."""
+"""Allowed values of text options, and options that contradict each other."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-# A command up to an option, what the option takes, and how that is said.
+# (command up to an option, values of the option, part of the error message)
 CHOICES = [
     ("eval some --split", "train val test", "expected train, val or test."),
     ("eval some --tta", "none flip", "expected none or flip."),
@@ -49,7 +49,7 @@ def test_an_option_takes_its_choices_and_no_other(
     assert said.code == 2
     assert f"error: {option} other: " in said.words
     assert says in said.words
-    for choice in choices.split():  # taken: what is wrong is that there is no such run, or no source
+    for choice in choices.split():  # accepted: the error is then about the missing run or source
         assert f"{option} {choice}:" not in neuscale(*words.split(), choice).words
     assert not runs.exists()
 

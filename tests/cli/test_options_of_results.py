@@ -1,4 +1,4 @@
-"""Every option of the commands that read runs and data reaches what it names."""
+"""Every option of the commands that read runs and data reaches the argument that it sets."""
 
 import types
 from pathlib import Path
@@ -181,7 +181,7 @@ def test_every_option_is_tried(command: str) -> None:
 
 @pytest.fixture
 def callees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callees:
-    """Stand-ins for all that these commands ask; the run 'some' is a folder of the present one."""
+    """Fakes for everything that these commands call; the run 'some' is a folder in the current directory."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "data"))
@@ -291,7 +291,7 @@ def test_every_option_reaches_what_it_names(command: str, callees: Callees) -> N
 
 
 def test_the_processes_of_an_evaluation_are_given_every_option(callees: Callees) -> None:
-    """One that is lost would evaluate something else, and say nothing."""
+    """Workers get every option; a lost one would silently change the evaluation."""
     words = ["--checkpoint", "last", "--split", "train", "--weights", "raw", "--tta", "flip", "--corruptions"]
     words += ["--reliability", "page.png", "--limit", "17", "--processes", "3", "--json"]
     plain = ["--checkpoint", "best", "--split", "val", "--weights", "auto", "--tta", "none"]

@@ -1,4 +1,4 @@
-"""Every option of the commands that make runs reaches what it names."""
+"""Every option of the commands that create runs reaches the argument that it sets."""
 
 import sys
 import types
@@ -138,7 +138,7 @@ def test_every_option_is_tried(command: str) -> None:
 
 @pytest.fixture
 def callees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callees:
-    """Stand-ins for all that these commands start or ask."""
+    """Fakes for everything that these commands start or call."""
     for name in ("WORLD_SIZE", "NEUSCALE_WORKER_REPORTS", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "runs"))
@@ -249,8 +249,8 @@ def test_a_run_on_several_nodes_has_as_many_processes_on_each(
         Option(["--gpus", "2"], "launch.nodes", nodes, nodes),
     ]
     callees.check(BASE["train"], options)
-    monkeypatch.setenv("WORLD_SIZE", "4")  # one of the processes that were started
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):  # as a launcher sets them
+    monkeypatch.setenv("WORLD_SIZE", "4")  # this process is now a worker of a launcher
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):  # set by launchers
         monkeypatch.setenv(name, "1")
     options = [
         Option(["--gpus", "2"], "launch", NOT_CALLED, NOT_CALLED),

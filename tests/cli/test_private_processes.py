@@ -1,4 +1,4 @@
-"""The processes of a run import installed packages only, and nobody else reaches their meeting point."""
+"""Processes of a run import installed packages only, and a secret protects their rendezvous."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from conftest import Said
 from neuscale.distributed.nodes import SECRET
 
-# Of the standard library, of what neuscale needs, and neuscale's own.
+# Modules of the standard library, of neuscale's dependencies, and neuscale itself.
 PLANTED = ("yaml", "numpy", "torch", "omegaconf", "json", "queue", "neuscale_ops", "rich", "neuscale")
 
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with modules that leave a mark where they are imported."""
+    """Current directory with modules that write to the file 'ran' when they are imported."""
     folder = tmp_path / "somebody's"
     folder.mkdir()
     for name in PLANTED:
@@ -43,7 +43,7 @@ def test_runs_of_a_sweep_import_nothing_from_the_current_folder(
 def test_python_m_neuscale_imports_nothing_from_the_current_folder(
     planted: Path, start: Callable[..., Any]
 ) -> None:
-    for name in ("json", "queue", "neuscale"):  # before a line of the program has run
+    for name in ("json", "queue", "neuscale"):  # imported before the first line of `neuscale.__main__` runs
         (planted / f"{name}.py").unlink()
     said = start("data", "list").end(60)
     assert said.code == 0, said.err

@@ -1,4 +1,4 @@
-"""Bars for people, lines for files; results go to standard output and nothing else does."""
+"""Progress bars on a terminal, lines elsewhere; only results go to standard output."""
 
 import os
 import pty
@@ -26,7 +26,7 @@ def test_lines_where_there_is_no_terminal(train: Callable[..., Any]) -> None:
 
 
 def test_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A job's log has to show that it is alive, and not be flooded."""
+    """The log of a job shows regular progress without being flooded."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with create_progress().task("training", 1000, "img") as task:
@@ -59,7 +59,7 @@ def test_bars_on_a_terminal_and_results_alone_on_standard_output(runs: Path) -> 
     try:
         while piece := os.read(ours, 4096):
             shown += piece
-    except OSError:  # how Linux says that the other end was closed
+    except OSError:  # Linux raises this when the other end is closed
         pass
     assert process.stdout is not None
     out = process.stdout.read()
@@ -75,10 +75,10 @@ def test_bars_on_a_terminal_and_results_alone_on_standard_output(runs: Path) -> 
 
 @pytest.mark.parametrize("words", [["data", "list"], ["data", "list", "--json"]])
 def test_a_reader_that_goes_and_one_that_was_never_there(runs: Path, words: list[str]) -> None:
-    """As in `neuscale … | head -1` and `neuscale … >&-`: no traceback."""
+    """A closed reader (`neuscale … | head -1`) or closed stdout (`neuscale … >&-`) causes no traceback."""
     command = " ".join([sys.executable, "-m", "neuscale", *words])
     for shell in (f"{command} | true", f"{command} >&-", f"{command} <&- >/dev/null"):
-        # Buffered, as for most people: then it is noticed only at the end.
+        # With buffered output, the usual case, the error appears only at the final flush.
         env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         done = subprocess.run(
             ["sh", "-c", shell], capture_output=True, text=True, timeout=60, check=False, env=env
@@ -96,4 +96,4 @@ def test_tables_in_a_narrow_terminal_keep_the_names(runs: Path) -> None:
     )
     for name in ("fashion_mnist", "tiny_imagenet", "image_folder"):
         assert name in done.stdout
-    assert max(map(len, done.stdout.splitlines()[1:])) <= 50  # the title is a path
+    assert max(map(len, done.stdout.splitlines()[1:])) <= 50  # the title is a path and may be longer

@@ -1,4 +1,4 @@
-"""Which run `--resume` goes on with, and what may change on the way."""
+"""The run that `--resume` chooses, and the settings that may change on resume."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from neuscale.runs.manifest import read_manifest, write_manifest
 
 
 def stop(run: Path, age: int = 0) -> None:
-    """Makes a finished run one that was stopped after its first checkpoint, begun `age` seconds earlier."""
+    """Make a finished run look stopped after its first checkpoint, and started `age` seconds earlier."""
     manifest = read_manifest(run / "manifest.json") | {"status": "stopped"}
     write_manifest(run / "manifest.json", manifest)
     for checkpoint in sorted((run / "checkpoints").glob("step-*"))[1:]:
@@ -42,14 +42,14 @@ def test_a_run_elsewhere_by_path(
     stop(done)
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "other runs"))
     went_on(neuscale("train", "--resume", str(done), "--json"), done)
-    # The commands that the user is told to type have to find it again.
+    # The printed commands have to find the run again.
     assert f"neuscale eval {done}" in neuscale("train", "--resume", str(done)).words
 
 
 def test_a_run_elsewhere_in_several_processes(
     neuscale: Callable[..., Any], done: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The workers are told the run by a word that they can find it by, and every changed field."""
+    """Workers get the path of the run and every changed field."""
     stop(done)
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "other"))
     monkeypatch.setattr("neuscale.distributed.launch.launch", lambda words, _processes, _nodes: run(words))
@@ -58,7 +58,7 @@ def test_a_run_elsewhere_in_several_processes(
 
 
 def test_run_name_goes_on_if_it_is_there_and_starts_if_not(train: Callable[..., Any], done: Path) -> None:
-    """One command for a job that is queued again after each time limit."""
+    """One command serves a job that is requeued after each time limit: it starts the run or resumes it."""
     stop(done)
     words = ["train.epochs=3", "checkpoint.keep_last=9", "--resume", "--json"]
     went_on(train("run.name=done", *words), done)
@@ -77,14 +77,14 @@ def test_without_a_name_the_newest_unfinished_run(
     went_on(neuscale("train", "--resume", "--json"), done.parent / "old", 10)
     words = ["experiment=quickstart", "train.epochs=3", "checkpoint.keep_last=9"]
     went_on(train(*words, "--resume", "--json"), done)
-    # Nothing is left to go on with: it starts.
+    # No unfinished run is left, so a new one starts.
     said = train("--resume", "train.max_steps=1", "--json")
     assert said.code == 0
     assert said.json["run"] not in {str(done.parent / name) for name in ("old", "newest", "done")}
 
 
 def test_a_run_may_go_on_on_another_device_than_it_began_on(neuscale: Callable[..., Any], done: Path) -> None:
-    """It was trained with run.device=cpu: where there is a GPU now, that is taken."""
+    """A run trained with run.device=cpu resumes with run.device=auto, which uses a GPU if there is one."""
     stop(done)
     for words, device in (([], "auto"), (["run.device=cpu"], "cpu")):
         shown = neuscale("train", "done", "--resume", *words, "--print-config").out
@@ -137,7 +137,7 @@ def test_more_epochs(neuscale: Callable[..., Any], done: Path) -> None:
 
 
 def test_more_epochs_are_remembered(neuscale: Callable[..., Any], done: Path) -> None:
-    """A run made longer and stopped on the way goes on to its new end by the command that it printed."""
+    """A new train.epochs is stored, so that the printed resume command continues to the new end."""
     assert neuscale("train", "--resume", "done", "train.epochs=4").code == 0
     said = neuscale("train", "--resume", "done", "--print-config")
     assert "epochs: 4" in said.out
@@ -166,7 +166,7 @@ def test_a_stranger_among_the_runs_is_in_nobodys_way(train: Callable[..., Any], 
 def test_fields_are_those_of_the_run_and_not_of_the_usual_recipe(
     train: Callable[..., Any], neuscale: Callable[..., Any], done: Path
 ) -> None:
-    """The usual recipe's optimizer has no such field, and its model no such size."""
+    """The default recipe's optimizer has no `nesterov`; overrides apply to the run's own configuration."""
     assert train("optim=sgd", "train.epochs=1", "run.name=other").code == 0
     stop(done, age=500)
     stop(done.parent / "other")
@@ -196,7 +196,7 @@ def checkpoints(run: Path) -> list[int]:
 def test_from_a_chosen_checkpoint(
     train: Callable[..., Any], neuscale: Callable[..., Any], runs: Path, name: str
 ) -> None:
-    """What came after it is set aside and not lost, and the way from there is the same once more."""
+    """Later checkpoints are set aside, not deleted; training again gives the same weights and metrics."""
     assert train("train.epochs=3", "checkpoint.keep_last=9", "run.name=a").code == 0
     run = runs / "a"
     before = {

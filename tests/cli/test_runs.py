@@ -17,14 +17,14 @@ Command = Callable[..., Any]
 
 
 def change(run: Path, **fields: Any) -> Path:
-    """Changes fields of a run's manifest."""
+    """Change fields of a run's manifest; return the run."""
     write_manifest(run / "manifest.json", read_manifest(run / "manifest.json") | fields)
     return run
 
 
 @pytest.fixture
 def zoo(done: Path, runs: Path) -> Path:
-    """A runs folder with a run of each kind."""
+    """A runs folder with one run of each state."""
     for name in ("killed", "failed", "broken", "empty", "newer"):
         shutil.copytree(done, runs / name)
     change(runs / "killed", status="running", result=None)
@@ -54,7 +54,7 @@ def test_every_state_is_listed(neuscale: Command, zoo: Path) -> None:
 
 
 def test_jobs_stand_among_the_runs(neuscale: Command, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever submitted a run looks for it here, before it has a folder and between two of its jobs."""
+    """A submitted run is listed before it has a folder and between two of its jobs."""
     submitted = [("waits", "pending"), ("killed", "requeued"), ("killed", "failed"), ("gone", "finished")]
     jobs = [
         SubmittedJob(str(20 - i), 3 if run == "waits" else None, run, state, "2026-01-01")

@@ -1,4 +1,4 @@
-"""`neuscale runs replay`: the same to the last bit, or the step and the thing that differ."""
+"""`neuscale runs replay` reproduces a run bit for bit, or names the first step and setting that differ."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ Command = Callable[..., Any]
 
 @pytest.fixture
 def own_data(tiny_data: Path, tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The data in a folder of this test's own, to be damaged; the run 'done' is there."""
+    """A copy of the prepared data, for a test to damage; the run 'done' exists."""
     shutil.copytree(tiny_data, tmp_path / "data")
     monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "data"))
     return tmp_path / "data" / "packed" / "tiny"
@@ -120,7 +120,7 @@ def test_a_configuration_changed_by_hand_does_not_hold(neuscale: Command, done: 
 def test_data_whose_source_is_gone_are_those_that_are_prepared(
     neuscale: Command, runs: Path, build_image_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A year later the archive of the images has been cleared away."""
+    """The prepared data is enough, for example if the image archive was deleted a year later."""
     tree = build_image_tree(tmp_path / "gone", train=20, val=7)
     words = ["data=image_folder", "data.name=gone", f"data.source={tree}", "train.global_batch_size=12"]
     model = ["model.embed_dim=8", "model.depths=[1,1]", "model.num_heads=[1,1]", "model.patch_size=2"]
@@ -141,7 +141,7 @@ def test_two_processes_are_replayed_with_two(neuscale: Command, train: Command, 
 
 
 def test_a_run_of_an_older_version_is_replayed(neuscale: Command, done: Path) -> None:
-    """Its manifest has no configuration and no hash: config.yaml and the last checkpoint have them."""
+    """Its manifest has no configuration and no hash: config.yaml and the last checkpoint are used instead."""
     new = read_manifest(done / "manifest.json")
     kept = ("command", "started", "status", "neuscale", "image", "python", "precision", "seed", "data")
     old = {name: new[name] for name in (*kept, "ended", "loader")}

@@ -1,4 +1,4 @@
-"""`neuscale runs report`: one file, which opens with no network, and says what the run said."""
+"""`neuscale runs report` writes one HTML file that opens offline and shows the run's own numbers."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: its text, its pictures, and what it would load besides."""
+    """A parsed HTML page: its text, embedded pictures, count of each tag, and URLs that it would load."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

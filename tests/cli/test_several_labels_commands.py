@@ -1,4 +1,4 @@
-"""Images of several labels from a table to numbers, predictions and an exported model."""
+"""Multi-label images, from a table to metrics, predictions and an exported model."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ Run = Callable[..., Said]
 
 @pytest.fixture(scope="module")
 def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with 'marks': 8×8 images, a half of which is red, a half green, both or neither."""
+    """Data folder with 'marks': 8×8 images with a red upper half, a green lower half, both or neither."""
     folder = tmp_path_factory.mktemp("marks")
     random = np.random.default_rng(0)
     lines = ["image,label,split"]

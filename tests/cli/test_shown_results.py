@@ -1,4 +1,4 @@
-"""What commands show of a result, and the exit code that goes with it."""
+"""Results printed by commands, and their exit codes."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Command = Callable[..., Said]
 
 
 def rows(out: str) -> dict[str, list[str]]:
-    """The rows of a printed table by their first cell."""
+    """Rows of a printed table, by their first cell."""
     cells = [re.split(r"\s*[│┃]\s*", line.strip("│┃ ")) for line in out.splitlines()]
     return {row[0]: row[1:] for row in cells if len(row) > 1}
 

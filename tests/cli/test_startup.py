@@ -1,4 +1,4 @@
-"""What is asked for often has to be there at once: torch takes seconds to import."""
+"""Help, lists and usage errors appear at once: they do not import torch, which takes seconds."""
 
 import os
 import subprocess

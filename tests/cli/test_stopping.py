@@ -1,4 +1,4 @@
-"""Real processes, real signals: what a person or a scheduler sends, and what it finds afterwards."""
+"""Signals from a user or a scheduler to real training processes, and the state that they leave."""
 
 import json
 import re
@@ -17,14 +17,14 @@ from .conftest import TINY
 
 
 def resume_command(said: Any) -> list[str]:
-    """The command that a stopped training printed, without its first word."""
+    """Arguments of the resume command that a stopped training printed, without the program name."""
     found = re.search(r"^Resume with: neuscale (train --resume .*)$", said.err, re.MULTILINE)
     assert found, said.err
     return shlex.split(found[1])
 
 
 def end(neuscale: Callable[..., Any], runs: Path, said: Any) -> None:
-    """Takes the printed command at its word; two steps more are enough of it."""
+    """Run the printed resume command for two more steps."""
     steps = json.loads((runs / "endless" / "manifest.json").read_text())["result"]["steps"]
     done = neuscale(*resume_command(said), f"train.max_steps={steps + 2}", "--json")
     assert done.code == 0, done.err
@@ -34,8 +34,8 @@ def end(neuscale: Callable[..., Any], runs: Path, said: Any) -> None:
 
 @pytest.fixture
 def begin(neuscale: Callable[..., Any], start_endless: Callable[..., Any]) -> Callable[..., Any]:
-    """`start_endless`, beside the in-process `neuscale`."""
-    del neuscale  # made before there are runs
+    """`start_endless`, for tests that also use the in-process `neuscale`."""
+    del neuscale  # has to be created before there are runs
     return start_endless
 
 
@@ -59,7 +59,7 @@ IGNORING += "[sys.executable, '-m', 'neuscale', *sys.argv[1:]])"
 def test_in_the_background_of_a_script_a_ctrl_c_is_ignored_and_sigterm_saves(
     begin: Callable[..., Any], runs: Path
 ) -> None:
-    """A script's `neuscale train … &` has SIGINT ignored: the terminal's Ctrl-C is for what is in front."""
+    """A script's `neuscale train … &` ignores SIGINT, because Ctrl-C is meant for the foreground process."""
     process = begin(program=("-c", IGNORING))
     metrics = runs / "endless" / "metrics.jsonl"
     process.send(signal.SIGINT)
@@ -73,7 +73,7 @@ def test_in_the_background_of_a_script_a_ctrl_c_is_ignored_and_sigterm_saves(
 
 
 def test_a_signal_to_save_waits_from_the_beginning(neuscale: Callable[..., Any]) -> None:
-    """A batch script may send it while Python imports, where it would end the run unsaved."""
+    """SIGUSR2 is blocked from the start; sent during imports, it would otherwise end the run unsaved."""
     before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
     try:
         assert neuscale("train", "--print-config").code == 0
@@ -83,7 +83,7 @@ def test_a_signal_to_save_waits_from_the_beginning(neuscale: Callable[..., Any])
 
 
 def test_two_signals_of_one_request_save(begin: Callable[..., Any], runs: Path) -> None:
-    """GNU make and the terminal send one each."""
+    """GNU make and the terminal each send a signal for the same Ctrl-C; together they are one request."""
     process = begin()
     process.send(signal.SIGINT)
     process.send(signal.SIGTERM)
@@ -92,7 +92,7 @@ def test_two_signals_of_one_request_save(begin: Callable[..., Any], runs: Path) 
     assert json.loads((runs / "endless" / "manifest.json").read_text())["status"] == "stopped"
 
 
-# A training that takes long to save.
+# A training that takes 20 s to save.
 SLOW_SAVE = """
 import sys, time
 from neuscale.training.checkpoint import CheckpointFolder
@@ -116,7 +116,7 @@ def test_a_second_ctrl_c_ends_at_once(begin: Callable[..., Any], runs: Path) -> 
 def test_all_processes_stop_together_and_the_printed_command_goes_on(
     begin: Callable[..., Any], neuscale: Callable[..., Any], runs: Path
 ) -> None:
-    """Workers have a Ctrl-C twice, from the terminal and from the launcher: that is no second one."""
+    """Workers get one Ctrl-C twice, from the terminal and the launcher; it does not count as a second one."""
     process = begin("--processes", "2")
     workers = process.workers()
     assert len(workers) == 2
@@ -134,7 +134,7 @@ def test_all_processes_stop_together_and_the_printed_command_goes_on(
 def test_a_second_signal_to_the_launcher_kills_the_workers(begin: Callable[..., Any]) -> None:
     process = begin("--processes", "2")
     workers = process.workers()
-    workers[0].suspend()  # as one that hangs and will not save
+    workers[0].suspend()  # simulates a worker that hangs and does not save
     process.send(signal.SIGINT)
     process.send(signal.SIGTERM)
     said = process.end(30)
@@ -159,7 +159,7 @@ def test_a_launcher_stopped_before_training_has_begun_does_not_claim_to_have_sav
 def test_the_workers_of_a_killed_launcher_save_and_end(
     begin: Callable[..., Any], neuscale: Callable[..., Any], runs: Path
 ) -> None:
-    """They would go on for days, on GPUs that look free to whoever started them."""
+    """Workers end, instead of running on for days on GPUs that their user believes to be free."""
     process = begin("--processes", "2")
     workers = process.workers()
     process.send(signal.SIGKILL)
@@ -174,7 +174,7 @@ def test_the_workers_of_a_killed_launcher_save_and_end(
 def test_a_killed_worker_is_named_and_the_other_ended(begin: Callable[..., Any]) -> None:
     process = begin("--processes", "2")
     workers = {int(worker.environ()["RANK"]): worker for worker in process.workers()}
-    workers[0].suspend()  # as one that waits on a GPU for the other and hears no signal
+    workers[0].suspend()  # simulates a worker that waits on a GPU for the other and handles no signal
     workers[1].kill()
     said = process.end(30)
     assert said.code == 1
@@ -185,7 +185,7 @@ def test_a_killed_worker_is_named_and_the_other_ended(begin: Callable[..., Any])
 
 
 def test_a_killed_main_process_is_named_and_the_other_ended(begin: Callable[..., Any]) -> None:
-    """The other sees its connection closed, which is no second error."""
+    """The other process loses its connection, which is not reported as a second error."""
     process = begin("--processes", "2")
     workers = {int(worker.environ()["RANK"]): worker for worker in process.workers()}
     workers[0].kill()
@@ -205,7 +205,7 @@ def test_what_the_workers_cannot_do_is_said_once(start: Callable[..., Any], runs
 
 
 def test_torchrun_starts_it_too(begin: Callable[..., Any], runs: Path) -> None:
-    """As on a cluster, where something else starts the processes."""
+    """Another launcher may start the processes, as on a cluster."""
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "neuscale"]
     process = begin(program=tuple(words))
     workers = process.workers()

@@ -1,4 +1,4 @@
-"""`neuscale sweep`, with real trainings: what fails, what is stopped, what is killed, and what goes on."""
+"""`neuscale sweep` with real trainings: failed, stopped, killed and resumed runs."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ def status(run: Path) -> str:
 
 
 def test_a_failed_run_is_named_and_the_others_are_ranked(start: Callable[..., Any], runs: Path) -> None:
-    """Then --resume tries that one again, and leaves the others as they are."""
+    """`--resume` then tries the failed run again and leaves the others unchanged."""
     words = ["model.patch_size=1,2,3", "--name", "s", "--jobs", "2", "--json"]
     said = start("sweep", *SHORT, *words).end(120)
     assert said.code == 1, said.err
@@ -46,7 +46,7 @@ def test_a_failed_run_is_named_and_the_others_are_ranked(start: Callable[..., An
 def test_a_sweep_that_is_stopped_or_killed_goes_on(
     start: Callable[..., Any], runs: Path, number: int
 ) -> None:
-    """The run under way has saved; after --resume all have trained as far as they were to."""
+    """The current run saves; after `--resume` all runs have trained all their steps."""
     steps = ["train.max_steps=300", *ENDLESS, "checkpoint.every_steps=21"]
     process = start("sweep", *TINY, *steps, "run.seed=0,1", "--name", "s")
     process.until(lambda: list(runs.glob("s-seed0/checkpoints/step-*")))

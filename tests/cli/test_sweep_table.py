@@ -1,4 +1,4 @@
-"""The table of a sweep's runs: the best first, each value under its own heading."""
+"""The table of a sweep's runs: the best one first, each value under its own heading."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from neuscale.sweep import processes
 from neuscale.sweep.processes import Swept
 
 WORDS = ["optim.lr=0.1,0.2", "run.seed=3,4", "--name", "s"]
-# By name: status, best and last top-1, last loss, steps; nothing for one that has not begun.
+# By name: status, best and last top-1, last loss, steps; None for a run that has not started.
 RUNS: dict[str, tuple[str, float, float, float, int] | None] = {
     "s-lr0.1-seed3": ("finished", 0.4, 0.3, 2.25, 40),
     "s-lr0.1-seed4": ("finished", 0.9, 0.2, 1.5, 50),
@@ -24,7 +24,7 @@ RUNS: dict[str, tuple[str, float, float, float, int] | None] = {
 
 @pytest.fixture
 def sweep(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str], str | None], None]:
-    """A function that says how the processes of the next sweep end; what they leave is RUNS."""
+    """A function that fakes the next sweep: RUNS, with the given failed runs and stop signal."""
 
     def ends(failed: list[str], stopped_by: str | None) -> None:
         def run_sweep(*_: Any) -> Swept:

@@ -1,4 +1,4 @@
-"""Numbers in words: of progress, of a data set, of a machine; and what JSON makes of what is no number."""
+"""Formatting of numbers in progress, data info and doctor, and of NaN and infinity in JSON."""
 
 import io
 import json
@@ -67,7 +67,7 @@ def test_lines_tell_the_speed_since_the_beginning_and_what_is_left(
 ) -> None:
     with Lines().task("training", 40_000, "img") as task:
         now[0] += 4
-        task.advance(3000)  # too early for a line
+        task.advance(3000)  # less than 10 s: no line yet
         task.note("epoch 2 of 3, loss 1.234")
         now[0] += 8
         task.advance(3000)
@@ -154,7 +154,7 @@ def test_findings_in_words() -> None:
 def uneven(
     build_image_tree: TreeBuilder, tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Five cats, two dogs; one cat and three dogs to validate; 9 high and 6 wide."""
+    """Training: 5 cats, 2 dogs; validation: 1 cat, 3 dogs; images 9 high and 6 wide."""
     del runs
     tree = build_image_tree(tmp_path / "tree", classes=("cat", "dog"), train=5, val=3, size=(6, 9))
     for name in (

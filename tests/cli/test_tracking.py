@@ -1,4 +1,4 @@
-"""What a run leaves in TensorBoard and for Weights & Biases, from real trainings."""
+"""Files that real trainings write for TensorBoard and Weights & Biases."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ def events(run: Path) -> EventAccumulator:
 
 
 def test_tensorboard_has_the_hyperparameters_in_the_run_itself(train: Callable[..., Any], runs: Path) -> None:
-    """Not in a run folder of their own, as SummaryWriter.add_hparams makes, with points of their own."""
+    """No separate run folder with points of its own is created, unlike by SummaryWriter.add_hparams."""
     assert train("train.epochs=2", "run.name=board", "optim.lr=0.02").code == 0
     folders = {path.parent for path in (runs / "board").rglob("events.out.*")}
     assert folders == {runs / "board"}
@@ -53,7 +53,7 @@ def test_wandb_offline_writes_into_the_run_folder_and_goes_on_with_the_same_run(
     train: Callable[..., Any], neuscale: Callable[..., Any], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # whoever wants the network fails
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # any use of the network fails
     said = train(*WANDB, "train.epochs=1", "run.name=tracked", "train.log_every_steps=1", "--json")
     assert said.code == 0, said.err
     assert said.json["status"] == "finished"
@@ -81,7 +81,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def logged(path: Path) -> list[dict[str, Any]]:
-    """The points in the file that 'wandb sync' sends."""
+    """Points in the file that `wandb sync` uploads."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     points = []
@@ -97,7 +97,7 @@ def logged(path: Path) -> list[dict[str, Any]]:
 
 
 def leveldb_records(log: bytes) -> Iterator[bytes]:
-    """The records of a log in LevelDB's format (blocks of 32 KiB) after W&B's header of 7 bytes."""
+    """Records of a LevelDB log (blocks of 32 KiB) after W&B's header of 7 bytes."""
     place, parts = 7, b""
     while place + 7 <= len(log):
         left = 32768 - place % 32768

@@ -1,4 +1,4 @@
-"""From images in a folder to numbers: what training says, evaluation finds again."""
+"""From an image folder to metrics: evaluation reproduces the numbers of training."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def test_own_images_to_numbers_and_back(
     monkeypatch: pytest.MonkeyPatch,
     relative: bool,
 ) -> None:
-    """Names as folders have them: spaces, umlauts, brackets that the terminal could take for markup."""
+    """Class names may contain spaces, umlauts, and brackets that look like terminal markup."""
     classes = ("Kätzchen", "日本", "[red]x", "a b")
     tree = build_image_tree(tmp_path / "my ímages", classes=classes, train=5, val=3, size=(16, 16))
     monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "some data"))
@@ -91,7 +91,7 @@ def test_json_of_eval(neuscale: Callable[..., Any], done: Path) -> None:
 
 
 def test_json_has_no_nan(neuscale: Callable[..., Any], done: Path) -> None:
-    """`NaN` is no JSON: jq and JavaScript would refuse the whole object."""
+    """`NaN` is not valid JSON: jq and JavaScript would refuse the whole object."""
     weights = load_file(done / "checkpoints" / "step-00000015" / "model.safetensors")
     weights["head.bias"][:] = torch.nan
     save_file(weights, done / "nan.safetensors")
@@ -128,7 +128,7 @@ def test_json_of_data_commands_and_doctor(
 def test_any_number_of_processes_counts_every_image_once(
     neuscale: Callable[..., Any], train: Callable[..., Any], tiny_data: Path, name: str, processes: int
 ) -> None:
-    """A sampler that pads would count some images twice; port 29500 is everybody's default, and taken."""
+    """Shares are not padded, which would count images twice; the usual default port 29500 may be in use."""
     assert train(f"data.name={name}", "train.max_steps=2", "run.name=r", "eval.batch_size=2").code == 0
     alone = neuscale("eval", "r", "--json").json
     with socket.socket() as taken:

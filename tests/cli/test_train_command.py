@@ -1,4 +1,4 @@
-"""What `train` checks before it starts processes, what it tells them, and what it says of a run."""
+"""`train`: checks before processes start, arguments of the processes, and printed results."""
 
 import types
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from .options import CALLED, NOT_CALLED, Callees
 
 @pytest.fixture
 def callees(monkeypatch: pytest.MonkeyPatch, runs: Path) -> Callees:
-    """Stand-ins for the training itself, its processes and its data."""
+    """Fakes for the training itself, its processes and its data."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     found = Callees(monkeypatch)
     found.stand_in("neuscale.hardware.check_gpus")
@@ -69,7 +69,7 @@ def test_nodes_that_meet_without_a_secret_are_warned_once(
 def test_processes_go_on_with_the_run_and_the_fields_that_are_changed(
     callees: Callees, tmp_path: Path
 ) -> None:
-    """A preset stands in the run's own configuration, and cannot be changed in it."""
+    """Presets are part of the run's stored configuration and cannot change, so they are not passed on."""
     begun: Any = types.SimpleNamespace(path=tmp_path / "begun")
     callees.stand_in("neuscale.cli.overrides.configure", lambda **_: (compose_config([]), begun))
     callees.stand_in("neuscale.runs.own_code.use_code", [])
@@ -95,7 +95,7 @@ def test_one_process_computes_on_all_cores_unless_somebody_says_otherwise(
 
 @pytest.fixture
 def trained(callees: Callees, runs: Path) -> Callable[..., str]:
-    """A function that runs `train` of which this came: 4 of 6 epochs, classes as many as are given."""
+    """A function that runs `train` with a fake outcome: 4 epochs, the given classes and stop signal."""
 
     def command(classes: int, stopped_by: str | None, *words: str) -> int:
         calibration = Calibration([0], [0.0], [0])
@@ -139,7 +139,7 @@ def test_the_numbers_of_a_run_stand_beside_their_names(
         "training time": "12 min 34 s",
         "throughput": "6,543 img/s",
     }
-    if classes == 5:  # where it would say nothing
+    if classes == 5:  # top-5 of five classes is always 100%
         del expected["top-5"]
     assert rows == expected
     assert "neuscale eval told" in said.err
@@ -158,9 +158,9 @@ def test_a_stopped_run_says_how_to_go_on_with_as_many_processes(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On each node: the launcher multiplies by itself."""
+    """The number is that of one node, because the launcher multiplies it by the nodes."""
     monkeypatch.setenv("WORLD_SIZE", str(2 * int(size)))
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):  # as a launcher sets them
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):  # set by launchers
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
     assert trained(3, "SIGTERM", f"run.device={device}") == EXIT_RESUME

@@ -1,4 +1,4 @@
-"""Jobs on a real Slurm cluster of two nodes, submitted as a user does; without one, tests skip."""
+"""Fixtures for jobs on a real Slurm cluster with two nodes, submitted as users do; tests skip without one."""
 
 import os
 import re
@@ -19,13 +19,13 @@ from neuscale.data.prepare import prepare
 PROGRAM = str(Path(sys.prefix, "bin", "neuscale"))
 NODES = 2
 
-# Some milliseconds a step, on every core that two nodes on one machine leave.
+# A step takes a few milliseconds, also where both nodes share the cores of one machine.
 TRAIN = [*TINY_RECIPE, "tracking.trackers=[]", "train.log_every_steps=1", "eval.every_epochs=1000"]
 ENDLESS = [*TRAIN, "train.epochs=1000000", "eval.every_epochs=1000000", "checkpoint.every_steps=40"]
 
 
 def slurm(*command: str) -> str:
-    """What a command of Slurm prints."""
+    """Standard output of a Slurm command, which must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -37,7 +37,7 @@ def nodes_are_idle() -> bool:
 
 
 def until(holds: Callable[[], object], seconds: float, says: Callable[[], str] = str) -> None:
-    """Waits until `holds()`; fails with what `says()` after `seconds`."""
+    """Wait until `holds()` is true; after `seconds`, fail with the message `says()`."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, says()
@@ -45,19 +45,19 @@ def until(holds: Callable[[], object], seconds: float, says: Callable[[], str] =
 
 
 class BatchJob:
-    """A job that `neuscale submit` made."""
+    """A job submitted by `neuscale submit`."""
 
     def __init__(self, number: str, runs: Path) -> None:
         self.number, self.runs = number, runs
 
     def log(self) -> str:
-        """What all runs of the job printed."""
+        """Output of all runs of the job."""
         return "\n".join(
             path.read_text() for path in sorted((self.runs / "jobs").glob(f"{self.number}*.log"))
         )
 
     def field(self, name: str) -> str:
-        """A field of `scontrol show job`, as JobState."""
+        """A field of `scontrol show job`, for example JobState."""
         said = slurm("scontrol", "show", "job", "--oneliner", self.number)
         found = re.search(rf" {name}=(\S+)", f" {said}")
         assert found, said
@@ -67,7 +67,7 @@ class BatchJob:
         until(holds, seconds, lambda: f"{self.field('JobState')}: {self.log()}")
 
     def until_ended(self, seconds: float = 60) -> str:
-        """Waits until the whole job is over; its state."""
+        """Wait until the whole job has ended, and return its state."""
         over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
         self.until(
             lambda: all(
@@ -79,7 +79,7 @@ class BatchJob:
         return self.field("JobState")
 
     def until_steps(self, run: str, steps: int, seconds: float = 60) -> None:
-        """Waits until the run has that many lines of metrics."""
+        """Wait until the run has at least that many lines of metrics."""
         metrics = self.runs / run / "metrics.jsonl"
         self.until(lambda: metrics.exists() and metrics.read_text().count("\n") >= steps, seconds)
 
@@ -87,18 +87,19 @@ class BatchJob:
         return self.field("Restarts") == str(times) and self.field("JobState") == "PENDING"
 
     def release(self) -> None:
-        """Slurm lets a requeued job wait for two minutes; this one for as long as it must.
+        """Let a requeued job start in two seconds; Slurm would let it wait for two minutes.
 
-        Nodes refuse the credential of a job that comes back in the second in which it went.
+        It cannot start at once: nodes refuse the credential of a job that comes back within the second in
+        which it left.
         """
         slurm("scontrol", "update", f"JobId={self.number}", "StartTime=now+2")
 
     def ask_to_save(self) -> None:
-        """What Slurm does before the time limit, at a moment of the test's choice."""
+        """Send SIGUSR2, as Slurm does before the time limit, at a moment that the test chooses."""
         slurm("scancel", "--batch", "--signal=USR2", self.number)
 
     def workers(self, run: str) -> list[psutil.Process]:
-        """The processes that train the run, by rank."""
+        """Training processes of the run, ordered by rank."""
         found = {}
         for process in psutil.process_iter():
             try:
@@ -125,7 +126,7 @@ class Cluster:
         self.jobs: list[BatchJob] = []
 
     def write_site(self, **settings: object) -> None:
-        """The site file of this cluster; the folder of a node is found by the node's name."""
+        """Write the site file of this cluster; the temporary folder of a node is named after the node."""
         lines = {"SCRATCH": self.scratch, "TMPDIR": f"{self.folder}/$SLURMD_NODENAME"}
         lines |= {"OMP_NUM_THREADS": 1, "NEUSCALE_SIF": "", "NEUSCALE_VENV": sys.prefix} | settings
         self.site.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
@@ -137,7 +138,7 @@ class Cluster:
         )
 
     def submit(self, *words: str) -> BatchJob:
-        # Slurm counts in minutes and looks after time limits twice in one of them.
+        # Slurm's time limits are in minutes and are checked twice a minute.
         options = ["--site", str(self.site), *words]
         if not any(word.startswith("--time") for word in words):
             options += ["--time=10m", "--lead=30s"]
@@ -151,7 +152,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def two_nodes() -> None:
-    """A cluster with nothing to do."""
+    """Skip unless a Slurm cluster with two idle nodes is available."""
     if shutil.which("sbatch") is None:
         pytest.skip("no Slurm on this machine (no sbatch)")
     if subprocess.run(["sinfo"], capture_output=True, check=False).returncode != 0:
@@ -165,7 +166,7 @@ def two_nodes() -> None:
 def module_cluster(
     two_nodes: None, build_image_tree: TreeBuilder, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """The cluster, with the data set 'tiny' on its scratch folder."""
+    """The cluster, with the data set 'tiny' in its scratch folder."""
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     tree = build_image_tree(cluster.folder / "tree", train=20, val=7)
     prepare("image_folder", root=cluster.scratch / "neuscale" / "data", source=tree, save_as="tiny")
@@ -176,7 +177,7 @@ def module_cluster(
 
 @pytest.fixture
 def cluster(module_cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster, idle before and after."""
+    """The cluster; jobs of the test are cancelled and the site file is restored afterwards."""
     yield module_cluster
     while module_cluster.jobs:
         module_cluster.jobs.pop().cancel()

@@ -1,4 +1,4 @@
-"""What breaks on one node of several: it is said at once, or made good."""
+"""Failures on one of several nodes are reported at once or recovered from."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ NODES = ("n1", "n2")
 
 
 def test_each_node_copies_the_data_once_and_a_killed_rank_fails_the_job(cluster: Cluster) -> None:
-    """The rank is named, and not after the half hour that the others would wait for it."""
+    """The error names the killed rank at once, not after the half hour for which the others would wait."""
     job = cluster.submit(*ENDLESS, "run.name=killed", "--nodes=2", "--processes=2", "--cpus=2")
     copies = {
         node: cluster.folder / node / "neuscale" / "packed" / "tiny" / "train_images.npy" for node in NODES
@@ -23,7 +23,7 @@ def test_each_node_copies_the_data_once_and_a_killed_rank_fails_the_job(cluster:
     job.until(lambda: all(path.exists() for path in copies.values()))
     inodes = {node: path.stat().st_ino for node, path in copies.items()}
     job.until_steps("killed", 20)
-    # A launcher and two ranks asked for it on each node.
+    # A launcher and two ranks on each node have requested the copy.
     assert {node: path.stat().st_ino for node, path in copies.items()} == inodes
     assert "not staged" not in job.log()
     (_, _, _, last) = job.workers("killed")
@@ -48,7 +48,7 @@ def test_a_job_of_a_lost_node_goes_on(cluster: Cluster) -> None:
                     process.kill()
         job.until(lambda: job.requeued())
     finally:
-        # It is refused where the node has come back by itself.
+        # Slurm refuses this if the node has come back by itself.
         subprocess.run(["scontrol", "update", "NodeName=n2", "State=RESUME"], check=False)
     until(nodes_are_idle, 60)
     job.release()

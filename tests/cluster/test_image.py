@@ -1,4 +1,4 @@
-"""The same job from an Apptainer image: signals, data and runs get through it."""
+"""Signals, data and run folders also work for a job in an Apptainer image."""
 
 import json
 import os
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture
 def sif() -> Path:
-    """The image to test."""
+    """The Apptainer image that NEUSCALE_TEST_SIF names."""
     if shutil.which("apptainer") is None:
         pytest.skip("no apptainer on this machine")
     named = os.environ.get("NEUSCALE_TEST_SIF")

@@ -1,4 +1,4 @@
-"""What processes see of an allocation, by srun itself."""
+"""Cores and nodes that processes see in a real Slurm allocation."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.cluster
 
 
 def test_cores_are_those_of_the_step(two_nodes: None) -> None:
-    """Also on a cluster that binds no task to cores, where all of the machine's are seen."""
+    """The step's cores count, even if the cluster does not bind tasks and all cores are visible."""
     code = "from neuscale.hardware import available_cores; print(available_cores())"
     for cpus in (1, 2):
         command = ["srun", "--ntasks=1", f"--cpus-per-task={cpus}", sys.executable, "-c", code]
@@ -54,7 +54,7 @@ def test_several_tasks_on_a_node_are_refused_by_the_first(two_nodes: None, clust
 
 
 def test_a_shell_on_one_of_two_nodes_is_told_for_whom_it_waits(two_nodes: None, cluster: Cluster) -> None:
-    """As `srun --nodes 2 --pty bash` leaves it: the second node's shell has no terminal, and ends."""
+    """The situation after `srun --nodes 2 --pty bash`: the second node's shell has no terminal and exits."""
     script = f"[ $SLURM_NODEID = 0 ] || exit 0; timeout -s INT 25 {PROGRAM} train experiment=quickstart"
     words = ["run.device=cpu", "train.max_steps=1"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A user's project on two nodes: its model is imported there, from the folder that the job comes from."""
+"""A user's project on two nodes, which import its model from the submission folder or the config folder."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_a_model_of_ones_own_trains_on_two_nodes(
 ) -> None:
     folder = cluster.folder / f"project-{named}".lower()
     new_project(folder)
-    if named:  # another model than the template's
+    if named:  # a model that the template does not contain
         (folder / "batchnet.py").write_text(BATCH_NORM)
         (folder / "conf" / "model" / "batch.yaml").write_text("_target_: batchnet.Net\n")
     monkeypatch.chdir(cluster.folder if named else folder)

@@ -1,4 +1,4 @@
-"""A job that Slurm takes the nodes from loses nothing, and nobody has to be awake for it."""
+"""A job that loses its nodes is saved, requeued and resumed without loss and without anyone's help."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_the_log_goes_on_and_says_where(resumed: Resumed) -> None:
 
 
 def test_the_time_limit_and_a_cancellation(cluster: Cluster) -> None:
-    """Slurm's own signal saves and requeues; a job that its user cancels is saved and stays away."""
+    """Slurm's signal before the time limit saves and requeues; a cancelled job is saved and not requeued."""
     job = cluster.submit(
         *ENDLESS, "run.name=limit", "--nodes=2", "--processes=1", "--cpus=1", "--time=1m", "--lead=25s"
     )

@@ -1,4 +1,4 @@
-"""`neuscale submit` on a real cluster: arrays, the record of what was submitted, and what is refused."""
+"""`neuscale submit` on a real cluster: arrays, the record of submitted jobs, and refused requests."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_states_of_jobs(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> No
     assert {row.name: row.state for row in with_jobs(run_rows())}["states"] == "requeued"
     slurm("scancel", job.number)
     assert state() == "cancelled"
-    monkeypatch.setenv("PATH", "/nonexistent")  # as in a container: only the run itself can say
+    monkeypatch.setenv("PATH", "/nonexistent")  # no Slurm commands, as in a container
     assert state() == "unknown"
 
 

@@ -1,4 +1,4 @@
-"""The example for those who script in Python: what it starts is requeued until it is over."""
+"""A job started by examples/submitit_sweep.py is requeued after a preemption and trains to its end."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The default of every field, written out: a run that names no field is trained with these numbers."""
+"""Default of every field, spelled out: it holds where no recipe, preset or override sets the field."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from neuscale.config import schema
 
-# Each class's own fields; those of its base apply where they are not given again.
+# Fields of each class; those of its base class apply unless they are given again.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "DataConfig": {
         "name": MISSING,
@@ -30,7 +30,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "resized_crop": 0.0,
         "horizontal_flip": 0.0,
         "policy": "none",
-        "policy_layers": 2,  # RandAugment's N and M as torchvision has them
+        "policy_layers": 2,  # torchvision's defaults of RandAugment's N and M
         "policy_magnitude": 9,
         "brightness": 0.0,
         "contrast": 0.0,
@@ -52,14 +52,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "gelu_approximate": "none",
         "ops": "auto",
     },
-    "SwinConfig": {  # Swin-T's sizes
+    "SwinConfig": {  # sizes of Swin-T
         "name": "swin",
         "embed_dim": 96,
         "depths": [2, 2, 6, 2],
         "num_heads": [3, 6, 12, 24],
         "window_size": 7,
     },
-    "ViTConfig": {  # ViT-S's
+    "ViTConfig": {  # sizes of ViT-S
         "name": "vit",
         "hidden_dim": 384,
         "num_layers": 12,
@@ -175,7 +175,7 @@ def test_a_whole_configuration_starts_from_these_sections() -> None:
 
 
 def test_two_configurations_share_no_list() -> None:
-    """Else a change of one run's milestones would be one of the next run's as well."""
+    """A change of one run's milestones does not change those of the next run."""
     one, other = schema.CheckpointConfig(), schema.CheckpointConfig()
     one.milestones.append(3)
     assert other.milestones == schema.CheckpointConfig().milestones == []

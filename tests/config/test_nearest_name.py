@@ -1,4 +1,4 @@
-"""A misspelt name is answered with the right one."""
+"""A misspelt name gets an error that suggests the right one."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def advice(word: str) -> str:
 
 
 def typos(name: str) -> set[str]:
-    """The name with one letter left out, doubled, changed or swapped with the next."""
+    """Variants of a name with one letter left out, doubled, replaced or swapped with the next."""
     return {
         wrong
         for at in range(len(name) - 1)
@@ -36,7 +36,7 @@ def typos(name: str) -> set[str]:
     } - {name}
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if "beta" not in name])  # beta1 is near to beta2
+@pytest.mark.parametrize("name", [name for name in FIELDS if "beta" not in name])  # beta1 resembles beta2
 def test_every_typo_in_a_field_is_answered_with_the_field(name: str) -> None:
     known = FIELDS + sorted(preset_groups())
     for wrong in typos(name):
@@ -45,7 +45,7 @@ def test_every_typo_in_a_field_is_answered_with_the_field(name: str) -> None:
 
 @pytest.mark.parametrize("group", sorted(preset_groups()))
 def test_every_typo_in_a_preset_is_answered_with_a_preset(group: str) -> None:
-    """Nearly always the right one: 'swni_t' is near to swin_t, and 'swin_x' as near to others."""
+    """At least 95 % are the right one: 'swni_t' is nearest to swin_t, but 'swin_x' equally near to others."""
     known = preset_groups()[group]
     tried = [(name, wrong) for name in known for wrong in typos(name) if wrong not in known and len(name) > 4]
     right = [nearest(wrong, known) == f"Did you mean '{name}'?" for name, wrong in tried]
@@ -79,7 +79,7 @@ def test_a_misspelt_field_or_section_is_answered_with_the_field(word: str, right
 
 
 def test_a_field_of_another_model_is_told_whose_it_is() -> None:
-    """'Did you mean model.dropout?' would send the user the wrong way."""
+    """The error names the model that has the field; 'Did you mean model.dropout?' would mislead the user."""
     assert advice("model.pool=mean") == "It belongs to vit: choose such a preset, model=PRESET."
     assert "It belongs to sgd" in advice("optim.nesterov=true")
 
@@ -89,7 +89,7 @@ def test_a_section_is_answered_with_its_fields() -> None:
 
 
 def test_another_architecture_by_name_is_answered_with_the_presets() -> None:
-    """`--print-config` shows `name: muon`, so that is what is tried first."""
+    """`--print-config` shows `name: muon`, so users try to override that first."""
     assert "optim=PRESET, of adamw, muon, sgd" in advice("optim.name=sgd")
     assert compose_config(["optim.name=muon"]) == compose_config([])
 

@@ -1,4 +1,4 @@
-"""What every preset and recipe is composed to, written out: all that differs from the fields' defaults."""
+"""Values of every preset and recipe, spelled out where they differ from the fields' defaults."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from neuscale.config import compose_config
 from neuscale.config.preset_files import preset_groups
 
-# Swin: table 7 of Liu et al. 2021, and its drop path rates for ImageNet-1k.
+# Swin: table 7 of Liu et al. 2021, with their drop path rates for ImageNet-1k.
 SWIN_T = {"name": "swin", "drop_path_rate": 0.2}
 SWIN_S = {"name": "swin", "depths": [2, 2, 18, 2], "drop_path_rate": 0.3}
 SWIN_B = {
@@ -24,7 +24,7 @@ VIT_TI4 = {"name": "vit", "hidden_dim": 192, "num_heads": 3}
 VIT_S4 = {"name": "vit", "drop_path_rate": 0.1}
 
 CROP_FLIP = {"crop_padding": 4, "horizontal_flip": 0.5}
-# DeiT's: RandAugment with 2 operations of strength 9, Mixup 0.8, CutMix 1.0, erasing 0.25.
+# As in DeiT: RandAugment with 2 operations of magnitude 9, Mixup 0.8, CutMix 1.0, erasing 0.25.
 STRONG = {
     "crop_padding": 4,
     "horizontal_flip": 0.5,
@@ -104,12 +104,12 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "train": {"epochs": 10, "global_batch_size": 64, "label_smoothing": 0.1},
     },
 }
-# What a base class asks for is shown even where it is a variant's default.
+# Fields that are always listed, even where they equal their defaults.
 SHOWN = ("name", "lr", "weight_decay")
 
 
 def changed(section: Any) -> dict[str, Any]:
-    """The fields of a section that are not its class's defaults."""
+    """Fields of a section that differ from their class's defaults, and those in SHOWN."""
     default = type(section)()
     return {
         field.name: getattr(section, field.name)
@@ -141,7 +141,7 @@ def test_a_recipe_has_the_values_written_here_and_no_others(name: str) -> None:
     assert config.experiment == name
     sections = [field.name for field in dataclasses.fields(config) if field.name != "experiment"]
     found = {section: changed(getattr(config, section)) for section in sections}
-    found["run"].pop("name")  # shown, and null
+    found["run"].pop("name")  # always listed; it is null
     assert {section: fields for section, fields in found.items() if fields} == EXPERIMENTS[name]
 
 

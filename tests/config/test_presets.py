@@ -1,4 +1,4 @@
-"""Every preset composes, survives being stored in a run, and is part of what is installed."""
+"""Every preset composes, is read back from a run unchanged, and is part of the wheel."""
 
 import dataclasses
 import subprocess
@@ -14,7 +14,7 @@ from neuscale.config.compose import annotated_yaml, split_overrides
 from neuscale.config.preset_files import field_sources, preset_fields, preset_groups, recipe_presets
 from neuscale.config.schema import AugmentConfig, DataConfig, TrainConfig
 
-# What a preset leaves to the command line.
+# Fields that a preset leaves to the command line.
 NEEDED = {
     "model=torchvision": ["model.arch=resnet18"],
     "model=timm": ["model.arch=resnet18"],
@@ -31,7 +31,7 @@ def test_the_groups_and_recipes_that_the_documentation_names_are_there() -> None
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_composes_and_is_read_back_as_it_was_stored(preset: str) -> None:
-    """A run is resumed from the stored form: a difference would be another training."""
+    """A run is resumed from its stored configuration: a difference would change the training."""
     config = compose_config([preset, *NEEDED.get(preset, [])])
     assert config_from_yaml(config_to_yaml(config), [], "config.yaml") == config
 
@@ -43,7 +43,7 @@ def test_an_experiment_carries_its_own_name(name: str) -> None:
 
 @pytest.mark.parametrize("group", ["data", "augment", "model", "optim", "tracking"])
 def test_presets_of_a_group_differ(group: str) -> None:
-    """One that sets nothing is a name that promises something."""
+    """Presets of a group differ; one that sets nothing would have a misleading name."""
     words = [f"{group}={name}" for name in preset_groups()[group]]
     composed = [getattr(compose_config([word, *NEEDED.get(word, [])]), group) for word in words]
     assert all(a != b for i, a in enumerate(composed) for b in composed[:i])
@@ -90,7 +90,7 @@ def test_composing_changes_no_preset_for_the_next_one() -> None:
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
-    """A preset left out, by an ignore file say, is missed only where the package is installed."""
+    """A file left out of the wheel, for example by an ignore file, would be missed only when installed."""
     root = Path(__file__).parents[2]
     package = root / "app" / "neuscale"
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
@@ -107,7 +107,7 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
 
 
 def test_a_preset_of_the_command_line_comes_with_its_own_values() -> None:
-    """The learning rate that a recipe has for AdamW is none for SGD, nor is its padding for other crops."""
+    """A recipe's values for AdamW and its crops do not apply to another optimizer or augmentation preset."""
     alone = {
         word: compose_config(["experiment=null", word, "train.epochs=1", "train.global_batch_size=1"])
         for word in ("augment=none", "optim=sgd", "optim=muon")
@@ -134,7 +134,7 @@ def test_naming_the_preset_that_the_recipe_has_changes_nothing() -> None:
 
 @pytest.mark.parametrize("preset", [*PRESETS, "experiment=null"])
 def test_every_value_is_from_where_it_is_said_to_be(preset: str) -> None:
-    """Without its source, a value is another one; with a default, it is the schema's."""
+    """Each value agrees with its reported source: command line, recipe or schema default."""
     words = [preset, *NEEDED.get(preset, []), "train.epochs=7", "train.global_batch_size=9", "run.seed=3"]
     config, sources = compose_config(words), field_sources(*split_overrides(words))
     schema = {"data": DataConfig("x"), "augment": AugmentConfig(), "train": TrainConfig(7, None, 9)}

@@ -1,4 +1,4 @@
-"""The range and the choices of every field: a bound itself is allowed, the next number is not."""
+"""Range and choices of every field, tested at each bound and at the next number beyond it."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from neuscale.config import schema
 from neuscale.config.fields import check_ranges
 from neuscale.errors import EXIT_USAGE, UsageError
 
-# "[" and "]": the bound is allowed; "(" and ")": it is not.
+# "[" and "]" include the bound, "(" and ")" exclude it.
 RANGES: dict[str, dict[str, str]] = {
     "DataConfig": {
         "image_size": "[4, 4096]",
@@ -156,11 +156,11 @@ LISTS = {"std", "depths", "step_epochs", "milestones"}
 
 
 def checked(cls: str, field: str, value: Any) -> None:
-    """Check a section with one field set, by the name it has in a configuration."""
+    """Check the ranges of a section with one field set to `value`."""
     listed = field in LISTS or (cls, field) == ("SwinConfig", "num_heads")
     section = SCHEMAS[cls]()
     setattr(section, field, [2, value, 3] if listed else value)
-    for other in dataclasses.fields(section):  # what has no default is no matter here
+    for other in dataclasses.fields(section):  # fields without a default are not tested here
         if getattr(section, other.name) == "???" and other.name != field:
             setattr(section, other.name, None)
     check_ranges(section, "section.")

@@ -1,4 +1,4 @@
-"""The names of the fields, frozen: runs are stored with them and people type them."""
+"""Names of all fields, frozen: stored runs and users' commands depend on them."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ SCHEMAS = {name: value for name, value in vars(schema).items() if dataclasses.is
 
 
 def test_the_fields_are_these() -> None:
-    """Change this list on purpose: a name that goes makes every stored run with it unreadable."""
+    """Change this list only on purpose: stored runs with a removed field can no longer be read."""
     found = {}
     for name, cls in SCHEMAS.items():
         inherited = {
@@ -61,7 +61,7 @@ def test_every_field_has_a_help_and_its_default_is_in_range() -> None:
 
 
 def test_nothing_heavy_is_imported_for_a_configuration() -> None:
-    """`neuscale train --help` and --print-config answer at once."""
+    """No heavy package is imported, so that `neuscale train --help` and `--print-config` answer at once."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""A run's stored configuration: read back with fields changed, or refused by the file's name."""
+"""A run's stored configuration is read back with overrides, or refused with the name of its file."""
 
 import pytest
 import yaml
@@ -124,7 +124,7 @@ def test_a_wrong_word_is_blamed_on_the_word_and_not_on_the_file(word: str) -> No
 
 
 def test_a_field_that_is_newer_than_the_run_has_its_default() -> None:
-    """A run of an earlier version goes on."""
+    """A run of an earlier version can be resumed."""
     stored = yaml.safe_load(STORED)
     del stored["checkpoint"]["keep_last"], stored["tracking"]
     assert config_from_yaml(yaml.safe_dump(stored), [], WHERE) == compose_config([])
@@ -148,7 +148,7 @@ def test_a_field_that_is_newer_than_the_run_has_its_default() -> None:
 def test_the_trackers_of_an_older_run_are_kept(
     stored: dict[str, object], trackers: list[str], project: str | None, options: dict[str, object]
 ) -> None:
-    """Each had fields of its own then."""
+    """Earlier versions had separate fields for each tracker."""
     text = changed("tracking", {"sample_images": 3, **stored})
     tracking = config_from_yaml(text, [], WHERE).tracking
     assert (tracking.trackers, tracking.project, tracking.options) == (trackers, project, options)

@@ -1,4 +1,4 @@
-"""The words of a sweep: Hydra's grammar, spelled out as words for single runs."""
+"""Overrides of a sweep, in Hydra's grammar, are expanded to the overrides of single runs."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""`field=value` on the command line: what is written is what is set, and a mistake is one clear message."""
+"""`field=value` overrides: values are set as written, and a mistake is one clear message."""
 
 import math
 import typing
@@ -181,7 +181,7 @@ def test_a_sweep_is_refused_as_one(word: str) -> None:
     "word", ["optim.lr=${train.epochs}", "run.name=${oc.env:HOME}", "train.epochs=${nothing}"]
 )
 def test_a_reference_to_another_value_is_refused(word: str) -> None:
-    """Resolved later, it would end in a traceback, or in another number when the run is resumed."""
+    """A reference that is resolved later would end in a traceback, or change when the run is resumed."""
     assert "cannot refer to another" in refused(word, "train.max_steps=1").problem
 
 

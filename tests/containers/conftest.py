@@ -1,4 +1,4 @@
-"""The images as a user starts them; without an engine or an image, the tests skip and say why."""
+"""Fixtures that start the images as a user does; tests skip, with the reason, without engine or image."""
 
 import json
 import os
@@ -15,14 +15,14 @@ IMAGE = os.environ.get("NEUSCALE_TEST_IMAGE", "neuscale:0.1.0")
 SIF = Path(os.environ.get("NEUSCALE_TEST_SIF") or "neuscale.sif")
 SIF = SIF if SIF.is_absolute() else CHECKOUT / SIF
 
-# A training of seconds on two cores, on what is in the image.
+# A training of a few seconds on two cores, with the data in the image.
 SHORT = ("train", "experiment=quickstart", "train.max_steps=2", "run.device=cpu")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command, ended, with what it said."""
+    """Run a command to its end and return its exit code and output."""
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=280, **options)
 
 
@@ -40,7 +40,7 @@ def image() -> str:
 
 @pytest.fixture
 def docker(image: str) -> Command:
-    """A function that runs a command in the image, as a user without a name."""
+    """A function that runs a command in the image, as a user ID without a name."""
 
     def start(*words: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         return run("docker", "run", "--rm", "--user", "12345:12345", *options, image, *words)
@@ -69,7 +69,7 @@ def apptainer(sif: Path, tmp_path: Path) -> Command:
 
 
 def doctor(start: Command) -> dict[str, Any]:
-    """What `neuscale doctor --json` says where `start` starts it."""
+    """Parsed output of `neuscale doctor --json`, run by `start`."""
     said = start("doctor", "--json")
     assert said.stdout, said.stderr
     found: dict[str, Any] = json.loads(said.stdout)

@@ -1,4 +1,4 @@
-"""The Apptainer image runs like the Docker image, and is the same environment."""
+"""The Apptainer image runs like the Docker image and contains the same environment."""
 
 import json
 import os
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.containers
 
 
 def test_trains_into_the_current_folder(apptainer: Command, tmp_path: Path) -> None:
-    """apptainer run neuscale.sif train: nothing in the image or the home is written."""
+    """`apptainer run neuscale.sif train` needs no home and writes data and runs to the current folder."""
     said = apptainer(*SHORT, "run.name=first")
     assert said.returncode == 0, said.stderr
     manifest = json.loads((tmp_path / "runs" / "first" / "manifest.json").read_text())
@@ -21,7 +21,7 @@ def test_trains_into_the_current_folder(apptainer: Command, tmp_path: Path) -> N
 
 
 def test_both_images_are_the_same_environment(apptainer: Command, docker: Command) -> None:
-    """What was measured in one holds in the other: the same packages, Python and machine code."""
+    """Packages, Python and native ops are the same, so results measured in one image hold in the other."""
     here, there = doctor(docker), doctor(apptainer)
     assert here["packages"] == there["packages"]
     assert here["python"] == there["python"]
@@ -31,7 +31,7 @@ def test_both_images_are_the_same_environment(apptainer: Command, docker: Comman
 
 
 def test_the_hosts_folders_count_and_its_python_does_not(sif: Path, tmp_path: Path) -> None:
-    """Apptainer hands the host's variables in; those of another Python would break the image's."""
+    """Apptainer passes the host's variables on, and those of the host's Python would break the image's."""
     for name in ("tmp", "torch", "modules"):
         (tmp_path / name).mkdir(mode=0o700)
     (tmp_path / "modules" / "torch.py").write_text("raise SystemExit('the host')")

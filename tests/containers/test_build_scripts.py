@@ -1,4 +1,4 @@
-"""What the scripts that build and measure ask their programs for, from stand-ins that write it down."""
+"""Arguments that the build and measurement scripts give to their programs, recorded by fakes."""
 
 import hashlib
 import shutil
@@ -24,7 +24,7 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Engines that build at once."""
+    """Fake docker, git and apptainer; apptainer writes its output file at once."""
     apptainer = (
         'for word in "$@"; do [[ $word != *.partial-* ]] || echo built >"$word"; done; exit "${FAIL:-0}"'
     )

@@ -1,4 +1,4 @@
-"""The image's folder of caches, whose content is run and unpickled, is this user's alone."""
+"""The image's cache folder belongs to the user alone, because its content is executed and unpickled."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ Sourced = Callable[..., tuple[Path, str]]
 
 @pytest.fixture
 def sourced(tmp_path: Path) -> Sourced:
-    """A function that sources the script as `sh` does and returns the folder it chose, and its warnings."""
+    """A function that sources the script with `sh` and returns the chosen folder and the warnings."""
     temporary = tmp_path / "tmp"
     temporary.mkdir(mode=0o700)
 

@@ -1,4 +1,4 @@
-"""Two builds that differ are told apart, by the paths that differ; without an engine."""
+"""Differences between two image builds are reported by path; no container engine is needed."""
 
 import importlib.util
 import io
@@ -16,7 +16,7 @@ if not SCRIPT.is_file():
 
 @pytest.fixture
 def comparison() -> ModuleType:
-    """The script, as a module."""
+    """The script, imported as a module."""
     spec = importlib.util.spec_from_file_location("compare_images", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,7 +25,7 @@ def comparison() -> ModuleType:
 
 
 def image(**changes: tuple[str, object]) -> io.BytesIO:
-    """A small image's files; `changes` sets an attribute or the content of one: a=("mode", 0o600)."""
+    """Tar archive of a small image; `changes` alters or removes an entry, for example a=("mode", 0o600)."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as tar:
         for number, name in enumerate(["etc", "a", "b", "link"]):

@@ -1,4 +1,4 @@
-"""docker compose up: the data, then the training, and TensorBoard that shows it; stopped, it goes on."""
+"""`docker compose up` prepares the data, trains and serves TensorBoard; a stopped training resumes."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def compose(image: str, tmp_path: Path, runs: Path) -> Iterator[Callable[..., str]]:
-    """A function that runs docker compose as a project of its own, of which nothing stays."""
+    """A function that runs docker compose in its own project, removed with its volumes afterwards."""
     if run("docker", "compose", "version").returncode != 0:
         pytest.skip("docker has no compose")
     settings = {
@@ -66,7 +66,7 @@ def until(holds: Callable[[], Any], seconds: float = 200) -> Any:
 
 
 def scalars(tag: str) -> list[list[float]]:
-    """What TensorBoard's own interface shows of the run: [wall time, step, value]."""
+    """Scalars of the run from TensorBoard's HTTP interface: [wall time, step, value]."""
     url = f"http://127.0.0.1:{PORT}/data/plugin/scalars/scalars?run=composed&tag={tag}"
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
@@ -77,7 +77,7 @@ def scalars(tag: str) -> list[list[float]]:
 
 
 def test_stopped_in_the_middle_it_goes_on_where_it_was(compose: Callable[..., str], runs: Path) -> None:
-    """The data is whole before the training begins, and a stop loses nothing."""
+    """Training starts on complete data and resumes after a stop without losing or repeating a step."""
     metrics, manifest = runs / "composed" / "metrics.jsonl", runs / "composed" / "manifest.json"
     compose("up", "--detach", "--no-build")
     until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 20)
@@ -98,7 +98,7 @@ def test_stopped_in_the_middle_it_goes_on_where_it_was(compose: Callable[..., st
 
 
 def steps(metrics: Path) -> list[int]:
-    """The steps of the training in the run's metrics, in order."""
+    """Training steps in the run's metrics, in order."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     return [row["step"] for row in rows if row.get("split") == "train"]
 
@@ -126,7 +126,7 @@ def test_both_files_are_understood(compose: Callable[..., str]) -> None:
 def test_make_up_makes_the_folder_that_compose_means(
     line: str, folder: str, image: str, tmp_path: Path
 ) -> None:
-    """Whatever the way that it is written in .env; a folder called ~ is never made."""
+    """The path in .env may be quoted or contain ~ and variables; a folder named ~ is never created."""
     del image
     if run("docker", "compose", "version").returncode != 0:
         pytest.skip("docker has no compose")

@@ -1,4 +1,4 @@
-"""What the scripts ask docker and apptainer for, which write it down here; and compose's settings."""
+"""Arguments that the scripts give to docker and apptainer, recorded by fakes, and Compose settings."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An engine of each kind, and a machine with a GPU."""
+    """Fake docker and apptainer, and an nvidia-smi that lists a GPU."""
     docker = 'if [[ $1 == image ]]; then echo "sha256:abc"; fi'
     found = make_programs(tmp_path / "bin", monkeypatch, docker=docker, apptainer="true")
     return make_programs(found, monkeypatch, **{"nvidia-smi": "echo 'GPU 0: Big'"})
@@ -31,7 +31,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def script(tmp_path: Path, programs: Path) -> Script:
-    """A function that runs a script in a checkout that has nothing else."""
+    """A function that runs a script in a checkout with nothing else but .env.example."""
     top = tmp_path / "checkout"
     (top / "scripts").mkdir(parents=True)
     shutil.copy(CHECKOUT / ".env.example", top)
@@ -98,7 +98,7 @@ def test_how_the_script_is_used_is_said(script: Script, programs: Path) -> None:
 
 
 def with_folders(programs: Path, monkeypatch: pytest.MonkeyPatch, **sources: str) -> None:
-    """A docker whose Compose reads these folders out of its settings, as its `config` prints them."""
+    """Make a fake docker whose `compose config` prints these folders as the volumes of `train`."""
     volumes = [
         {"type": "bind" if "/" in source else "volume", "source": source, "target": f"/{target}"}
         for target, source in sources.items()
@@ -192,7 +192,7 @@ def test_a_training_has_time_to_save_memory_to_share_and_goes_on(services: dict[
     assert train["environment"] == {
         "NEUSCALE_CONFIG_DIR": "${NEUSCALE_PROJECT:+/project/conf}",
         "NEUSCALE_IMAGE": "${NEUSCALE_IMAGE:-neuscale:0.1.0}",
-        # Without a value: handed in where it is set.
+        # no value: passed on from the host's environment if it is set there
         **dict.fromkeys(("CUDA_VISIBLE_DEVICES", "WANDB_API_KEY", "HF_TOKEN", "MLFLOW_TRACKING_URI")),
     }
 

@@ -1,4 +1,4 @@
-"""The Docker image trains wherever it is put: any user, no network, only a temporary folder to write to."""
+"""The Docker image trains as any user, without network and with only /tmp writable."""
 
 import json
 import os
@@ -15,14 +15,14 @@ CLOSED = ("--network", "none", "--read-only", "--tmpfs", "/tmp")
 
 
 def test_trains_without_network_name_or_writable_image(docker: Command) -> None:
-    """A cluster's policy, and the plane."""
+    """Some clusters enforce this, and users may be offline."""
     said = docker(*SHORT, "--json", options=CLOSED)
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["status"] == "finished"
 
 
 def test_compiles_without_network_name_or_writable_image(docker: Command) -> None:
-    """torch.compile needs a compiler, Python's headers and a place for its cache."""
+    """torch.compile needs a compiler, Python's headers and a folder for its cache."""
     code = "import torch; print(torch.compile(lambda x: (x.sin() + 1).sum())(torch.zeros(3)).item())"
     said = docker(
         "python", "-c", code, options=(*CLOSED, "--tmpfs", "/tmp:exec", "--entrypoint", "with-environment")
@@ -31,7 +31,7 @@ def test_compiles_without_network_name_or_writable_image(docker: Command) -> Non
 
 
 def test_what_it_writes_belongs_to_the_user(image: str, tmp_path: Path) -> None:
-    """Files of root in a user's folder are for the administrator to remove."""
+    """Only an administrator could remove files of root from a user's folder."""
     runs = tmp_path / "runs"
     runs.mkdir()
     os.chown(runs, 12345, 12345) if os.getuid() == 0 else None
@@ -96,8 +96,8 @@ def test_a_runs_folder_that_cannot_be_written(docker: Command, tmp_path: Path, c
 
 
 def test_nothing_private_reaches_the_builder(image: str, tmp_path: Path) -> None:
-    """Data, runs, history and .env stay out of the context, whatever a stage copies."""
-    del image  # for the engine
+    """Data, runs, Git history, keys and .env stay out of the build context, even for `COPY .`."""
+    del image  # only needed to skip without a Docker engine
     context = tmp_path / "context"
     for name in (".env", "data/raw/secret", "runs/secret", ".git/config", "app/.env", "app/a.pyc", "key.pem"):
         (context / name).parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def test_nothing_private_reaches_the_builder(image: str, tmp_path: Path) -> None
 
 
 def test_stopped_it_saves_and_says_how_to_go_on(image: str, tmp_path: Path) -> None:
-    """docker stop sends SIGTERM to the first process, and waits."""
+    """`docker stop` sends SIGTERM to the first process and waits for it."""
     name = f"neuscale-test-{os.getpid()}"
     words = ("docker", "run", "--name", name, "--stop-timeout", "120", image, "train", "run.device=cpu")
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:

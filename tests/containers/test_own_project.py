@@ -1,4 +1,4 @@
-"""A user's project in the images: its model is imported there, and the run keeps its code."""
+"""A user's project in the images: its model is imported, and the run records its code."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_docker_trains_a_model_that_is_mounted(docker: Command, tmp_path: Path) 
 
 
 def test_the_image_of_a_new_project_trains_another_model(image: str, docker: Command, tmp_path: Path) -> None:
-    """Built as its Makefile does, from the image of the program."""
+    """The project's image is built on the NeuScale image, as by the project's Makefile."""
     new_project(tmp_path / "bees")
     (tmp_path / "bees" / "batchnet.py").write_text(BATCH_NORM)
     (tmp_path / "bees" / "conf" / "model" / "batch.yaml").write_text("_target_: batchnet.Net\n")

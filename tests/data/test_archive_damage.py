@@ -1,4 +1,4 @@
-"""Damage in an archive: whoever trains on it must be told, or get exactly the images of the whole one."""
+"""Damage in an archive is reported, or the images read are exactly those of the intact archive."""
 
 import gzip
 import io
@@ -19,14 +19,14 @@ from neuscale.errors import DataError
 
 CONTAINERS = ("images.zip", "images.tar.gz")
 
-# Fixtures of this module are only read, so that examples may share them.
+# Fixtures of this module are read-only, so examples may share them.
 SHARED = settings(
     deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
 def read_all(path: Path) -> tuple[object, ...]:
-    """Everything that would be packed, as comparable bytes."""
+    """Return everything that would be packed, as comparable bytes."""
     source = open_images(path)
     parts: list[object] = [tuple(source.classes), source.image_shape]
     for split in ("train", "val"):
@@ -44,7 +44,7 @@ def archives(
     tmp_path_factory: pytest.TempPathFactory, build_image_tree: TreeBuilder, build_archive: ArchiveBuilder
 ) -> dict[str, tuple[bytes, tuple[object, ...]]]:
     folder = tmp_path_factory.mktemp("damage")
-    # Files that are no images, because damage to a name can turn an image into one.
+    # Files that are not images, because damage to a name can turn an image into one.
     tree = build_image_tree(folder / "tree", classes=("a", "b"), train=3, val=1, size=(4, 4))
     (tree / "train" / "a" / "notes.txt").write_text("not an image")
     (tree / "README").write_text("hello")
@@ -97,7 +97,7 @@ def test_a_cut_archive_is_refused(
 def test_any_damage_to_a_zip_directory_is_noticed_or_harmless(
     archives: dict[str, tuple[bytes, tuple[object, ...]]], tmp_path: Path
 ) -> None:
-    """It has no checksum: one bit of a length hides the members behind it, one of a suffix an image."""
+    """A zip directory has no checksum: one bit of a length can hide members, one bit of a suffix an image."""
     whole, expected = archives["images.zip"]
     for position in range(whole.index(b"PK\x01\x02"), len(whole)):
         for mask in (0x01, 0x80):
@@ -109,7 +109,7 @@ def test_any_damage_to_a_zip_directory_is_noticed_or_harmless(
 def test_a_tar_cut_between_two_members_is_refused(
     tmp_path: Path, archives: dict[str, tuple[bytes, tuple[object, ...]]]
 ) -> None:
-    """`tarfile` takes the missing end for the end: images would be gone without a word."""
+    """A tar without its end is refused; `tarfile` takes it for whole, and images would be lost silently."""
     content = gzip.decompress(archives["images.tar.gz"][0])
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         infos = tar.getmembers()
@@ -166,7 +166,7 @@ def test_links_and_devices_in_a_tar_are_refused(kind: bytes, words: str, tmp_pat
 
 
 def test_a_hard_link_is_another_name_of_a_file_before_it(tmp_path: Path) -> None:
-    """tar(1) writes one for the second of two names of a file, as tools that save space make them."""
+    """A hard link, which tar(1) writes for the second of two names of a file, is read as a file."""
     path = tmp_path / "links.tar"
     (tmp_path / "one").write_bytes(b"content")
     (tmp_path / "two").hardlink_to(tmp_path / "one")

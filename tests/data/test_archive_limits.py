@@ -1,4 +1,4 @@
-"""Archives made to fill the memory are refused, having taken little of it; what people have is read."""
+"""Archives crafted to fill the memory are refused early; the longest names that a disk can hold are read."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ from neuscale.data.sources.file_tree import MAX_LEVELS
 from neuscale.data.sources.open_images import open_tree
 from neuscale.errors import DataError
 
-MEMORY = 256 << 20  # bytes of address space above what the process has when it begins to read
+MEMORY = 256 << 20  # bytes of address space beyond what the process uses when it begins to read
 
 READ = f"""
 import resource, sys
@@ -35,7 +35,7 @@ except DataError as error:
 
 
 def refused(path: Path) -> str:
-    """The refusal of the archive by a process that has little memory."""
+    """Return the error message of a process with little memory that opens the archive."""
     done = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done
     assert "Traceback" not in done.stderr and str(path) in done.stderr, done.stderr
@@ -53,7 +53,7 @@ def padded(size: int) -> int:
 
 
 def long_name(length: int) -> Iterator[bytes]:
-    """A name header, the GNU way, and an empty file of that name."""
+    """Yield a GNU long-name header, its name and the header of an empty file with that name."""
     yield header("././@LongLink", tarfile.GNUTYPE_LONGNAME, length)
     yield (b"a/" * (length // 2)).ljust(padded(length), b"\0")
     yield header("x")
@@ -190,7 +190,7 @@ def test_the_list_of_an_archive_has_a_budget(
 
 
 def test_the_directory_of_a_zip_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`zipfile` reads it whole; the end record gives its size."""
+    """`zipfile` reads the whole directory at once, so its size is checked first in the end record."""
     path = write_zip(tmp_path / "archive.zip", "x" * 100)
     data = path.read_bytes()
     (size,) = struct.unpack_from("<L", data, data.rindex(b"PK\x05\x06") + 12)
@@ -202,7 +202,7 @@ def test_the_directory_of_a_zip_has_a_limit(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_folder_that_is_too_deep_is_refused(tmp_path: Path) -> None:
-    """Its listing would end where Python's recursion does."""
+    """A very deep folder is refused before its listing reaches Python's recursion limit."""
     here = os.open(tmp_path, os.O_RDONLY)
     try:
         for _ in range(1200):

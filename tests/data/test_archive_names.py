@@ -1,4 +1,4 @@
-"""The names in an archive are those that whoever made it saw."""
+"""File names in archives are read as their creator saw them."""
 
 import struct
 import subprocess
@@ -18,7 +18,7 @@ from .trees import as_folder, as_tar, as_zip, ready, split_files
 
 
 def raw_zip(path: Path, files: Mapping[bytes, bytes], extras: Mapping[bytes, bytes] | None = None) -> Path:
-    """A zip, stored, by hand: its names are these bytes."""
+    """Write a stored (uncompressed) zip by hand, with these bytes as names."""
     local, central = b"", b""
     for raw, content in files.items():
         extra = (extras or {}).get(raw, b"")
@@ -87,7 +87,10 @@ def test_a_name_that_no_encoding_fits_is_warned_of_and_a_wrong_one_refused(
 
 
 def test_the_unicode_field_of_a_name_is_taken_where_it_is_of_this_name(tmp_path: Path) -> None:
-    """Info-ZIP's, whose checksum tells a name that was changed since by a program that does not know it."""
+    """Info-ZIP's Unicode path field is used only if its checksum matches the raw name and it is valid UTF-8.
+
+    A wrong checksum means that a program that does not know the field has renamed the file.
+    """
     files, extras = {}, {}
     for name, content in split_files(["a?", "b?"]).items():
         raw = name.encode().replace(b"?", b"\xff")
@@ -129,7 +132,7 @@ def test_two_unicode_forms_of_a_name_are_one_class(tmp_path: Path, listening: Li
 
 
 def test_zip_of_the_command_zip(tmp_path: Path) -> None:
-    """It leaves the flag for UTF-8 unset."""
+    """The `zip` command leaves the UTF-8 flag unset; its names are still read as UTF-8."""
     if subprocess.run(["which", "zip"], capture_output=True, check=False).returncode:
         pytest.skip("there is no zip here")
     tree = as_folder(split_files(["café", "犬"]), tmp_path / "tree")

@@ -35,7 +35,7 @@ def test_pixels_and_labels_are_those_of_the_arrays(
     tmp_path: Path, compressed: bool, names: tuple[str, ...], splits: dict[str, int]
 ) -> None:
     pixels = images(6, 7, 5, 3), images(4, 7, 5, 3, seed=1)
-    labels = np.array([2, 0, 2, 0, 2, 0]), np.array([[0], [2], [0], [2]])  # MedMNIST's are of this shape
+    labels = np.array([2, 0, 2, 0, 2, 0]), np.array([[0], [2], [0], [2]])  # MedMNIST's labels have this shape
     arrays = dict(zip(names, [pixels[0], labels[0], pixels[1], labels[1]], strict=True))
     data = ready(tmp_path, write(tmp_path / "a.npz", compressed, **arrays))
     assert (data.meta.counts, data.meta.classes) == (splits, ["0", "2"])
@@ -73,7 +73,7 @@ def test_every_shape_gives_its_pixels(tmp_path: Path, given: Any, expected: Any)
     ids=["text", "one-hot", "bool", "number"],
 )
 def test_labels_of_every_kind(tmp_path: Path, labels: Any) -> None:
-    """Two arrays of any name are told apart by their shapes, and names of classes are taken."""
+    """Two arrays of any name are told apart by their shapes, and class names are read."""
     names = {} if labels.dtype.kind == "U" else {"class_names": np.array(["cat", "dog"])}
     pair = ("images", "labels") if names else ("arr_0", "arr_1")
     arrays = dict(zip(pair, [images(8, 4, 4), labels], strict=True))

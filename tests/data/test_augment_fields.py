@@ -1,4 +1,4 @@
-"""Every field of `augment` changes what a loader draws, in the measure that it names."""
+"""Every field of `augment` changes what a loader draws, by the amount that the field sets."""
 
 import dataclasses
 import types
@@ -31,7 +31,7 @@ def drawn(**fields: Any) -> Augmentation:
 
 
 class SeenLoader(Loader):
-    """A loader of 40 colour images of 16×16 pixels, which keeps what it is asked for."""
+    """Loader of 40 colour images of 16×16 pixels that records its requests."""
 
     kind = "seen"
 
@@ -60,7 +60,7 @@ def first_batch(**fields: Any) -> tuple[Batch, list[Request]]:
     return batch, loader.requests
 
 
-# A value for each field, beside what else it needs to have a meaning.
+# A value for each field, and the other fields that it needs to take effect.
 FIELDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "crop_padding": (3, {}),
     "resized_crop": (0.3, {}),
@@ -79,18 +79,18 @@ FIELDS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def test_every_field_has_a_value_here() -> None:
-    own = {"function", "function_draws"}  # of the user: tests/project/test_own_parts.py
+    own = {"function", "function_draws"}  # set to the user's own code: tests/project/test_own_parts.py
     assert {*FIELDS, *own} == {field.name for field in dataclasses.fields(AugmentConfig)}
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_changes_the_batches(field: str) -> None:
-    """One that does not would be a setting that changes nothing."""
+    """Each field has an effect on the images or, for `resized_crop`, on the requested windows."""
     value, needed = FIELDS[field]
     without, asked_without = first_batch(**needed)
     batch, asked = first_batch(**needed, **{field: value})
     assert torch.equal(batch.samples, without.samples), "the order is not augmentation's"
-    if field == "resized_crop":  # cut by whoever reads the files
+    if field == "resized_crop":  # the loader of image files cuts these windows
         assert asked_without[0].windows is None
         assert asked[0].windows is not None
     else:
@@ -147,7 +147,7 @@ def test_a_policy_has_the_layers_and_the_strength_that_are_asked_for() -> None:
     assert len(layers) == 3
     assert not torch.equal(layers[0].operation, layers[1].operation)
     assert not torch.equal(layers[1].operation, layers[2].operation)
-    # torchvision's tables at 20 of 30: a turn by 30°, a shear by 0.3, a shift by 150/331 of the side.
+    # Maxima of torchvision's tables: rotation 30°, shear 0.3, translation 150/331 of the side.
     whole = {ROTATE: 30.0, SHEAR_X: 0.3, TRANSLATE_X: 150 / 331 * WIDTH, TRANSLATE_Y: 150 / 331 * HEIGHT}
     for layer in layers:
         for operation, most in whole.items():
@@ -160,7 +160,7 @@ def test_a_policy_has_the_layers_and_the_strength_that_are_asked_for() -> None:
 
 
 def test_a_strength_of_the_policy_is_trivialaugments_own() -> None:
-    """It draws one for each image, whatever the field says."""
+    """TrivialAugment draws a strength for each image and ignores `policy_magnitude` and `policy_layers`."""
     (layer,) = drawn(policy="trivialaugment", policy_magnitude=20, policy_layers=5).policy
     turns = layer.strength[layer.operation == ROTATE].abs()
     assert len(turns.unique()) == 31
@@ -185,7 +185,7 @@ def test_colours_are_jittered_by_the_amount_of_their_own_field(name: str, amount
 
 
 def test_mixup_and_cutmix_have_the_shares_of_their_own_field() -> None:
-    """Beta(a, a) has the variance 1 / (4 (2 a + 1)); CutMix's share follows its box."""
+    """Mixup's weight has the variance of Beta(a, a), 1 / (4 (2 a + 1)); CutMix's weight follows its box."""
     assert drawn().mix is None
     for alpha in (0.2, 5.0):
         mixup = drawn(mixup_alpha=alpha).mix
@@ -199,8 +199,8 @@ def test_mixup_and_cutmix_have_the_shares_of_their_own_field() -> None:
         area = (bottom - top) * (right - left)
         assert (area > 0).double().mean() > 0.4
         torch.testing.assert_close(cutmix.weight, (1 - area / (HEIGHT * WIDTH)).float())
-    # A box about a uniform centre, cut off at the border: the mean share is far from Beta's where it is
-    # wide, but it grows with alpha's towards a half of the area before the cut.
+    # A box has a uniform centre and is clipped at the border: its mean weight is far from Beta's where Beta
+    # is wide, but with a growing alpha the area before clipping approaches a half.
     narrow, wide = (drawn(cutmix_alpha=alpha).mix for alpha in (20.0, 0.2))
     assert narrow is not None and wide is not None
     assert narrow.weight.var() < wide.weight.var() / 2
@@ -211,7 +211,7 @@ def test_mixup_and_cutmix_have_the_shares_of_their_own_field() -> None:
 
 
 def test_what_is_drawn_for_one_field_is_left_alone_by_the_others() -> None:
-    """A run with erasing is the run without it, erased."""
+    """Draws of one field do not depend on the others: erasing changes nothing else in a run."""
     alone = drawn(crop_padding=3, horizontal_flip=0.5)
     among = drawn(
         crop_padding=3, horizontal_flip=0.5, erasing=0.5, hue=0.1, mixup_alpha=1.0, policy="randaugment"

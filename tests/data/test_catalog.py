@@ -1,14 +1,14 @@
-"""The catalogue says of each published data set what its makers say."""
+"""The catalogue agrees with what the publisher of each data set states."""
 
 import pytest
 
 from neuscale.data.catalog import CATALOG
 
-# The order of the labels, from the readme of each data set.
+# Labels in their order, from the readme of each data set.
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
 FASHION += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-# Of CIFAR-100 some fine labels, as `meta` in its archive numbers them.
+# Some fine labels of CIFAR-100, as `meta` in its archive numbers them.
 CIFAR100 = {0: "apple", 1: "aquarium_fish", 23: "cloud", 47: "maple_tree", 53: "orange", 71: "sea"}
 CIFAR100 |= {99: "worm"}
 
@@ -43,7 +43,7 @@ def test_numbers_are_those_of_the_makers(
 
 
 def test_files_sizes_and_checksums_are_the_published_ones() -> None:
-    """Of Fashion-MNIST: its readme's table; of Tiny ImageNet, which torchvision lacks: its zip."""
+    """Sources: the table in Fashion-MNIST's readme, and the zip of Tiny ImageNet, which torchvision lacks."""
     fashion = {file.name: (file.bytes, file.md5) for file in CATALOG["fashion_mnist"].files}
     assert fashion == {
         "train-images-idx3-ubyte.gz": (26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
@@ -51,7 +51,7 @@ def test_files_sizes_and_checksums_are_the_published_ones() -> None:
         "t10k-images-idx3-ubyte.gz": (4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
         "t10k-labels-idx1-ubyte.gz": (5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
     }
-    # Of the unpacked arrays, as Debian's package has them too (`zcat FILE | md5sum`).
+    # Of the unpacked arrays; the files in Debian's package give the same (`zcat FILE | md5sum`).
     assert [file.content_md5 for file in CATALOG["fashion_mnist"].files] == [
         "f4a8712d7a061bf5bd6d2ca38dc4d50a",
         "9018921c3c673c538a1fc5bad174d6f9",

@@ -1,4 +1,4 @@
-"""Which loader a run gets, by the numbers: what the images take and what they may take."""
+"""Choice of a run's loader by the size of the images and the memory that they may take."""
 
 from types import SimpleNamespace
 from typing import cast
@@ -19,11 +19,11 @@ from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 
 CPU = torch.device("cpu")
-TRAIN, VAL = 400_000, 100_000  # images of 3 · 64 · 64 = 12,288 bytes: 6,144,000,000 together
+TRAIN, VAL = 400_000, 100_000  # images of 3 · 64 · 64 = 12,288 bytes: 6,144,000,000 in total
 
 
 def images(split: str) -> object:
-    """As many bytes as these images have, without taking memory."""
+    """Return an array of the size of these images that takes no memory."""
     return np.broadcast_to(np.uint8(0), ({"train": TRAIN, "val": VAL}[split], 3, 64, 64))
 
 
@@ -34,7 +34,7 @@ SIZE = 6_144_000_000
 @pytest.mark.parametrize(
     ("memory", "share", "kind"),
     [
-        (2 * SIZE, 0.5, "resident"),  # exactly what is allowed
+        (2 * SIZE, 0.5, "resident"),  # exactly the limit
         (2 * SIZE - 2, 0.5, "stream"),
         (4 * SIZE, 0.25, "resident"),
         (4 * SIZE, 0.2, "stream"),
@@ -72,7 +72,7 @@ def test_the_reason_gives_the_sizes_that_were_compared(
 def test_small_sizes_are_in_megabytes(
     both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """81 images of 432 bytes."""
+    """81 images of 432 bytes are shown as 0.0 MB."""
     monkeypatch.setattr(choose, "device_memory", lambda _: 99_000_000)
     reason = choose_loader(DataConfig(name="noise", memory_share=1.0), both[0], CPU).reason
     assert reason == "0.0 MB of images, 99.0 MB allowed (1 of the 99.0 MB on this machine)"

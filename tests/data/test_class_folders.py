@@ -1,4 +1,4 @@
-"""Folders are classes where they are meant to be, and what is no image is said."""
+"""Class folders are found where they are meant to be, and files that are not images are reported."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Colour jitter is torchvision's, image by image; erasing takes the rectangles it says."""
+"""Colour jitter matches torchvision image by image; erasing blanks exactly the boxes that it draws."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Images that are made smaller as they are decoded look as if all of their pixels had been filtered."""
+"""Images that are downscaled while decoding look as if all of their pixels had been filtered."""
 
 import io
 from pathlib import Path
@@ -23,7 +23,7 @@ HEIGHT, WIDTH = 480, 640
 
 
 def landscape(seed: int = 0) -> Image.Image:
-    """640×480 smooth pixels with structure at every size down to ten pixels."""
+    """Smooth image of 640×480 pixels with structure at every scale down to about three pixels."""
     random = np.random.default_rng(seed)
     total = np.zeros((HEIGHT, WIDTH, 3))
     for cells in (2, 6, 16, 48):
@@ -39,7 +39,7 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 
 def middle_of(image: Image.Image, size: int) -> NDArray[np.float64]:
-    """The middle square, scaled by Pillow from all of its pixels."""
+    """Return the central square, scaled by Pillow from all of its pixels."""
     box = ((WIDTH - HEIGHT) / 2, 0, (WIDTH + HEIGHT) / 2, HEIGHT)
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.float64)
 
@@ -47,7 +47,7 @@ def middle_of(image: Image.Image, size: int) -> NDArray[np.float64]:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("size", [16, 30, 59, 61, 119, 400])
 def test_the_middle_is_filtered_down_from_a_png_and_from_a_jpeg(kind: str, size: int) -> None:
-    """A JPEG is decoded at an eighth of its size at most, and never at less than twice what is wanted."""
+    """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is at least twice the requested size."""
     data = encoded(landscape(), kind)
     with Image.open(io.BytesIO(data)) as image:
         expected = middle_of(image.convert("RGB"), size)
@@ -70,7 +70,7 @@ def test_a_size_may_be_a_width_and_a_height() -> None:
 def test_random_resized_crops_are_those_of_torchvision_for_the_drawn_windows(
     kind: str, tmp_path: Path
 ) -> None:
-    """A JPEG's window is found again in the image that is decoded at a half, a quarter or an eighth."""
+    """For a JPEG, the window is mapped to the image that is decoded at 1/2, 1/4 or 1/8 of its size."""
     count, size = 9, 24
     suffix = kind.lower()
     images = [landscape(seed) for seed in range(count)]
@@ -99,7 +99,7 @@ def test_random_resized_crops_are_those_of_torchvision_for_the_drawn_windows(
                 transforms.InterpolationMode.BICUBIC,
             )
         difference = np.abs((shown * std + mean) * 255 - np.asarray(cut).transpose(2, 0, 1))
-        # Half a pixel of an eighth is 4 pixels, of a window of 200 or more; another window would be 20 off.
+        # Half a pixel at 1/8 is 4 pixels, of a window of 200 or more; a wrong window would be 20 off.
         assert difference.max() < (0.51 if kind == "PNG" else 60)
         assert difference.mean() < (0.1 if kind == "PNG" else 6)
     assert len(scales) > 4

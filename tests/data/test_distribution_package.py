@@ -1,6 +1,6 @@
-"""A distribution's package is trusted no more than a mirror: every file of it is compared, byte for byte.
+"""Every file of a distribution's package is verified byte for byte, like a file from a mirror.
 
-`apt-get` and `dpkg-deb` are stand-ins that hand out a folder, so that no network is needed.
+`apt-get` and `dpkg-deb` are fakes that hand out a folder, so that no network is needed.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def entry() -> CatalogEntry:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of files in the package that the stand-ins hand out, whole as it is published."""
+    """Folder of the files in the fake package, intact as published."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, script in (("apt-get", APT_GET), ("dpkg-deb", DPKG_DEB)):
@@ -184,7 +184,7 @@ def test_a_package_that_is_not_had_is_said_in_apts_words(
 
 
 def test_an_identity_is_that_of_the_whole_file(tmp_path: Path, listening: ListeningProgress) -> None:
-    """Of 2.1 MB, which is read in several pieces."""
+    """The identity covers a whole file of 2.1 MB, which is read in several chunks."""
     path = tmp_path / "one.bin"
     path.write_bytes(ONE)
     identity = file_identity(path, listening)

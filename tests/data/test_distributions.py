@@ -1,7 +1,7 @@
-"""Crops, flips, windows, erased boxes and orders are distributed as their papers say, and jointly so.
+"""Crops, flips, windows, erased boxes and orders are distributed, also jointly, as in their papers.
 
-Ranges alone would not tell a crop on the diagonal, or a box that is always as high as it is wide, from
-what a recipe asks for.
+A check of ranges alone would accept crops that are all on the diagonal, or boxes that are always as high
+as they are wide.
 """
 
 import math
@@ -56,7 +56,7 @@ def test_windows_are_uniform_in_area_and_position_and_log_uniform_in_ratio() -> 
 
 
 def test_a_window_in_pixels_has_the_area_and_the_ratio_of_width_to_height() -> None:
-    """In 900 rows and 1200 columns; positions of those that leave room for a hundred or more."""
+    """Windows in 900 rows × 1200 columns; positions only of windows that leave room for a hundred or more."""
     found = []
     for window in draw_windows(0.08, 0, 0, 3000):
         top, left, height, width = window_pixels(window, 900, 1200)
@@ -77,13 +77,13 @@ def test_a_window_in_pixels_has_the_area_and_the_ratio_of_width_to_height() -> N
     [(0.0, 0.0, 0, 0), (0.5, 0.25, 8, 5), (0.9999, 0.9999, 15, 20), (0.0, 0.9999, 0, 20)],
 )
 def test_a_window_by_hand(row: float, column: float, top: int, left: int) -> None:
-    """A quarter of 30×40 pixels with sides as 3 to 4 is 15×20, and has 16 by 21 places."""
+    """A quarter of 30×40 pixels with a width-to-height ratio of 4/3 is 15×20, and has 16 × 21 positions."""
     window = np.array([0.25, 4 / 3, row, column])
     assert window_pixels(window, 30, 40) == (top, left, 15, 20)
 
 
 def test_erased_boxes_have_the_areas_ratios_and_places_of_the_paper() -> None:
-    """At 600×590 only a box in a hundred is too long for the image and cut."""
+    """At 600×590 only one box in a hundred is too long for the image and is clipped."""
     height, width = 600, 590
     box = drawn((height, width), erasing=0.4).erasing
     assert box is not None
@@ -107,7 +107,7 @@ def test_erased_boxes_have_the_areas_ratios_and_places_of_the_paper() -> None:
     assert values["area"].mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.005)
     assert values["ratio"].mean() == pytest.approx((math.log(0.3) + math.log(3.3)) / 2, abs=0.05)
     assert_all_independent(values)
-    # Whether an image is erased says nothing about its neighbour in the order, or about its flip.
+    # Erasing of an image is independent of its neighbour in the order and of its flip.
     assert_independent(chosen[1:].numpy().astype(int), chosen[:-1].numpy().astype(int))
     flips = drawn(horizontal_flip=0.5).crops.flip
     assert_independent(chosen.numpy().astype(int), flips.numpy().astype(int))
@@ -116,7 +116,7 @@ def test_erased_boxes_have_the_areas_ratios_and_places_of_the_paper() -> None:
 def erased_by_hand(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], area: float, ratio: float, place: int
 ) -> Erasing:
-    """The box for this share of the area, rows over columns, and number of the place."""
+    """Return the box for a share of the area, a ratio of rows to columns and a position index."""
     log_range = math.log(3.3) - math.log(0.3)
     uniform = {
         "erase": 0.5,
@@ -137,16 +137,16 @@ def erased_by_hand(
 
 
 def test_an_erased_box_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """12 % of 40×30 pixels are 144: 18 rows of 8 columns at 2.25 rows to a column."""
+    """12 % of 40×30 pixels is 144 pixels: 18 rows × 8 columns at a ratio of 2.25."""
     assert erased_by_hand(monkeypatch, (40, 30), 0.12, 2.25, 0).box.tolist() == [[0, 18, 0, 8]]
-    # 40 - 18 + 1 = 23 places from the top, 30 - 8 + 1 = 23 from the left
+    # 40 - 18 + 1 = 23 positions from the top, 30 - 8 + 1 = 23 from the left
     assert erased_by_hand(monkeypatch, (40, 30), 0.12, 2.25, 22).box.tolist() == [[22, 40, 22, 30]]
     assert erased_by_hand(monkeypatch, (40, 30), 0.12, 1 / 2.25, 0).box.tolist() == [[0, 8, 0, 18]]
-    # 8 rows of 18 columns have 33 and 13 places: number 20 is the seventh column again
+    # 8 rows × 18 columns have 33 × 13 positions: index 20 is row 20 and column 20 % 13 = 7
     assert erased_by_hand(monkeypatch, (40, 30), 0.12, 1 / 2.25, 20).box.tolist() == [[20, 28, 7, 25]]
-    # 30 % of 10×40 pixels are 120: 19 rows at 3 to 1, of which there are 10, and 6 columns
+    # 30 % of 10×40 pixels is 120 pixels: 19 rows at a ratio of 3, clipped to 10, and 6 columns
     assert erased_by_hand(monkeypatch, (10, 40), 0.3, 3.0, 0).box.tolist() == [[0, 10, 0, 6]]
-    # 2 % of 4×3 pixels are a quarter of one: a box has one at least
+    # 2 % of 4×3 pixels is a quarter of a pixel: a box has at least one
     assert erased_by_hand(monkeypatch, (4, 3), 0.02, 0.3, 0).box.tolist() == [[0, 1, 0, 1]]
     assert erased_by_hand(monkeypatch, (4, 3), 0.02, 3.3, 0).box.tolist() == [[0, 1, 0, 1]]
 
@@ -161,11 +161,11 @@ def test_every_image_comes_equally_often_at_every_position(seeds: range, epochs:
     drawn = orders(count, seeds, epochs)
     for position in range(count):
         assert_uniform(drawn[:, position], count)
-    # Which two images stand beside each other, in which order: 7 · 6 pairs.
+    # Ordered pairs of neighbours: 7 · 6.
     for one, other in pairwise(range(count)):
         later = drawn[:, other] - (drawn[:, other] > drawn[:, one])
         assert_uniform(drawn[:, one] * (count - 1) + later, count * (count - 1))
-    # An image keeps its place in one of `count` epochs: one is expected, with a variance of one.
+    # The number of images that keep their position has mean 1 and variance 1.
     kept = (drawn == np.arange(count)).sum(1)
     assert kept.mean() == pytest.approx(1, abs=4.5 / math.sqrt(len(drawn)))
     assert kept.var() == pytest.approx(1, abs=0.15)

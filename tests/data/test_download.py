@@ -1,4 +1,4 @@
-"""Downloads go on where they ended: a hundred megabytes over a bad line arrive, some time or other."""
+"""An interrupted download resumes where it ended, so that a large file arrives even over a bad line."""
 
 import dataclasses
 import hashlib
@@ -28,11 +28,11 @@ HALF = len(CONTENT) // 2
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT in the manner that the path says; remembers what it was asked and what it gave."""
+    """HTTP server of CONTENT whose behaviour the path selects; records requests and the bytes sent."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[tuple[str, int]] = []  # path and first byte, -1 where no range was asked for
+        self.asked: list[tuple[str, int]] = []  # path and first byte, -1 for a request without a range
         self.given = 0
 
     def url(self, path: str) -> str:
@@ -77,7 +77,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             piece = body[start : min(start + (1 << 15), length)]
             try:
                 self.wfile.write(piece)
-            except OSError:  # who asked is gone
+            except OSError:  # the client is gone
                 self.close_connection = True
                 return
             self.server.given += len(piece)
@@ -115,7 +115,7 @@ def part(root: Path) -> Path:
 
 
 def begun(root: Path, content: bytes) -> Path:
-    """A download that ended early."""
+    """Write the partial file of an interrupted download."""
     (root / "raw").mkdir(exist_ok=True)
     part(root).write_bytes(content)
     return root
@@ -138,7 +138,7 @@ def test_a_connection_that_breaks_off_goes_on_where_it_ended(
     monkeypatch.setattr("neuscale.data.download.http._STALL_SECONDS", 0.2)
     urls = ["busy", "good"] if manner == "busy-then-good" else [manner]
     check_whole(tmp_path, *map(server.url, urls))
-    # What a connection that falls silent gave last, less than a chunk, is not waited for.
+    # The last bytes before a stall, less than a chunk, may be dropped and fetched again.
     assert server.given < len(CONTENT) + (1 << 16 if manner == "stalls" else 1)
     assert len(server.asked) > 1 and all(first > 0 for _, first in server.asked[1:])
 
@@ -235,5 +235,5 @@ def test_killed_at_random_moments_the_next_run_goes_on(server: Server, tmp_path:
     check_whole(tmp_path, server.url("slow"))
     firsts = [first for _, first in server.asked]
     assert firsts == sorted(firsts) and firsts[-1] > 0
-    # What was on its way when a process was killed is all that came twice.
+    # Only the bytes in flight when a process was killed are sent twice.
     assert server.given < 1.3 * len(CONTENT)

@@ -1,4 +1,4 @@
-"""The same images are the same data set, whatever they come in."""
+"""The same images give the same data set, whatever container they come in."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ TEXT = st.text(
 
 @st.composite
 def trees(draw: st.DrawFn) -> dict[str, bytes]:
-    """Images in any format below `train/<class>/` and `val/<class>/`, in folders of any name and depth."""
+    """Draw images of any format in `train/<class>/` and `val/<class>/` or a subfolder, with any names."""
     names = draw(st.lists(TEXT, min_size=2, max_size=4, unique_by=lambda n: unicodedata.normalize("NFC", n)))
     forms = st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
     below = draw(st.sampled_from(["", "images/"]))
@@ -46,7 +46,7 @@ def trees(draw: st.DrawFn) -> dict[str, bytes]:
 
 
 def as_table(files: Files, path: Path, suffix: str) -> Path:
-    """A table of the files, beside a folder of them without any order of classes."""
+    """Write a table (CSV, TSV or JSON Lines) of the name, label and split of each file."""
     rows = [
         {"file_name": name, "label": name.split("/")[1], "split": name.split("/")[0]}
         for name in sorted(files)

@@ -1,4 +1,4 @@
-"""Files are taken from where they are, compared before they are used, and a failure says what to do."""
+"""Files are taken from the first source that has them and verified before use; an error names the remedy."""
 
 import dataclasses
 import gzip
@@ -22,7 +22,7 @@ from neuscale.progress import Silent
 
 CONTENT = bytes(range(256)) * 5000
 MD5 = hashlib.md5(CONTENT).hexdigest()
-CLOSED = "http://127.0.0.1:9"  # the discard port: nobody listens
+CLOSED = "http://127.0.0.1:9"  # the discard port, on which nothing listens
 
 
 def entry_of(*urls: str, md5: str = MD5, content_md5: str | None = None) -> CatalogEntry:
@@ -130,7 +130,7 @@ def test_a_file_in_raw_is_used_and_a_wrong_one_is_named(tmp_path: Path) -> None:
 
 
 def test_a_gzip_is_known_by_what_it_holds(tmp_path: Path) -> None:
-    """Distributions compress anew; the images are the same."""
+    """A gzip file is identified by its content: distributions recompress the same images."""
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "thing.bin").write_bytes(gzip.compress(CONTENT, 1))
@@ -184,14 +184,14 @@ def test_apt_without_a_network_fails_quickly(tmp_path: Path) -> None:
 def test_fashion_mnist_comes_from_the_distribution(
     lists: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newcomer's first command: no account, no web site, no root, and in a container no package lists."""
+    """A first run needs no account, web site or root, and in a container no package lists."""
     if lists == "the system's" and not any(Path("/var/lib/apt/lists").glob("*Release*")):
         pytest.skip("this system has no package lists (apt-get update)")
     empty = tmp_path / "empty" / "partial"
     empty.mkdir(parents=True)
     options = () if lists == "the system's" else ("-o", f"Dir::State::Lists={empty.parent}")
     monkeypatch.chdir(tmp_path)
-    work = Path("work")  # relative, as the default data folder is
+    work = Path("work")  # relative, like the default data folder
     work.mkdir()
     try:
         root = fetch_package("dataset-fashion-mnist", work, options)
@@ -211,7 +211,7 @@ def test_fashion_mnist_comes_from_the_distribution(
 
 
 def test_the_catalogue_agrees_with_torchvision() -> None:
-    """Their checksums are the ones that everybody trains on."""
+    """The checksums and URLs are torchvision's, the ones that everybody trains on."""
     import importlib.util
 
     found = importlib.util.find_spec("torchvision")

@@ -1,4 +1,4 @@
-"""Batches from image files: what can go wrong with a file or a process that decodes, and what is cut."""
+"""Batches from image files: damaged files, killed DataLoader workers, shared memory and random crops."""
 
 import os
 import subprocess
@@ -80,7 +80,7 @@ except UserError as error:
 def test_a_decoder_killed_while_it_hands_over_a_batch(
     both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    """The memory of a batch is fetched from its process by a socket, which breaks in one of these ways."""
+    """The memory of a batch is fetched from its worker over a socket, which breaks in one of these ways."""
 
     def broken(*_: object, **__: object) -> None:
         raise error("on the socket")
@@ -105,7 +105,7 @@ def test_too_little_shared_memory_is_said_before_a_worker_dies_of_it(
 def test_shared_memory_is_counted_in_batches_of_bytes_that_are_on_their_way(
     both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch, spare: int, workers: int
 ) -> None:
-    """Each process has two batches made ahead and one in hand: 15 images of 3·12·12 bytes each."""
+    """Each worker holds two prefetched batches and one in progress: 15 images of 3·12·12 bytes each."""
     each = 3 * 15 * 3 * 12 * 12
     real = os.statvfs("/dev/shm")
     free = os.statvfs_result([1, 1, *[8 * each + spare] * 3, *real[5:10]])
@@ -119,7 +119,7 @@ def test_shared_memory_is_counted_in_batches_of_bytes_that_are_on_their_way(
 
 
 def test_random_resized_crops_show_the_window_that_was_drawn(tmp_path: Path) -> None:
-    """Of images whose colour is their place, the crop's colours tell where it was cut."""
+    """Colours encode positions, so the colours of a crop show where it was cut."""
     height, width = 90, 120
     ramp = np.zeros((height, width, 3), dtype=np.uint8)
     ramp[:, :, 0] = np.arange(height)[:, None] * 2

@@ -1,4 +1,4 @@
-"""Images are held out by a share, by folds or by folders, and those to test are left alone."""
+"""Validation images are held out by a share, by folds or by folders; test images are left alone."""
 
 from pathlib import Path
 from typing import Any

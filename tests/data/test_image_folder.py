@@ -24,7 +24,7 @@ def pack(source: Path, root: Path, **options: object) -> PackedDataset:
 def test_folder_zip_and_tar_of_the_same_tree_are_the_same_data(
     tmp_path: Path, build_image_tree: TreeBuilder, build_archive: ArchiveBuilder
 ) -> None:
-    """Otherwise a run could not be compared with one that got its data in another wrapping."""
+    """Runs stay comparable, whatever container their data came in."""
     tree = build_image_tree(tmp_path / "tree")
     below = tmp_path / "outer"
     below.mkdir()
@@ -98,7 +98,7 @@ def save(image: Image.Image, path: Path, **options: object) -> None:
 
 
 def test_every_kind_of_pixel_becomes_rgb(tmp_path: Path, build_image_tree: TreeBuilder) -> None:
-    """Grayscale, palette, transparent, CMYK and 16-bit files are in most collections."""
+    """Grayscale, palette, transparent, CMYK and 16-bit files, found in most collections, become RGB."""
     tree = build_image_tree(tmp_path / "tree", classes=("cat",), train=7)
     base = Image.fromarray(np.full((8, 8), 100, np.uint8))
     save(base, tree / "train/cat/0000.png")
@@ -167,7 +167,7 @@ def test_an_image_that_cannot_be_used_is_named_and_nothing_is_packed(
 def test_an_archive_of_another_format_inside_an_image_name_is_refused(
     tmp_path: Path, build_image_tree: TreeBuilder
 ) -> None:
-    """Pillow would hand an EPS file to Ghostscript."""
+    """An EPS file named .png is refused, because Pillow would pass it to Ghostscript."""
     tree = build_image_tree(tmp_path / "tree")
     Image.new("RGB", (8, 8)).save(tree / "train" / "cat" / "0001.png", format="EPS")
     with pytest.raises(DataError, match="not an image"):

@@ -1,4 +1,4 @@
-"""`--layout folder`: what torchvision's ImageFolder reads is what is packed, image for image."""
+"""`--layout folder`: torchvision's ImageFolder reads exactly the images that are packed."""
 
 import gzip
 import os

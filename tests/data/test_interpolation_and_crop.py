@@ -1,4 +1,4 @@
-"""Images that are resized for a model: by which filter, and of which the middle is kept."""
+"""Interpolation and centre crop of images that are resized for a model."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 def test_the_middle_is_kept_of_an_image_made_larger(
     interpolation: str, shape: tuple[int, int], size: int, crop: float
 ) -> None:
-    """As torchvision and timm evaluate: resized to size / crop, of which the centre is cropped."""
+    """Images are resized to size / crop and centre-cropped, as torchvision and timm evaluate."""
     from torchvision.transforms.v2 import functional as transforms
 
     images = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""JPEG files are decoded fast, to exactly Pillow's pixels; what Pillow refuses is refused."""
+"""JPEG files are decoded fast, to exactly Pillow's pixels; files that Pillow refuses are refused."""
 
 import io
 import os
@@ -19,7 +19,7 @@ SHAPES = [(64, 64), (63, 61), (17, 8), (1, 1)]
 
 
 def picture(width: int, height: int) -> Image.Image:
-    """Edges and noise, which show any difference of transform or upsampling."""
+    """Image of edges and noise, which reveals any difference in transform or upsampling."""
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
 
@@ -36,7 +36,7 @@ def by_pillow(data: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
 
 
 def packed(data: bytes, shape: tuple[int, int]) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    """What `prepare` would pack, as [H, W, 3]."""
+    """Return the image that `prepare` would pack, as [H, W, 3]."""
     (block,) = decode_blocks(Path("a.zip"), [(0, 0, "x.jpg", data)], (3, *shape), Decoding())
     return block.images[0].transpose(1, 2, 0)
 
@@ -58,7 +58,7 @@ PLAIN = {
 def test_pixels_are_those_of_pillow(kind: str, shape: tuple[int, int]) -> None:
     data = jpeg(picture(*shape), **PLAIN[kind])
     pixels = np.empty((shape[1], shape[0], 3), np.uint8)
-    assert decode_jpeg_into(data, pixels)  # else it would be slow without a word
+    assert decode_jpeg_into(data, pixels)  # otherwise the slow decoder would be used without notice
     assert np.array_equal(pixels, by_pillow(data))
     assert np.array_equal(packed(data, shape[::-1]), by_pillow(data))
 
@@ -70,7 +70,7 @@ def test_other_colours_are_those_of_pillow(mode: str) -> None:
 
 
 def test_a_jpeg_that_is_cut_short_is_refused_at_any_length() -> None:
-    """libjpeg fills the rest with gray and only warns."""
+    """A truncated JPEG is refused, although libjpeg only warns and fills the rest with gray."""
     for progressive in (False, True):
         data = jpeg(picture(64, 64), progressive=progressive)
         for length in range(0, len(data) - 2, 7):
@@ -81,7 +81,7 @@ def test_a_jpeg_that_is_cut_short_is_refused_at_any_length() -> None:
 
 
 def test_damage_that_the_fast_decoder_takes_is_what_pillow_takes() -> None:
-    """A flipped bit may well be another valid image; but never one that only one of the two accepts."""
+    """A damaged file may be a valid image, but the fast decoder never accepts one that Pillow refuses."""
     dice = random.Random(0)
     whole = [jpeg(picture(32, 32), **options) for options in PLAIN.values()]
     whole += [jpeg(picture(32, 32).convert(mode)) for mode in ("L", "CMYK")]

@@ -1,4 +1,4 @@
-"""`neuscale data prepare`, killed at random moments: what can be read is whole, and the next run repairs."""
+"""`neuscale data prepare`, killed at random moments, leaves only whole data, and a rerun repairs the rest."""
 
 import os
 import random
@@ -20,8 +20,8 @@ from neuscale.data.prepare import prepare
 APP = Path(__file__).parents[2] / "app"
 ROUNDS = 30
 
-# Starting Python takes longer than packing. This process has started; for each line that it reads it
-# forks one that runs the command, kills it after so many seconds, and says how it ended.
+# Starting Python takes longer than packing, so this process is started once. For each line of stdin it
+# forks a child that runs the command, kills it after the given seconds, and prints how it ended.
 FORKS = """
 import os, signal, sys, time
 from neuscale.cli import run
@@ -44,7 +44,7 @@ for line in sys.stdin:
 
 
 class Forks:
-    """Processes that run a command of `neuscale`."""
+    """Process that forks a child for each command of `neuscale`."""
 
     def __init__(self, root: Path, errors: Path) -> None:
         self.process = subprocess.Popen(
@@ -62,7 +62,7 @@ class Forks:
         return self.process.stdout.readline().strip()
 
     def run(self, words: list[str], seconds: float | None = None) -> int:
-        """The exit code, or minus the signal, of a command that is killed after `seconds`."""
+        """Run a command, kill it after `seconds` and return its exit code, or minus the signal."""
         assert self.process.stdin is not None
         print("never" if seconds is None else seconds, *words, file=self.process.stdin, flush=True)
         return int(self.line())

@@ -1,4 +1,4 @@
-"""Labels from a table: the same data set as from folders of classes, or a refusal that names the line."""
+"""Labels from a table give the same data set as class folders, or an error that names the line."""
 
 import csv
 import io
@@ -51,7 +51,7 @@ def files() -> dict[str, bytes]:
 def rows_of(
     files: Mapping[str, bytes], image: str = "file_name", label: str = "label"
 ) -> list[dict[str, Any]]:
-    """A line for each image, in another order than theirs."""
+    """Return a row for each image, in reverse order of the names."""
     found = []
     for name in sorted(files, reverse=True):
         split, class_name, _ = name.split("/")
@@ -117,7 +117,7 @@ def test_names_may_start_at_the_table_that_lies_above_the_images(tmp_path: Path)
 def test_hugging_faces_tables_lie_in_the_folders_of_the_splits(
     tmp_path: Path, files: dict[str, bytes]
 ) -> None:
-    """datasets' ImageFolder: metadata.csv or metadata.jsonl beside the images, names from there."""
+    """As for `datasets`' ImageFolder, a metadata.csv or metadata.jsonl beside the images names them."""
     flat = {}
     for split in ("train", "validation", "test"):
         of_split = [name for name in files if name.startswith(split[:3])] or list(files)[:2]

@@ -1,4 +1,4 @@
-"""A list of image files that is damaged, or made again."""
+"""Lists of image files that are damaged, or made again."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Batches: the right pixels, for the right images, at any number of processes and after any restart."""
+"""Batches hold the right pixels for the right images, at any world size and after any resume."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from neuscale.errors import UsageError
 
 CPU = torch.device("cpu")
 AUGMENT = AugmentConfig(crop_padding=2, horizontal_flip=0.5)
-# Everything at once: what is drawn for an image must not depend on who computes it.
+# All augmentations at once: the draws for an image must not depend on the rank that computes it.
 EVERYTHING = [
     AUGMENT,
     AugmentConfig(
@@ -54,7 +54,7 @@ def all_batches(
     first_step: int = 0,
     augment: AugmentConfig = AUGMENT,
 ) -> list[Batch]:
-    """The global batches of an epoch of 12, put together again from the shares."""
+    """Return the global batches (of 12) of an epoch, reassembled from all ranks."""
     loaders = [ResidentLoader(data, "train", None, CPU, Rank(rank, processes)) for rank in range(processes)]
     epochs = [list(loader.training(augment, 3, 1, first_step, 5, 12, accumulation)) for loader in loaders]
     whole = []
@@ -100,7 +100,7 @@ def test_going_on_in_the_middle_of_an_epoch_changes_no_pixel(
 
 
 def test_mixed_images_come_with_both_labels(data: PackedDataset) -> None:
-    """A blend of two known images is found again from its labels and its share."""
+    """A blend of two known images is recovered from its labels and its weight."""
     loader = ResidentLoader(data, "train", None, CPU, Rank())
     [plain] = next(loader.training(AugmentConfig(), 3, 1, 0, 1, 12))
     [mixed] = next(loader.training(AugmentConfig(mixup_alpha=1.0), 3, 1, 0, 1, 12))

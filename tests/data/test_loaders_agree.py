@@ -1,4 +1,4 @@
-"""Resident, stream and files: the same batches to the last bit, whatever brings the bytes."""
+"""The resident, stream and file loaders give bit-identical batches."""
 
 import dataclasses
 import threading
@@ -100,7 +100,7 @@ def test_evaluation_sees_the_same_in_all_of_them(
 def test_the_stream_reads_ahead_but_not_without_end(
     both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the model computes, the next batches are read, and no more than there are buffers for."""
+    """The stream prefetches batches while the model computes, but no more than it has buffers for."""
     read: list[int] = []
     touch = StreamLoader._touch
 
@@ -136,7 +136,7 @@ def test_the_choice_follows_from_size_and_memory_and_says_so(
     both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed, listed = both
-    monkeypatch.setattr(choose, "device_memory", lambda _: 80_000)  # the images have 34,992 bytes
+    monkeypatch.setattr(choose, "device_memory", lambda _: 80_000)  # the images take 34,992 bytes
     config = DataConfig(name="noise", memory_share=0.5)
     assert choose_loader(config, packed, CPU).kind == "resident"
     config.memory_share = 0.4
@@ -164,14 +164,14 @@ def test_a_random_resized_crop_wants_the_files(both: tuple[PackedDataset, Listed
 def test_copied_batches_are_those_of_the_order_too(
     both: tuple[PackedDataset, ListedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The path of a device of its own, on the one there is: buffers are used again and again."""
+    """The copy path of a GPU, run on the CPU, reuses its buffers and gives the same batches."""
     packed, _ = both
     resident = ResidentLoader(packed, "train", None, CPU, Rank())
     stream = StreamLoader(packed, "train", None, CPU, Rank())
 
     def copied(requests: Iterable[Request]) -> Iterator[Rows]:
         for rows in stream._copied(requests):
-            yield Rows(rows.images.clone())  # a device has memory of its own
+            yield Rows(rows.images.clone())  # a GPU would have its own copy
 
     monkeypatch.setattr(stream, "_read", copied)
     assert_same(flat(resident.training(MIXED, 0, 0, 0, 20, 3)), flat(stream.training(MIXED, 0, 0, 0, 20, 3)))

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: who is mixed with whom, by how much, and where."""
+"""Mixup and CutMix: partners, weights and boxes."""
 
 import numpy as np
 import pytest
@@ -67,4 +67,4 @@ def test_without_alphas_nothing_is_mixed() -> None:
 def test_with_both_alphas_half_the_images_take_each() -> None:
     mix = draw_mix(0.8, 1.0, 0, 0, 10_000, 100, (32, 32), CPU)
     cut = (mix.box[:, 1] > mix.box[:, 0]).float().mean()
-    assert 0.45 < cut < 0.52  # of those that cut, a few boxes are empty
+    assert 0.45 < cut < 0.52  # a few of the CutMix boxes are empty

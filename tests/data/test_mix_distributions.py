@@ -1,4 +1,4 @@
-"""Mixup's and CutMix's shares, boxes and partners are distributed as their papers say."""
+"""Mixup's and CutMix's weights, boxes and partners are distributed as in their papers."""
 
 import math
 
@@ -31,7 +31,7 @@ def drawn(size: tuple[int, int] = (12, 8), batch: int = 100, **alphas: float) ->
 
 
 def centred_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CutMix's boxes about the middle, where none is cut off at a border."""
+    """Centre all CutMix boxes, so that none is clipped at a border."""
 
     def integer_draws(_seed: int, _epoch: int, purpose: str, count: int, below: int) -> object:
         place = below // 2 if purpose in ("mix row", "mix column") else 0
@@ -41,7 +41,7 @@ def centred_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def beta_moments(values: torch.Tensor, alpha: float) -> None:
-    """Mean, variance and fourth moment about the mean of Beta(alpha, alpha), by its formulas."""
+    """Assert the mean, variance and fourth central moment of Beta(alpha, alpha)."""
     centred = values.double() - 0.5
     variance = 1 / (4 * (2 * alpha + 1))
     fourth = 3 / (16 * (2 * alpha + 1) * (2 * alpha + 3))
@@ -62,7 +62,7 @@ def test_cutmixs_boxes_leave_a_share_with_the_moments_of_its_beta(monkeypatch: p
     found = drawn((800, 600), cutmix_alpha=2.5)
     beta_moments(found.weight, 2.5)
     top, bottom, left, right = found.box.double().unbind(1)
-    # A box has the proportions of the image: height and width by the same part.
+    # A box has the aspect ratio of the image: height and width are scaled by the same factor.
     assert ((bottom - top) / 800 - (right - left) / 600).abs().max() < 1 / 200
     area = (bottom - top) * (right - left) / (800 * 600)
     assert (1 - area - found.weight).abs().max() < 1e-6
@@ -79,7 +79,7 @@ def test_with_both_alphas_each_half_has_its_own_beta(monkeypatch: pytest.MonkeyP
 
 
 def test_a_box_is_about_a_centre_that_is_any_pixel_equally_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With three quarters left the box has half the sides: of 12×8 pixels, ± 3 rows and ± 2 columns."""
+    """At a weight of 3/4 the box has half the sides: ± 3 rows and ± 2 columns of 12×8 pixels."""
     monkeypatch.setattr(mix, "beta_quantile", lambda _alpha, uniform: np.full_like(uniform, 0.75))
     found = drawn((12, 8), cutmix_alpha=1.0)
     top, bottom, left, right = found.box.numpy().T
@@ -96,7 +96,7 @@ def test_a_box_is_about_a_centre_that_is_any_pixel_equally_often(monkeypatch: py
 
 
 def test_a_boxs_size_its_row_and_its_column_are_independent() -> None:
-    """Of boxes that no border cuts, the place is uniform in the room that they leave."""
+    """The position of a box that no border clips is uniform over the room that its size leaves."""
     found = drawn((64, 48), cutmix_alpha=1.0)
     top, bottom, left, right = found.box.double().unbind(1)
     inside = (top > 0) & (bottom < 64) & (left > 0) & (right < 48) & (bottom > top)

@@ -1,4 +1,4 @@
-"""The order of an epoch and its cuts: what makes a run the same on one GPU and on four."""
+"""Order of an epoch and its split into batches, which make a run the same on one GPU and on four."""
 
 import hashlib
 
@@ -41,7 +41,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(seed: int, epoch: int) -> Non
 
 
 def test_the_order_is_the_same_in_a_year() -> None:
-    """A replay depends on these exact numbers; changing them makes every run before unrepeatable."""
+    """Replays depend on these exact numbers; changing them makes all earlier runs unrepeatable."""
     assert permutation(0, 0, 10).tolist() == FROZEN_ORDER
     digest = hashlib.sha256(permutation(1234, 5, 100_000).tobytes()).hexdigest()
     assert digest == FROZEN_DIGEST

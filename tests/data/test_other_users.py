@@ -1,4 +1,4 @@
-"""Data folders that users of a group share: what one may not read is not damaged, and never replaced."""
+"""Data folders shared by a group: unreadable data is not reported as damaged and never replaced."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as t
 
 ONE, TWO, GROUP = 54321, 54322, 54300
 
-# All that the commands import is imported first: Python itself may lie where only root can read.
+# The commands run as root first, to import everything: Python itself may be readable by root only.
 ACT = """
 import contextlib, os, sys
 from neuscale.cli import run
@@ -36,7 +36,7 @@ As = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A data folder of a group, as administrators make them: its members may write, and new files are its."""
+    """Shared data folder as administrators set it up: writable by the group, which also owns new files."""
     for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(folder.stat().st_mode | 0o055)
     folder = tmp_path / "data"
@@ -49,7 +49,7 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def act(shared: Path, tmp_path: Path) -> As:
-    """A function that runs `neuscale` as a user of the group."""
+    """Function that runs `neuscale` as a user of the group."""
 
     def run(user: int, *words: str) -> "subprocess.CompletedProcess[str]":
         given = [str(user), str(shared), str(tmp_path / f"own{user}"), str(tmp_path / "photos")]
@@ -60,7 +60,7 @@ def act(shared: Path, tmp_path: Path) -> As:
 
 
 def test_two_users_of_a_group_prepare_into_one_folder(act: As, shared: Path, tmp_path: Path) -> None:
-    """The lock file of the first is one that the second may hold."""
+    """The second user can hold the lock file that the first one created."""
     words = ["data", "prepare", "image_folder", "--source", str(tmp_path / "photos"), "--save-as", "x"]
     assert act(ONE, *words).returncode == 0
     again = act(TWO, *words, "--force")

@@ -1,4 +1,4 @@
-"""A packed data set opens whole or not at all, and damage to it is found."""
+"""A packed data set opens whole or not at all, and damage to it is detected."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_statistics_do_not_depend_on_the_blocks(images: np.ndarray, block: int) 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_byte_anywhere_is_found(packed: Path, tmp_path: Path, data: st.DataObject) -> None:
-    """Opening or verifying finds it; training on it in silence would spoil every result."""
+    """A flipped byte is detected on opening or verifying; training on it would silently spoil all results."""
     folder = tmp_path / "images"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(packed, folder)
@@ -97,7 +97,7 @@ def test_a_file_that_is_not_whole_is_named_on_opening(file: str, kind: str, copy
     elif kind != "missing":
         path.write_bytes({"empty": b"", "cut": whole[:-1], "longer": whole + b"x"}[kind])
     if file == META_FILE and kind == "cut":
-        return  # only the line end is gone
+        return  # only the final newline is missing
     with pytest.raises(DataError) as caught:
         PackedDataset.open(copy)
     assert str(path) in caught.value.problem and "images --force" in caught.value.fix
@@ -112,7 +112,7 @@ def test_arrays_of_another_type_or_order_are_refused(copy: Path) -> None:
 
 
 def test_a_label_out_of_range_is_refused(copy: Path) -> None:
-    """On a GPU it would be an assertion in a kernel, hours later and without a name."""
+    """A bad label is refused at once; on a GPU it would be an anonymous kernel assertion, hours later."""
     labels = np.load(copy / "val_labels.npy")
     labels[3] = 3
     np.save(copy / "val_labels.npy", labels)

@@ -1,4 +1,4 @@
-"""Parquet files with images, as they come from the Hugging Face hub, or with the classes of image files."""
+"""Parquet files with embedded images, as on the Hugging Face hub, or as label tables of image files."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def write(path: Path, **columns: Any) -> Path:
 def test_numbers_have_the_names_and_the_order_of_the_features(tmp_path: Path) -> None:
     files = split_files(["oak", "cat"])
     data = ready(tmp_path, as_parquet(files, tmp_path / "p", names=["oak", "fox", "cat"]))
-    assert data.meta.classes == ["oak", "cat"]  # and no fox, of which there is no image
+    assert data.meta.classes == ["oak", "cat"]  # no fox, which has no image
     assert data.class_counts("train") == [3, 3]
     tree = ready(tmp_path, as_folder(files, tmp_path / "tree"), "tree")
     order = np.argsort(1 - tree.labels("train"), kind="stable")
@@ -78,7 +78,7 @@ def test_files_without_classes_or_split_are_left_out_and_said(
     warnings = "; ".join(listening.warnings)
     assert "the 1 images of test-00000-of-00001.parquet, which have no classes" in warnings
     assert "not used: 'unsupervised-00000.parquet', whose name has no split" in warnings
-    # What it was made from is recorded as of any folder.
+    # The source is recorded as for any folder.
     write(folder / "train-00001.parquet", image=[picture(3)], label=["cat"])
     with pytest.raises(DataError, match=r"1 file is new \(train-00001.parquet\)"):
         prepare("image_folder", root=tmp_path, source=folder)

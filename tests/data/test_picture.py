@@ -1,4 +1,4 @@
-"""The picture of a data set shows each class's own images beside its name."""
+"""The sample grid of a data set shows each class's own images beside its name."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_small_images_are_enlarged_pixel_by_pixel(build_image_tree: TreeBuilder,
 
 @pytest.fixture
 def uneven(tmp_path: Path) -> PackedDataset:
-    """Images of 12×20 pixels (width, height) of one colour: red tells the class, green the number."""
+    """Images of 12×20 pixels (width × height) of one colour: red encodes the class, green the number."""
     for split, counts in (("train", (2, 5, 1, 4, 3)), ("val", (1, 2, 3, 1, 1))):
         for label, count in enumerate(counts):
             folder = tmp_path / "tree" / split / "abcde"[label]
@@ -49,7 +49,7 @@ def uneven(tmp_path: Path) -> PackedDataset:
 def test_each_row_is_a_class_of_those_shown_and_each_column_its_next_image(
     uneven: PackedDataset, split: str, blue: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of five classes three rows show the first, middle and last; 12×20 pixels become 24×40."""
+    """Three rows show the first, middle and last of five classes; 12×20 pixels become 24×40."""
     written: list[tuple[int, str]] = []
     write = ImageDraw.ImageDraw.text
 

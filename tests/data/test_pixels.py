@@ -1,4 +1,4 @@
-"""What a model is shown, number by number: normalised, resized, augmented in order, mixed with whom."""
+"""Pixels that a model sees, value by value: normalised, resized, augmented in order and mixed."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ HEIGHT, WIDTH = 10, 6
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of 10×6 pixels, dark red, bright and flat in green, anything in blue."""
+    """Images of 10×6 pixels (height × width): dark in red, bright and flat in green, random in blue."""
     folder = tmp_path_factory.mktemp("tinted") / "tree"
     random = np.random.default_rng(0)
     for split, counts in (("train", {"a": 9, "b": 6}), ("val", {"a": 4, "b": 7})):
@@ -61,20 +61,20 @@ def tinted(tree: Path) -> PackedDataset:
 
 
 def originals(tree: Path, split: str) -> NDArray[np.uint8]:
-    """The images as they were saved, in the order of their names: uint8 [N, C, H, W]."""
+    """Return the images as saved, in the order of their names: uint8 [N, C, H, W]."""
     files = sorted((tree / split).rglob("*.png"))
     return np.stack([np.asarray(Image.open(file)).transpose(2, 0, 1) for file in files])
 
 
 def normalized(tree: Path, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(x / 255 - mean) / std with the statistics of the training images, in numpy."""
+    """Return (x / 255 - mean) / std in numpy, with the statistics of the training images."""
     training = originals(tree, "train") / 255
     mean, std = training.mean((0, 2, 3)), training.std((0, 2, 3))
     return (images / 255 - mean[:, None, None]) / std[:, None, None]
 
 
 def scaled(image: NDArray[np.float64], size: int) -> NDArray[np.float32]:
-    """Pillow's bilinear filter, which widens where an image is made smaller."""
+    """Resize with Pillow's bilinear filter, which widens when an image is made smaller."""
     channels = [Image.fromarray(channel.astype(np.float32)) for channel in image]
     return np.stack([np.asarray(c.resize((size, size), Image.Resampling.BILINEAR)) for c in channels])
 
@@ -94,7 +94,7 @@ def test_normalising_by_hand_channel_by_channel(fused: bool) -> None:
 
 @pytest.mark.parametrize(("shape", "size"), [((20, 12), 8), ((7, 30), 10), ((5, 6), 13)])
 def test_resizing_is_bilinear_and_antialiased(shape: tuple[int, int], size: int) -> None:
-    """Without a filter a smaller image would flicker with every pixel that it skips."""
+    """Without a filter a downscaled image would flicker with every pixel that is skipped."""
     image = np.random.default_rng(0).random((2, *shape))
     ours = resize(torch.from_numpy(image.astype(np.float32))[None], size)[0].numpy()
     np.testing.assert_allclose(ours, scaled(image, size), atol=1e-5)
@@ -125,7 +125,7 @@ def test_images_that_are_not_square_are_normalised_and_then_resized(
 
 
 def test_an_evaluation_of_chosen_images_changes_their_bytes(tree: Path, tinted: PackedDataset) -> None:
-    """`change` gets the images' own numbers, wherever they stand in the batch, and what it gives is shown."""
+    """`change` gets the images' own numbers, wherever they are in the batch, and its result is shown."""
     chosen = np.array([5, 2, 10, 3, 8, 0, 7])
     images = originals(tree, "val")
     seen: list[int] = []
@@ -197,7 +197,7 @@ EVERYTHING = AugmentConfig(
 
 
 def shown_alone(tree: Path, samples: NDArray[np.int64], positions: NDArray[np.int64]) -> Tensor:
-    """Images at positions of an epoch, augmented step by step in the documented order, not mixed."""
+    """Return the images at positions of an epoch, augmented in the documented order and not mixed."""
     drawn = draw_augmentation(EVERYTHING, 4, 3, 15, 5, (HEIGHT, WIDTH), CPU)
     assert drawn.jitter is not None and drawn.erasing is not None
     at, crops, jitter = torch.from_numpy(positions), drawn.crops, drawn.jitter
@@ -216,7 +216,7 @@ def shown_alone(tree: Path, samples: NDArray[np.int64], positions: NDArray[np.in
 def test_augmentations_come_in_order_and_the_partner_is_mixed_in_as_it_is_shown_itself(
     tree: Path, tinted: PackedDataset
 ) -> None:
-    """A partner is cropped, jittered and erased as at its own position, not as the image it is mixed with."""
+    """A partner is cropped, jittered and erased as at its own position, not like the image it joins."""
     loader: Loader = ResidentLoader(tinted, "train", HEIGHT, CPU, Rank())
     mix = draw_augmentation(EVERYTHING, 4, 3, 15, 5, (HEIGHT, WIDTH), CPU).mix
     assert mix is not None
@@ -244,7 +244,7 @@ def test_augmentations_come_in_order_and_the_partner_is_mixed_in_as_it_is_shown_
 def test_jitter_or_a_policy_alone_is_applied_to_the_bytes(
     options: dict[str, object], tree: Path, tinted: PackedDataset
 ) -> None:
-    """With neither of them images take a shorter way, and with one they must not."""
+    """Without jitter and policy the images take a shorter path; with one of them they must not."""
     augment = AugmentConfig(crop_padding=1, horizontal_flip=0.5, **options)  # type: ignore[arg-type]
     loader = ResidentLoader(tinted, "train", HEIGHT, CPU, Rank())
     [batch] = next(loader.training(augment, 4, 3, 0, 1, 15))
@@ -268,7 +268,7 @@ def test_jitter_comes_in_the_order_brightness_contrast_saturation_hue() -> None:
 
 
 def test_a_hue_is_turned_by_hand() -> None:
-    """Pure colours go round the circle, black and white stay, and half a turn is the opposite colour."""
+    """Pure colours move along the colour circle, black and white stay, and half a turn gives the opposite."""
     colors = torch.tensor(
         [[255, 0, 0], [0, 255, 0], [255, 0, 0], [0, 0, 0], [255, 255, 255], [200, 50, 50]], dtype=torch.uint8
     )

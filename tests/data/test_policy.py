@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment per image are torchvision's, operation by operation."""
+"""RandAugment and TrivialAugment match torchvision for each image, operation by operation."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ PEERS = {"randaugment": RandAugment(), "trivialaugment": TrivialAugmentWide()}
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    """Smooth pictures, one a bin: uint8 [31, 3, 32, 28]."""
+    """Smooth images, one for each bin: uint8 [31, 3, 32, 28]."""
     noise = torch.rand(BINS, 3, 40, 36, generator=torch.Generator().manual_seed(0))
     smooth = F.avg_pool2d(noise, 9, 1)
     low, high = smooth.amin((1, 2, 3), keepdim=True), smooth.amax((1, 2, 3), keepdim=True)
@@ -62,8 +62,8 @@ def test_every_bin_of_every_operation_is_torchvisions(
             fill=theirs._fill,
         )
         difference = (expected.int() - ours[i].int()).abs()
-        # Off by one where float32 rounds the other way; at a tie between two pixels (or at a
-        # threshold that is a pixel's value) either is right.
+        # Float32 may round by one in the other direction; at a tie between two pixels (or at a
+        # threshold that equals a pixel's value) either result is right.
         allowed = 0.06 if operation <= policy.ROTATE else 0.02
         assert (difference > 1).float().mean() < allowed, f"bin {i}"
 
@@ -92,7 +92,7 @@ def test_grayscale_and_flat_images_pass_through_every_operation() -> None:
 
 
 def test_an_image_of_one_grey_is_only_changed_by_what_changes_grey() -> None:
-    """Nothing to stretch, to sharpen or to turn: a flat image must not get darker by rounding."""
+    """A flat grey image has no contrast, edges or colour to change, and must not get darker by rounding."""
     flat = torch.full((BINS, 3, 8, 8), 100, dtype=torch.uint8)
     bins = torch.arange(BINS)
     for operation in (policy.COLOR, policy.CONTRAST, policy.SHARPNESS, policy.AUTOCONTRAST, policy.EQUALIZE):
@@ -118,7 +118,7 @@ def test_posterize_solarize_and_brightness_by_hand() -> None:
 
 
 def test_sharpness_is_by_the_blur_of_the_eight_neighbours_and_spares_the_border() -> None:
-    """A dot of 130 on 0: the blur is 5/13 of it in the middle and 1/13 beside it."""
+    """A dot of 130 on 0 is blurred to 5/13 of its value in the centre and to 1/13 beside it."""
     image = torch.zeros(1, 1, 5, 5, dtype=torch.uint8)
     image[0, 0, 2, 2] = 130
     layer = Policy(torch.tensor([policy.SHARPNESS]), torch.tensor([-1.0]))

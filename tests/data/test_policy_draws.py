@@ -1,4 +1,4 @@
-"""RandAugment's and TrivialAugment's choices, and colour jitter's factors, as their papers draw them."""
+"""RandAugment's and TrivialAugment's choices and colour jitter's factors are drawn as in their papers."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from .test_policy import NAMES
 
 CPU = torch.device("cpu")
 COUNT = 30_000
-SIZE = (24, 40)  # of the two, a vertical shift is by the height
+SIZE = (24, 40)  # unequal, so that a vertical shift must be scaled by the height
 SIGNED = [name for name in NAMES.values() if RandAugment()._AUGMENTATION_SPACE[name][1]]
 
 
@@ -31,7 +31,7 @@ def drawn(**options: object) -> Augmentation:
 
 
 def magnitudes(peer: RandAugment | TrivialAugmentWide, name: str) -> torch.Tensor:
-    """torchvision's strength for each of the 31 bins; shifts are whole pixels, thresholds part of 255."""
+    """Return torchvision's strength in each of the 31 bins: shifts in whole pixels, thresholds out of 255."""
     table = peer._AUGMENTATION_SPACE[name][0](BINS, *SIZE)
     if table is None:
         return torch.zeros(BINS)
@@ -56,7 +56,7 @@ def test_randaugment_draws_each_layers_operation_and_sign_at_the_one_magnitude()
             else:
                 assert (strength >= 0).all(), name
         signed = torch.tensor([name in SIGNED for name in NAMES.values()])[layer.operation]
-        # Where an operation has no direction, its sign cannot be told: those images are taken apart.
+        # An operation without a direction hides its sign, so those images are left out.
         columns[f"operation {number}"] = layer.operation.numpy()
         columns[f"sign {number}"] = torch.where(signed, (layer.strength < 0).long(), 2).numpy()
         told = signed.numpy()
@@ -79,7 +79,7 @@ def test_no_policy_has_no_layers() -> None:
 
 
 def test_trivialaugment_draws_one_operation_at_any_strength() -> None:
-    """One layer, whatever is asked of RandAugment; all 31 bins of each operation equally often."""
+    """TrivialAugment has one layer, whatever RandAugment's fields are, and all 31 bins are equally likely."""
     (layer,) = drawn(policy="trivialaugment", policy_layers=3, policy_magnitude=3).policy
     assert_uniform(layer.operation.numpy(), OPERATIONS)
     for operation, name in NAMES.items():
@@ -107,7 +107,7 @@ def test_jitter_changes_are_uniform_in_their_ranges_and_independent() -> None:
     jitter = drawn(brightness=0.4, contrast=0.3, saturation=1.5, hue=0.1).jitter
     assert jitter is not None
     values = {}
-    # A factor is not below 0, so a saturation of ± 1.5 is 0 … 2.5.
+    # A factor is at least 0, so a saturation of ± 1.5 means 0 … 2.5.
     ranges = {
         "brightness": (-0.4, 0.4),
         "contrast": (-0.3, 0.3),

@@ -1,4 +1,4 @@
-"""Preparing: asked for twice, from another source, with real archives, and with what cannot be done."""
+"""Preparing data twice, from another source, from real archives, and with invalid arguments."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_the_second_time_costs_nothing(
 def test_a_prepared_set_is_used_from_a_folder_that_cannot_be_written(
     tmp_path: Path, build_image_tree: TreeBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a container image, or a shared folder that an administrator filled."""
+    """Read-only data works, as in a container image or a shared folder that an administrator filled."""
     tree = build_image_tree(tmp_path / "tree")
     prepare("image_folder", root=tmp_path, source=tree)
 
@@ -45,7 +45,7 @@ def test_a_prepared_set_is_used_from_a_folder_that_cannot_be_written(
 def test_another_source_or_size_is_not_taken_for_the_prepared_one(
     tmp_path: Path, build_image_tree: TreeBuilder, build_archive: ArchiveBuilder
 ) -> None:
-    """Training on the older data in silence would be worse than an error."""
+    """Another source or size is an error, since silently training on the older data would be worse."""
     tree = build_image_tree(tmp_path / "tree")
     one = build_archive(tree, tmp_path / "one.zip")
     prepare("image_folder", root=tmp_path, source=one, save_as="mine")
@@ -139,7 +139,7 @@ def test_the_real_cifar10(tmp_path: Path) -> None:
     assert data.images("train").shape == (50_000, 3, 32, 32)
     assert np.bincount(data.labels("train")).tolist() == [5000] * 10
     assert np.bincount(data.labels("val")).tolist() == [1000] * 10
-    # Those of the original images, from which JPEG copies differ in the third decimal.
+    # Statistics of the original images; JPEG copies differ in the third decimal.
     assert np.allclose(data.meta.mean, [0.4914, 0.4822, 0.4465], atol=2e-3)
     assert np.allclose(data.meta.std, [0.2470, 0.2435, 0.2616], atol=3e-3)
 
@@ -151,7 +151,7 @@ def test_the_real_tiny_imagenet(tmp_path: Path) -> None:
     assert data.images("train").shape == (20_000, 3, 64, 64)
     assert np.bincount(data.labels("val")).tolist() == [50] * 40
     assert data.meta.classes[:2] == ["goldfish", "bullfrog"] and data.verify() == []
-    # Validation classes come from another file: wrong ones would have nothing of the training images.
+    # Validation labels come from another file: with wrong ones the class means would not correlate.
     train = [data.images("train")[data.labels("train") == label][:200].mean((0, 2, 3)) for label in range(40)]
     val = [data.images("val")[data.labels("val") == label].mean((0, 2, 3)) for label in range(40)]
     assert np.corrcoef(np.ravel(train), np.ravel(val))[0, 1] > 0.9

@@ -1,4 +1,4 @@
-"""The official CIFAR-10 and Fashion-MNIST files: read rightly, and never trusted before they are compared."""
+"""The official CIFAR-10 and Fashion-MNIST files are read correctly, and never trusted before verification."""
 
 import gzip
 import hashlib
@@ -26,7 +26,7 @@ BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
 
 def write_cifar(path: Path, batches: Mapping[str, object]) -> str:
-    """An archive like the official one; returns its md5."""
+    """Write an archive like the official one and return its MD5."""
     with tarfile.open(path, "w:gz") as tar:
         for name, batch in batches.items():
             content = batch if isinstance(batch, bytes) else pickle.dumps(batch, protocol=4)
@@ -83,7 +83,7 @@ def test_cifar_batches_are_read_in_order(tmp_path: Path) -> None:
 
 
 def python2_batch() -> bytes:
-    """A pickle as the official archive has them: protocol 2, written by Python 2, NumPy's old module name."""
+    """Return a pickle like the official ones: protocol 2, from Python 2, with NumPy's old module name."""
     pixels, labels = bytes(range(256)) * 12, b"]q\x01K\x03a"
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
@@ -111,7 +111,7 @@ class Malicious:
 
 
 def test_a_malicious_pickle_is_not_executed(tmp_path: Path) -> None:
-    """Twice safe: another archive is not unpickled at all, and the unpickler allows only arrays."""
+    """An archive with another checksum is not unpickled at all, and the unpickler allows only arrays."""
     mark, path = tmp_path / "executed", tmp_path / "cifar-10-python.tar.gz"
     batches: dict[str, object] = {**cifar_batches(), "data_batch_3": {"data": Malicious(mark), "labels": [1]}}
     md5 = write_cifar(path, batches)
@@ -121,7 +121,7 @@ def test_a_malicious_pickle_is_not_executed(tmp_path: Path) -> None:
         CifarSource(path, CIFAR_CLASSES, md5)
     assert not mark.exists()
     pickle.loads(pickle.dumps(Malicious(mark)))
-    assert mark.exists()  # so the test would have noticed
+    assert mark.exists()  # proof that the pickle would have left its mark
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_damaged_idx_files_are_noticed(
 
 
 def test_damaged_checksums_of_idx_files_are_noticed(tmp_path: Path, idx_files: dict[str, bytes]) -> None:
-    """gzip compares them only when it is read past its last value."""
+    """A wrong CRC is detected, although gzip checks it only when it is read past its last value."""
     for name, content in idx_files.items():
         damaged = content[:-8] + bytes([content[-8] ^ 1]) + content[-7:]
         with pytest.raises(DataError, match=f"{name}: damaged"):

@@ -1,4 +1,4 @@
-"""The published data sets from their own files, small: the right pixels under the right class names."""
+"""Small versions of the published files give the right pixels under the right class names."""
 
 import dataclasses
 import gzip
@@ -33,7 +33,7 @@ Arrays = Mapping[str, tuple[NDArray[np.uint8], list[int]]]
 
 
 def arrays(channels: int, side: int, train: list[int], val: list[int]) -> Arrays:
-    """Images [N, C, H, W] of these labels, which may be in any order."""
+    """Return random images [N, C, H, W] with these labels, which may be in any order."""
     random = np.random.default_rng(0)
     return {
         split: (random.integers(0, 256, (len(labels), channels, side, side), dtype=np.uint8), labels)
@@ -60,7 +60,7 @@ def write_tar(path: Path, batches: Mapping[str, object]) -> None:
 
 
 def write_cifar10(folder: Path, content: Arrays) -> None:
-    """Stored with the last batch first: the order is that of the numbers."""
+    """Write an archive that starts with its last batch: batches are ordered by their numbers."""
     images, labels = content["train"]
     cut = np.array_split(np.arange(len(labels)), 5)
     batches = {
@@ -96,7 +96,7 @@ WRITERS: dict[str, tuple[Callable[[Path, Arrays], None], Arrays]] = {
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], CatalogEntry]:
-    """A function that writes a data set's files to raw/ and has the catalogue know their checksums."""
+    """Function that writes a data set's files to raw/ and patches their checksums into the catalogue."""
 
     def publish(name: str) -> CatalogEntry:
         raw = tmp_path / "data" / "raw"
@@ -158,13 +158,13 @@ def test_pixels_labels_and_names_are_those_of_the_files(
 def test_tiny_imagenets_files_keep_their_folders_and_labels(
     build_tiny_imagenet: TreeBuilder, tmp_path: Path
 ) -> None:
-    """Red tells the class, in a tree for torchvision and in a list as in packed arrays."""
+    """Red encodes the class, in a tree for torchvision and in a list, which is sorted like packed arrays."""
     tree = build_tiny_imagenet(tmp_path / "tiny", train=3)
     folder = write_image_tree("tiny_imagenet", root=tmp_path, source=tree)
     for split, count in (("train", 9), ("val", 6)):
         read = ImageFolder(str(folder / split))
         assert (read.classes, len(read)) == (["n01", "n02", "n03"], count)
-        # The first of each class is grey, as in the original.
+        # The first image of each class is grey, as some are in the original.
         reds = [(label, int(np.asarray(image)[8, 8, 0])) for image, label in read]
         colored = [pair for pair in reds if split == "val"] or [reds[i] for i in range(9) if i % 3]
         assert all(abs(red - 80 * label) < 8 for label, red in colored)
@@ -178,7 +178,7 @@ def test_tiny_imagenets_files_keep_their_folders_and_labels(
 
 
 def test_every_suffix_that_torchvision_reads_is_packed(tmp_path: Path) -> None:
-    """An image whose suffix is not known would be left out without a word."""
+    """All of torchvision's suffixes are known; an image with an unknown one would be left out silently."""
     assert set(IMG_EXTENSIONS) <= SUFFIXES
     for number, suffix in enumerate(sorted(SUFFIXES)):
         for split in ("train", "val"):
@@ -187,7 +187,7 @@ def test_every_suffix_that_torchvision_reads_is_packed(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             color = 15 * number if suffix in (".pgm", ".pbm") else (15 * number, 0, 0)
             image = Image.new("L" if suffix in (".pgm", ".pbm") else "RGB", (8, 8), color)
-            # Pillow knows some by other names; a .pbm of its own would have one bit a pixel.
+            # Pillow names some formats otherwise; its own .pbm would have one bit per pixel.
             image.save(path, {".jfif": "JPEG", ".jpe": "JPEG", ".pbm": "PPM"}.get(suffix))
     data = prepare("image_folder", root=tmp_path, source=tmp_path / "tree")
     assert data.meta.counts == {"train": len(SUFFIXES), "val": len(SUFFIXES)}

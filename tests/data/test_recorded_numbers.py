@@ -1,4 +1,4 @@
-"""What is recorded of a data set, and shown of it, is counted again from the files that it was made of."""
+"""Numbers recorded and shown for a data set are recomputed here from its source files."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ TOTALS = {"train": 17, "val": 13}
 
 
 def pixels_of(split: str, name: str, number: int) -> NDArray[np.uint8]:
-    """Uint8 [H, W, 3]; channels, classes and splits all have a mean and a spread of their own."""
+    """Return pixels, uint8 [H, W, 3]; each channel, class and split has its own mean and spread."""
     random = np.random.default_rng([*split.encode(), *name.encode(), number])
     low = np.array([10, 60, 100]) + 7 * CLASSES.index(name) + (40 if split == "val" else 0)
     return (low + random.integers(0, [20, 60, 100], (HEIGHT, WIDTH, 3))).astype(np.uint8)
@@ -48,7 +48,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected_images(split: str) -> NDArray[np.uint8]:
-    """[N, C, H, W], sorted by class and file."""
+    """Return the images [N, C, H, W], sorted by class and file."""
     images = [pixels_of(split, name, number) for name in CLASSES for number in range(COUNTS[split][name])]
     return np.stack(images).transpose(0, 3, 1, 2)
 
@@ -72,7 +72,7 @@ def test_packed_images_labels_and_statistics_are_those_of_the_files(packed: Pack
         assert np.array_equal(packed.images(split), expected_images(split))
         assert packed.labels(split).tolist() == expected_labels(split)
         assert packed.class_counts(split) == [COUNTS[split][name] for name in CLASSES]
-    values = expected_images("train") / 255  # the population's deviation, of the training images alone
+    values = expected_images("train") / 255  # population standard deviation, of the training images only
     assert meta.mean == pytest.approx(values.mean((0, 2, 3)).tolist(), rel=1e-12)
     assert meta.std == pytest.approx(values.std((0, 2, 3), ddof=0).tolist(), rel=1e-12)
 
@@ -136,7 +136,7 @@ def test_listed_files_have_the_numbers_of_the_files(tree: Path, tmp_path: Path, 
             content = (tree / file.name).read_bytes()
             assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
         images = expected_images(split)
-        if size is not None:  # the middle square, made smaller
+        if size is not None:  # the central square, downscaled
             box = (0, (HEIGHT - WIDTH) / 2, WIDTH, (HEIGHT + WIDTH) / 2)
             originals = [Image.fromarray(image.transpose(1, 2, 0)) for image in images]
             fitted = [image.resize((size, size), Image.Resampling.BICUBIC, box=box) for image in originals]
@@ -152,7 +152,7 @@ def test_listed_files_have_the_numbers_of_the_files(tree: Path, tmp_path: Path, 
 def test_a_folder_is_recorded_by_its_whole_path(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: ListeningProgress
 ) -> None:
-    """The next command may be run in another folder."""
+    """The absolute path is recorded, because the next command may run in another folder."""
     monkeypatch.setenv("HOME", str(tree.parent))
     monkeypatch.chdir(tree.parent)
     for given in (Path(tree.name), Path("~") / tree.name):
@@ -168,7 +168,7 @@ def test_a_folder_is_recorded_by_its_whole_path(
 
 
 def test_an_archive_in_any_order_is_the_same_data(tree: Path, packed: PackedDataset, tmp_path: Path) -> None:
-    """Members come as they are stored: each image must still get its own place and its own label."""
+    """Members come in their stored order, but each image gets its own position and label."""
     files = sorted(tree.rglob("*.png"), key=lambda path: hashlib.md5(str(path).encode()).digest())
     with zipfile.ZipFile(tmp_path / "shuffled.zip", "w") as archive:
         for file in files:
@@ -201,7 +201,7 @@ Command = Callable[..., str]
 def neuscale(
     packed: PackedDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """A function that runs a command in this process and returns what it prints."""
+    """Function that runs a command in this process and returns its stdout."""
     monkeypatch.setenv("NEUSCALE_DATA", str(packed.folder.parent.parent))
     monkeypatch.setenv("COLUMNS", "300")
 
@@ -229,7 +229,7 @@ def test_info_counts_what_is_there(neuscale: Command, packed: PackedDataset) -> 
 
 
 def cells(out: str) -> list[list[str]]:
-    """The rows of a printed table, each as its cells."""
+    """Return the rows of a printed table, each as its cells."""
     lines = [line for line in out.splitlines() if "│" in line or "┃" in line]
     return [[cell.strip() for cell in line.replace("┃", "│").strip("│").split("│")] for line in lines]
 
@@ -275,7 +275,7 @@ def test_list_shows_classes_sides_and_counts(neuscale: Command) -> None:
 def test_a_record_of_a_decoding_that_cannot_be_is_refused(
     packed: PackedDataset, made: dict[str, Any]
 ) -> None:
-    """With its checksum made right, as who edits one does."""
+    """An impossible decoding is refused, even with the checksum recomputed after an edit."""
     other = replace(packed.meta, source=packed.meta.source | made)
     with pytest.raises((ValueError, TypeError)):
         PackedMeta.loads(other.dumps())

@@ -1,4 +1,4 @@
-"""Images of several labels, or of none: every way that people write them is the same data set."""
+"""Images with several labels or none: every notation gives the same data set."""
 
 import csv
 import io
@@ -54,7 +54,7 @@ def cells(separator: str) -> Callable[[Labels], str]:
 
 
 def rows(labels: Labels) -> str:
-    """A line for each label, and one with an empty cell for an image without."""
+    """Write a row for each label, and a row with an empty cell for an image without labels."""
     lines = [(i, label) for i, found in enumerate(labels) for label in found or [""]]
     return table([{"image": f"{i}.png", "class": label, "split": SPLITS[i]} for i, label in lines[::-1]])
 
@@ -89,7 +89,7 @@ FORMS: dict[str, tuple[str, Callable[[Labels], str], dict[str, Any]]] = {
 
 
 def sets_of(data: PackedDataset | ListedDataset, split: str) -> list[list[str]]:
-    """The labels of each image, by name."""
+    """Return the labels of each image, by name."""
     chosen = data.meta.label_table()[data.labels(split)]
     return [[data.meta.classes[i] for i in np.flatnonzero(row)] for row in chosen]
 
@@ -97,7 +97,7 @@ def sets_of(data: PackedDataset | ListedDataset, split: str) -> list[list[str]]:
 def check(data: PackedDataset | ListedDataset) -> None:
     meta = data.meta
     assert meta.classes == CLASSES and meta.counts == {"train": 6, "val": 2}
-    # Sorted by their sets, then by name; the sets by the numbers of their classes.
+    # Images are sorted by their label sets, then by name; sets are sorted by their class numbers.
     assert sets_of(data, "train") == [[], ["bird", "dog"], ["cat"], ["cat", "dog"], ["cat", "dog"], ["dog"]]
     assert sets_of(data, "val") == [[], ["bird"]]
     assert data.class_counts("train") == [1, 3, 4] and data.class_counts("val") == [1, 0, 0]
@@ -166,7 +166,7 @@ def test_parquet_has_them_as_lists_or_columns(tmp_path: Path, kind: str) -> None
 
 
 def test_arrays_have_them_as_ones(tmp_path: Path) -> None:
-    """As ChestMNIST has them: [N, classes] of zeros and ones."""
+    """Labels as [N, classes] of zeros and ones are read, as in ChestMNIST."""
     pixels = np.random.default_rng(0).integers(0, 255, (8, 6, 6, 3)).astype(np.uint8)
     ones = np.array([[name in found for name in CLASSES] for found in LABELS], np.uint8)
     arrays = {"train_images": pixels[:6], "train_labels": ones[:6], "val_images": pixels[6:]}

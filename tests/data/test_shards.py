@@ -28,7 +28,7 @@ def test_numbers_have_the_names_of_the_list_beside_the_shards(tmp_path: Path) ->
     for split in ("train", "test"):
         shard(tmp_path / "s" / f"pets-{split}-0", *(sample(f"{i}", f"{i % 2 * 10}\n", i) for i in range(4)))
     with pytest.raises(DataError, match="no image is held out"):
-        ready(tmp_path, tmp_path / "s")  # its first word is no split
+        ready(tmp_path, tmp_path / "s")  # the first word of a shard's name is not a split here
     for split in ("train", "test"):
         (tmp_path / "s" / split).mkdir()
         (tmp_path / "s" / f"pets-{split}-0.tar").rename(tmp_path / "s" / split / "0.tar")

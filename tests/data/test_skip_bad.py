@@ -1,4 +1,4 @@
-"""`--skip-bad` goes on without the images that cannot be read, and keeps a list of them."""
+"""`--skip-bad` leaves out the images that cannot be read, and lists them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A data set is of what it was made from; of anything else it is refused."""
+"""A prepared data set is used only for the source and the options that it was made from."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -112,13 +112,13 @@ def test_a_data_set_made_with_other_options_is_another_one(
 ) -> None:
     folder = as_folder(split_files(["cat", "dog"]), tmp_path / "photos")
     ready(tmp_path / "data", folder, **first)
-    ready(tmp_path / "data", folder)  # says nothing of options
+    ready(tmp_path / "data", folder)  # no options: the existing data set is used
     with pytest.raises(DataError, match=f"prepared already, but {words}"):
         ready(tmp_path / "data", folder, **then)
 
 
 def test_published_files_in_a_folder_are_known_again(tmp_path: Path) -> None:
-    """As Fashion-MNIST's four: there is no listing, but they had to be the published ones."""
+    """Published files, like Fashion-MNIST's four, have no listing; their names and sizes are compared."""
     (tmp_path / "a.gz").write_bytes(b"12345")
     recorded = {"catalog": "fashion_mnist", "kind": "folder", "files": [{"name": "a.gz", "bytes": 5}]}
     request = Request(CATALOG["fashion_mnist"], tmp_path)

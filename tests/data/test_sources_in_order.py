@@ -1,4 +1,4 @@
-"""Which file is which image of which class and split, where a layout leaves a choice."""
+"""Assignment of files to images, classes and splits where a layout is ambiguous."""
 
 import dataclasses
 import gzip
@@ -35,7 +35,7 @@ from neuscale.progress import Silent
 
 
 def test_of_several_held_out_folders_val_is_taken_and_test_last(tmp_path: Path) -> None:
-    """The test images are not to be looked at while a model is chosen."""
+    """`test` comes last, because test images must not be used while a model is chosen."""
     for number, name in enumerate(("train", "test", "valid", "validation", "val")):
         for image in range(number + 1):
             (tmp_path / name / "cat").mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def test_a_class_without_held_out_images_leaves_the_others_their_labels(
 def test_idx_files_larger_than_a_block_are_read_to_their_end(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fashion-MNIST has 60,000 images, which come 2,048 at a time."""
+    """Fashion-MNIST has 60,000 images, which are read in blocks of 2,048."""
     monkeypatch.setattr(idx, "_BLOCK", block)
     random = np.random.default_rng(0)
     arrays = {
@@ -96,7 +96,7 @@ def test_idx_files_larger_than_a_block_are_read_to_their_end(
 
 
 class _Arrays:
-    """A source of arrays with twelve classes that are not in the order of their names."""
+    """Source of arrays with twelve classes that are not in alphabetical order."""
 
     held_out = "test"
     classes = tuple(f"{'zyxwvutsrqpo'[label]}{label}" for label in range(12))
@@ -194,7 +194,7 @@ def test_the_record_says_where_the_images_are_from(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)  # which an image is built with
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)  # set while a container image is built
     tree = build_image_tree(tmp_path / "pets", held_out="test", size=(9, 7))
     source = tree if container == "folder" else build_archive(tree, tmp_path / "pets.zip")
     data = prepare("image_folder", root=tmp_path / "data", source=source, size=5)

@@ -1,4 +1,4 @@
-"""Staging: one intact copy on the node's disk, or none that anybody could take for one."""
+"""Staging leaves one intact copy on the node's disk, or nothing that could be taken for one."""
 
 import os
 import random
@@ -38,7 +38,7 @@ print(data.folder, flush=True)
 
 @pytest.fixture(scope="module")
 def packed(build_image_tree: TreeBuilder, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
-    """A data set of 9 MB, so that a copy takes a moment."""
+    """Data set of 9 MB, so that a copy takes a moment."""
     folder = tmp_path_factory.mktemp("shared")
     tree = build_image_tree(folder / "tree", train=10, val=2, size=(8, 8))
     small = prepare("image_folder", root=folder, source=tree, save_as="pets")
@@ -148,7 +148,7 @@ def test_killed_at_any_moment_it_leaves_no_copy_that_could_be_read(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
+    """File system of 2 MB."""
     mount = tmp_path / "disk"
     mount.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], capture_output=True)

@@ -1,4 +1,4 @@
-"""When data are staged and what is copied: every byte, of these data, to where the words say."""
+"""Staging rules: when data is staged and where to, and that every byte of the right data is copied."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ Usage = namedtuple("Usage", "total used free")
 def pair(
     build_image_tree: TreeBuilder, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[PackedDataset, PackedDataset]:
-    """Two data sets of one name and one shape, as before and after a change of the images."""
+    """Two data sets with the same name and shape, as before and after a change of the images."""
     made = []
     for seed in range(2):
         folder = tmp_path_factory.mktemp("shared")
@@ -70,7 +70,7 @@ def test_every_piece_is_copied_to_its_own_place(
 def test_an_intact_copy_of_other_data_of_this_name_is_replaced(
     pair: tuple[PackedDataset, PackedDataset], tmp_path: Path
 ) -> None:
-    """On a node that keeps its disk between jobs the last job's images may lie there."""
+    """A node that keeps its disk between jobs may hold the images of the previous job."""
     before, after = pair
     stage(before, tmp_path)
     copy = stage(after, tmp_path)
@@ -168,7 +168,7 @@ FOREIGN = [open_to_others, of_another_user, a_link]
 def test_a_folder_that_others_could_change_is_passed_over(
     make_foreign: Callable[[Path], None], pair: tuple[PackedDataset, PackedDataset], tmp_path: Path
 ) -> None:
-    """A copy is compared with its checksums once, and read for hours."""
+    """A copy is verified once and then read for hours, so nobody else may be able to change it."""
     make_foreign(tmp_path / "neuscale")
     copy = stage(pair[0], tmp_path)
     own = tmp_path / f"neuscale-{os.getuid()}"

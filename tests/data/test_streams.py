@@ -1,4 +1,4 @@
-"""Every random choice has a stream of its own: no two are the same numbers, or have to do with each other."""
+"""Every random choice has its own stream; no two streams are equal or correlated."""
 
 import zlib
 from collections import Counter
@@ -45,7 +45,7 @@ Key = tuple[int, int, str]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Key]]:
-    """The (seed, epoch, purpose) of everything that is drawn."""
+    """The (seed, epoch, purpose) of every draw."""
     keys: list[Key] = []
 
     def recorded(seed: int, epoch: int, purpose: str, count: int) -> object:
@@ -58,7 +58,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Key]]:
 
 
 def draw_everything(seed: int, epoch: int, count: int) -> None:
-    """All choices of an epoch, each once."""
+    """Draw every choice of an epoch once."""
     permutation(seed, epoch, count)
     draw_windows(0.08, seed, epoch, count)
     draw_augmentation(EVERYTHING, seed, epoch, count, 8, (12, 9), CPU)
@@ -71,7 +71,7 @@ def test_no_two_choices_have_the_same_numbers(asked: list[Key]) -> None:
     assert {key[:2] for key in asked} == {(3, 5)}
     assert [key for key, times in Counter(asked).items() if times > 1] == []
     purposes = {purpose for _, _, purpose in asked}
-    # Numbers are keyed by the checksum of the name: two names must not have the same one.
+    # Streams are keyed by the CRC-32 of their name, so no two names may share one.
     assert len({zlib.crc32(purpose.encode()) for purpose in purposes}) == len(purposes)
     asked.clear()
     trivial = AugmentConfig(policy="trivialaugment")
@@ -81,7 +81,7 @@ def test_no_two_choices_have_the_same_numbers(asked: list[Key]) -> None:
 
 
 def test_the_names_of_the_streams_are_those_that_older_runs_were_drawn_with(asked: list[Key]) -> None:
-    """Another name is another stream: `runs replay` of an older run would see other crops."""
+    """Stream names must not change, or `runs replay` of an older run would see other crops."""
     draw_everything(0, 0, 16)
     layers = {f"policy {kind} {layer}" for kind in ("operation", "sign") for layer in range(8)}
     assert {purpose for _, _, purpose in asked} == layers | {
@@ -95,7 +95,7 @@ def test_the_names_of_the_streams_are_those_that_older_runs_were_drawn_with(aske
 
 
 def test_no_pair_of_streams_is_correlated(asked: list[Key]) -> None:
-    """By name, by epoch and by seed, from the first number on and with a shift of one."""
+    """Streams are compared by name, epoch and seed, from the first number on and with a shift of one."""
     draw_everything(0, 0, 16)
     names = sorted({purpose for _, _, purpose in asked})
     count = 3000
@@ -106,7 +106,7 @@ def test_no_pair_of_streams_is_correlated(asked: list[Key]) -> None:
         assert_uncorrelated(streams)
         for one, other in pairwise(streams):
             assert_uncorrelated([one[:-1], one[1:], other[1:]])
-    # The first number of each stream is as random as the others.
+    # The first numbers of different streams are as random as the others.
     for firsts in (
         [uniform_draws(seed, 0, "flip", 1)[0] for seed in range(2000)],
         [uniform_draws(0, epoch, "flip", 1)[0] for epoch in range(2000)],
@@ -117,7 +117,7 @@ def test_no_pair_of_streams_is_correlated(asked: list[Key]) -> None:
 
 
 def test_draws_begin_at_the_same_numbers_however_many_are_asked_for() -> None:
-    """An image's numbers depend on its position and not on how many images there are."""
+    """An image's numbers depend on its position, not on the number of images."""
     few, many = raw_draws(1, 2, "flip", 10), raw_draws(1, 2, "flip", 5000)
     assert np.array_equal(few, many[:10])
     assert np.array_equal(integer_draws(1, 2, "flip", 10, 7), np.floor(uniform_draws(1, 2, "flip", 10) * 7))
@@ -126,7 +126,7 @@ def test_draws_begin_at_the_same_numbers_however_many_are_asked_for() -> None:
 def test_what_a_loader_draws_is_that_of_the_runs_seed_and_the_epoch(
     asked: list[Key], both: tuple[PackedDataset, ListedDataset]
 ) -> None:
-    """Otherwise every epoch would show the same crops in the same order."""
+    """The draws differ by epoch; otherwise every epoch would show the same crops in the same order."""
     packed, listed = both
     loaders = (
         ResidentLoader(packed, "train", None, CPU, Rank()),
@@ -172,7 +172,7 @@ def test_each_branch_of_each_layer_drops_its_own_share_of_images() -> None:
     for number, rate in list(enumerate(rates))[1:]:
         for branch in range(BRANCHES):
             assert_frequency(kept[f"{number} {branch}"], 1 - rate)
-            # What is kept makes up for what is dropped: the mean stays.
+            # Kept branches are scaled up to make up for dropped ones: the mean stays.
             scale = model[number].scale[branch]  # type: ignore[union-attr, index]
             assert scale.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)])
     assert_all_independent(kept, bins=2)
@@ -181,7 +181,7 @@ def test_each_branch_of_each_layer_drops_its_own_share_of_images() -> None:
 
 
 def test_what_is_drawn_is_the_same_in_a_year() -> None:
-    """A replay depends on these exact numbers, and on which of them is for what."""
+    """Replays depend on these exact numbers, and on the purpose that each is used for."""
     config = AugmentConfig(
         crop_padding=4,
         horizontal_flip=0.5,

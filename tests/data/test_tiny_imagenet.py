@@ -1,4 +1,4 @@
-"""Tiny ImageNet's layout: validation images must get their own classes, or training looks hopeless."""
+"""Tiny ImageNet's layout: with wrong classes of validation images, training would look hopeless."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Photos are upright wherever they are decoded, have the shape that was asked for, and 16 bits become 8."""
+"""Photos are decoded upright and in the requested shape, and 16-bit images become 8-bit ones."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ from neuscale.distributed.rank import Rank
 
 from .trees import as_folder, split_files
 
-# EXIF's orientation: what a viewer does to show the image upright, as numpy says it.
+# EXIF orientations, and the numpy operation by which a viewer shows each image upright.
 TURNS = {
     1: lambda image: image,
     2: lambda image: image[:, ::-1],
@@ -39,7 +39,7 @@ FORMS = ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"]
 
 
 def pixels(height: int = 24, width: int = 40) -> NDArray[np.uint8]:
-    """Four fields, of which no turn and no mirror image looks alike."""
+    """Return an image of four fields that looks different in every rotation and reflection."""
     image = np.zeros((height, width, 3), np.uint8)
     image[: height // 2, : width // 2] = (230, 20, 20)
     image[: height // 2, width // 2 :] = (20, 230, 20)
@@ -57,7 +57,7 @@ def stored(turn: int, form: str, image: NDArray[np.uint8] | None = None, **optio
 
 
 def assert_alike(found: NDArray[Any], expected: NDArray[Any]) -> None:
-    """But for what a lossy format does at the edges of the fields."""
+    """Assert equal images, except for compression artefacts at the edges of the fields."""
     assert found.shape == expected.shape
     assert np.mean(np.abs(found.astype(int) - expected.astype(int)).max(-1) > 120) < 0.12
 
@@ -96,7 +96,7 @@ def test_a_broken_exif_block_harms_nothing(damage: str) -> None:
     data = bytearray(stored(6, "JPEG"))
     at = data.index(b"Exif\0\0") + 6
     if damage == "cut":
-        data[at + 8 : at + 10] = b"\xff\xff"  # thousands of fields
+        data[at + 8 : at + 10] = b"\xff\xff"  # claims 65,535 fields
     elif damage == "noise":
         data[at : at + 8] = bytes(range(200, 208))
     elif damage == "value":
@@ -104,7 +104,7 @@ def test_a_broken_exif_block_harms_nothing(damage: str) -> None:
         data[place + 8 : place + 10] = b"\x63\x63"
     else:
         data[at + 4 : at + 8] = b"\xff\xff\xff\xf0"
-    # Of one that is cut short the first field may still be read.
+    # Of a truncated block the first field may still be read.
     turned = jpeg_size(bytes(data)) is None
     assert not turned or damage == "cut"
     assert_alike(decode_image(bytes(data), Decoding()), TURNS[6 if turned else 1](pixels()))
@@ -133,7 +133,7 @@ def test_photos_are_packed_and_listed_upright_and_to_fit(tmp_path: Path, layout:
 
 
 def test_without_a_size_upright_photos_have_to_be_equal(tmp_path: Path) -> None:
-    """Their stored sizes are."""
+    """Square photos, whose sizes are equal in every orientation, are packed without `size`."""
     files = {
         f"{split}/{name}/{turn}.jpg": stored(turn, "JPEG", pixels(24, 24))
         for split in ("train", "val")

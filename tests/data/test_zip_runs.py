@@ -1,4 +1,4 @@
-"""Zips are read many members at a time: what comes is what `zipfile` reads; what it refuses is refused."""
+"""Zip members are read many at a time, with the contents that `zipfile` reads; damage is refused."""
 
 import io
 import random
@@ -16,7 +16,7 @@ NAMES = ("a/0.png", "a/ü.png", "b/0.png", "b/empty.png", "c/much.png")
 
 
 class Unseekable(io.RawIOBase):
-    """A pipe: sizes and CRC follow the content, and the local header has none."""
+    """Stream like a pipe: sizes and CRC follow the content, and the local header has none."""
 
     def __init__(self) -> None:
         self.content = bytearray()
@@ -66,7 +66,7 @@ def test_contents_are_whole(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_changed_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
-    """Stored members have nothing but the CRC: a flipped pixel would be trained on."""
+    """Stored members are protected only by their CRC; a flipped pixel would be trained on."""
     few = {name: content for name, content in contents().items() if len(content) < 1000}
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -92,7 +92,7 @@ def test_a_changed_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
 
 
 def test_a_size_that_is_a_lie_takes_no_memory(tmp_path: Path) -> None:
-    """The directory says 1 KB unpacked; the content has 64 MB."""
+    """The directory declares 1 KB unpacked, but the content has 64 MB."""
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/0.png", "w") as stream:
         for _ in range(4):

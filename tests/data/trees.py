@@ -1,4 +1,4 @@
-"""Small trees of images, as folders, zips and tars of the same files."""
+"""Small trees of images, as folders, zips, tars, shards and Parquet files."""
 
 import io
 import json
@@ -21,7 +21,7 @@ Files = Mapping[str, bytes]
 
 
 def picture(seed: int, form: str = "PNG", size: tuple[int, int] = (8, 8), **options: Any) -> bytes:
-    """An image file whose pixels follow from the seed."""
+    """Return an image file whose pixels follow from the seed."""
     pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3)).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, form, **options)
@@ -29,7 +29,7 @@ def picture(seed: int, form: str = "PNG", size: tuple[int, int] = (8, 8), **opti
 
 
 def split_files(classes: Iterable[str], train: int = 3, val: int = 2) -> dict[str, bytes]:
-    """`train/<class>/*.png` and `val/<class>/*.png`."""
+    """Return images named `train/<class>/*.png` and `val/<class>/*.png`."""
     return {
         f"{split}/{name}/{i}.png": picture(zlib.crc32(f"{split}/{name}/{i}".encode()))
         for split, count in (("train", train), ("val", val))
@@ -69,7 +69,7 @@ def as_tar(files: Files, path: Path, mode: str = "w:gz") -> Path:
 
 
 def as_shards(files: Files, folder: Path, per_shard: int = 3) -> Path:
-    """WebDataset shards of a tree of classes: train-0000.tar with 000000.jpg and 000000.cls and so on."""
+    """Write WebDataset shards of a class tree: train-0000.tar with 000000.png, 000000.cls and so on."""
     folder.mkdir()
     for split in sorted({name.split("/")[0] for name in files}):
         names = sorted(name for name in files if name.startswith(f"{split}/"))
@@ -84,9 +84,9 @@ def as_shards(files: Files, folder: Path, per_shard: int = 3) -> Path:
 
 
 def as_parquet(files: Files, folder: Path, names: Sequence[str] | None = None, **columns: Any) -> Path:
-    """Parquet files of a tree of classes, one a split, as Hugging Face's `datasets` writes them.
+    """Write a class tree as Parquet files, one for each split, as Hugging Face's `datasets` writes them.
 
-    `names`: the classes, whose numbers are the labels; without it, these are texts.
+    `names`: the classes, whose indices are the labels; without it, the labels are texts.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -114,5 +114,5 @@ def ready(root: Path, source: Path, name: str = "pets", **options: Any) -> Packe
 
 
 def set_time(path: Path, seconds: int) -> None:
-    """Make a file look as if it had been written then."""
+    """Set the modification time of a file, in seconds since the epoch."""
     os.utime(path, (seconds, seconds))

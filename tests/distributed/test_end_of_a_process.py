@@ -1,4 +1,4 @@
-"""A worker's end: what it has registered is done, and nothing of a library's takes its exit code away."""
+"""A worker's exit runs its atexit handlers, and no library's destructor changes its exit code."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Of the same error in several processes that another launcher started, one is shown, and one always is."""
+"""An error common to several ranks that another launcher started is shown exactly once."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,7 +12,7 @@ from neuscale.distributed.worker_errors import show_once
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was shown by the processes, of two."""
+    """List of shown errors, for two processes, without a launcher's store and with little patience."""
     monkeypatch.setattr(first_error, "_PATIENCE", timedelta(seconds=0.5))
     for name in ("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -21,7 +21,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def store(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> TCPStore:
-    """The launcher's store, which the environment names."""
+    """The store of a launcher, with the environment variables that name it."""
     made = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=10))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setenv("WORLD_SIZE", "2")

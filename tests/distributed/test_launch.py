@@ -1,4 +1,4 @@
-"""The processes of a run: each knows which it is, and what one says or dies of is what the launcher says."""
+"""Launched processes: their ranks and environment, their output, and the error that the launcher reports."""
 
 import json
 import sys
@@ -93,7 +93,7 @@ def test_what_the_processes_print_is_left_out_where_asked(
 
 
 def test_the_first_report_is_the_error_whichever_process_it_is_of(stand_in: StandIn) -> None:
-    """The other's is that its peer has gone; it comes later, and from the process that is looked at first."""
+    """The report of the other process, about a lost peer, is later but comes from the rank checked first."""
     stand_in.does(
         REPORT,
         "if rank == 1:",

@@ -1,4 +1,4 @@
-"""Signals to a launcher: which of them reach its processes, which end them, and what it says then."""
+"""Signals to a launcher: which are forwarded to its processes, which end them, and the resulting error."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from stand_in import StandIn, meanwhile, send, signals_survived, until
 
 pytestmark = pytest.mark.timeout(60)  # they take less than a second each
 
-# Each notes the signals that it has, and saves when it has had one that ends it.
+# Each process records its start and the signals that it receives.
 LISTENING = ["for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): on(number)", "on(signal.SIGUSR2)"]
 LISTENING += ["signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})", "begun()"]
 FOREVER = ["while True: time.sleep(0.01)"]
@@ -91,7 +91,7 @@ def test_the_signal_to_save_is_passed_on_each_time_and_is_no_second_one(stand_in
 
 
 def test_a_signal_to_save_that_came_too_early_reaches_the_processes(stand_in: StandIn) -> None:
-    """A batch job may be asked to save while its data is copied."""
+    """A batch job may be asked to save while its data is still being copied."""
     stand_in.does(*LISTENING, "wait_for('SIGUSR2', 'SIGUSR2')", "sys.exit(75)")
     hold_save_signal()
     send(signal.SIGUSR2)
@@ -122,7 +122,7 @@ def test_a_signal_to_save_waits_until_there_is_somebody_to_obey_it() -> None:
 def test_what_is_ignored_stays_ignored_in_the_launcher_and_its_processes(
     stand_in: StandIn, number: signal.Signals
 ) -> None:
-    """A script's `neuscale train … &` has no use for the Ctrl-C of the terminal; nohup for its end."""
+    """A background job of a script ignores the terminal's Ctrl-C, a job under nohup its hang-up."""
     stand_in.does("on(signal.SIGTERM)", "begun()", "wait_for('SIGTERM', 'SIGTERM')", "sys.exit(75)")
     signal.signal(number, signal.SIG_IGN)
 
@@ -171,7 +171,7 @@ def test_each_process_is_made_to_hear_of_its_launchers_end(
 
 
 class StoppedWhileNodesGather(Peers):
-    """A signal comes when nothing is started yet."""
+    """Peers that send SIGTERM to the launcher before any process is started."""
 
     def meet(self, stop: Callable[[], bool]) -> bool:
         send(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""How long a launcher waits for its processes, and which of them it takes for the cause."""
+"""Time that a launcher waits for its processes, and the process that it names as the cause of a failure."""
 
 import signal
 import time
@@ -12,7 +12,7 @@ from neuscale.distributed.rendezvous import Failure
 
 
 class Worker:
-    """A process of the table below: `ends` is when, and with which code, unless it is killed before."""
+    """Fake process that exits at the time and with the code in `ends`, unless a signal ends it before."""
 
     def __init__(self, clock: "Clock", ends: tuple[float, int] | None, obeys: bool = True) -> None:
         self.clock, self.ends, self.obeys = clock, ends, obeys
@@ -41,7 +41,7 @@ class Clock:
 
 
 class Peers:
-    """Of one machine, or of nodes of which another one's failure is heard at `fails`."""
+    """Fake peers that hear of another node's failure at `fails`; by default never, as on one machine."""
 
     def __init__(self, clock: Clock, fails: float = float("inf")) -> None:
         self.clock, self.fails = clock, fails
@@ -66,7 +66,7 @@ def wait(
 @pytest.mark.parametrize(
     ("codes", "first", "failed", "told"),
     [
-        ((1, -9), 0, 1, Failure(1, True, 1)),  # the other one saw its connection closed
+        ((1, -9), 0, 1, Failure(1, True, 1)),  # the other rank only saw its connection closed
         ((-9, 1), 2, 0, Failure(2, True, 1)),
         ((0, 2), 4, 1, Failure(5, False, 2)),
         ((75, 3), 0, 1, Failure(1, False, 3)),
@@ -109,7 +109,7 @@ def test_those_that_are_told_to_stop_have_ten_minutes_to_save(monkeypatch: pytes
 
 
 def test_a_process_that_has_saved_is_not_waited_for_longer_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when SIGUSR2, which the launcher only passes on, has reached one of them."""
+    """This happens if SIGUSR2, which the launcher only forwards, has reached only one of them."""
     clock = Clock(monkeypatch)
     hung = Worker(clock, None, obeys=False)
     wait([Worker(clock, (1050.0, 75)), hung], Peers(clock))

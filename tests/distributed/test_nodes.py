@@ -1,4 +1,4 @@
-"""Where the launchers of several nodes meet: all have to come to the same answer from what Slurm says."""
+"""Rendezvous of launchers on several nodes: all derive the same address and port from Slurm's variables."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_one_task_is_this_machine_alone(step: pytest.MonkeyPatch) -> None:
 
 
 def test_several_tasks_on_a_node_are_refused(step: pytest.MonkeyPatch) -> None:
-    """They would train as many runs as there are GPUs, each alone."""
+    """Otherwise each task, one for each GPU, would train a run alone."""
     step.setenv("SLURM_STEP_NUM_TASKS", "8")
     with pytest.raises(UsageError, match=r"8 tasks on 2 nodes(.|\n)*--ntasks-per-node 1"):
         srun_nodes()
@@ -78,7 +78,7 @@ def test_nodes_whose_numbers_slurm_does_not_say(step: pytest.MonkeyPatch) -> Non
 
 
 def test_the_address_by_which_slurm_reaches_the_first_node(step: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its name may mean nothing to the other nodes."""
+    """Other nodes may be unable to resolve the first node's name."""
     script = 'printf "NodeName=$3 Arch=x86_64\\n   NodeHostName=other NodeAddr=10.1.2.3 Version=24\\n"'
     programs = make_programs(tmp_path / "bin", step, scontrol=script)
     step.setenv("PATH", f"{programs}:/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""Launchers on several nodes: ranks follow each other, and one node's failure is everybody's, told once."""
+"""Launchers on several nodes: consecutive ranks, and one cause of failure, reported once to all nodes."""
 
 import json
 import signal
@@ -43,7 +43,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def store() -> Iterator[Any]:
-    """The store of the first node's launcher, which the test plays."""
+    """The store of the first node's launcher, whose part the test plays."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
     yield PrefixStore("neuscale/secret of the job", store)
 
@@ -54,7 +54,7 @@ def second(store: Any, count: int = 2) -> Nodes:
 
 @pytest.fixture
 def two() -> list[Peers]:
-    """The launchers of two nodes, both of which are there."""
+    """The launchers of two nodes, after they have met."""
     first = Peers(Nodes(2, 0, "n1", "127.0.0.1", free_port()))
     found = [first, Peers(Nodes(2, 1, "n2", "127.0.0.1", first.port))]
     together(*(lambda each=each: each.meet(lambda: False) for each in found))
@@ -62,7 +62,7 @@ def two() -> list[Peers]:
 
 
 def together(*acts: Callable[[], Any]) -> list[Any]:
-    """What each returns, all done at the same time."""
+    """Return values of all `acts`, which run in parallel threads."""
     answers: list[Any] = [None] * len(acts)
 
     def one(index: int) -> None:
@@ -78,7 +78,7 @@ def together(*acts: Callable[[], Any]) -> list[Any]:
 
 def test_the_ranks_of_a_node_begin_after_those_of_the_node_before(stand_in: StandIn, store: Any) -> None:
     stand_in.does("begun()")
-    store.add("launchers", 2)  # of three nodes
+    store.add("launchers", 2)  # the other two of three nodes
     store.add("done", 2)
     assert launch(["train"], 2, second(store, count=3)) == 0
     assert stand_in.begun() == ["2", "3"]
@@ -149,7 +149,7 @@ def test_a_process_that_fails_here_is_named_by_its_rank_among_all_and_its_node(
 
 
 class WithoutTheFirst(Peers):
-    """The launcher of the first node goes while processes train."""
+    """Peers that lose the first node's launcher while processes train."""
 
     def failed(self) -> bool:
         self._store = None
@@ -187,7 +187,7 @@ def test_processes_that_end_well_are_those_of_all_nodes(two: list[Peers]) -> Non
 
 
 def test_the_launcher_that_has_the_store_leaves_after_the_others(two: list[Peers]) -> None:
-    """Without the store, those that are still on their way out would take its launcher for lost."""
+    """Otherwise launchers that are still leaving would lose the store and report its launcher as gone."""
     ended: list[str] = []
 
     def first() -> None:
@@ -233,7 +233,7 @@ def test_a_failure_while_a_node_waits_for_the_others_is_heard(two: list[Peers]) 
 
 
 def test_the_store_is_asked_now_and_then_only(two: list[Peers], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of a hundred nodes polls ten times a second."""
+    """The limit matters because each of a hundred nodes polls ten times a second."""
     now = [5000.0]
     monkeypatch.setattr(peers_module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     monkeypatch.setattr(peers_module, "_ASK_SECONDS", 0.5)
@@ -246,7 +246,7 @@ def test_the_store_is_asked_now_and_then_only(two: list[Peers], monkeypatch: pyt
 
 
 def test_how_long_launchers_listen_for_a_cause_and_stay_for_others() -> None:
-    """The others hear of a failure every half second, and then have ten seconds to end their processes."""
+    """Other launchers check for a failure every half second, then have ten seconds to end their processes."""
     assert (CAUSE, LEAVE) == (2, 15)
 
 

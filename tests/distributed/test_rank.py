@@ -1,4 +1,4 @@
-"""Values of all processes, by rank."""
+"""Values gathered from all ranks, and detection of the environment variables of a launcher."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ dist.destroy_process_group()
 
 
 def test_every_process_has_the_values_of_all_in_the_order_of_their_ranks(tmp_path: Path) -> None:
-    """Also where they are of other lengths."""
+    """The values may differ in length between ranks."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", GATHER, str(rank), str(tmp_path / "store")],

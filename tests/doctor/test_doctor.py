@@ -1,4 +1,4 @@
-"""What keeps a machine from training is said before an hour of it is spent, with the way out."""
+"""`neuscale doctor` reports what would keep a machine from training, each problem with its fix."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from neuscale.doctor import machine as doctor
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which nothing is wrong: folders that can be made, and disk enough."""
+    """A machine without problems: folders that can be created, and enough disk space."""
     monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "new" / "data"))
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "new" / "runs"))
     plenty = SimpleNamespace(total=100 << 30, free=50 << 30)
@@ -53,7 +53,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0o500)
-    if os.access(closed, os.W_OK):  # nothing is closed to root, but a read-only disk is
+    if os.access(closed, os.W_OK):  # permissions do not stop root, but a read-only mount does
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(closed)], check=False)
         if done.returncode:
             pytest.skip("this user may write everywhere, and may not mount a read-only disk")
@@ -77,7 +77,7 @@ def test_a_disk_nearly_full(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def test_a_driver_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a container without its GPUs trains on the CPU, and nobody notices until the bill."""
+    """Otherwise a container without its GPUs would train on the CPU, unnoticed until the bill arrives."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     monkeypatch.setattr(doctor, "driver_version", lambda: "550.1")
@@ -145,7 +145,7 @@ def test_a_gigabyte_of_shared_memory_is_enough(
 def test_little_shared_memory_matters_to_several_gpus(
     monkeypatch: pytest.MonkeyPatch, gpus: int, count: int
 ) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # some libraries have it ask device_count
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # some libraries make it call device_count
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     little = SimpleNamespace(total=64 << 20, free=50 << 30)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: little)
@@ -157,7 +157,7 @@ def test_little_shared_memory_matters_to_several_gpus(
 def test_a_read_only_data_folder_is_enough_for_the_data_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container without a writable disk: it trains on what the image holds."""
+    """A container without a writable disk trains on the data in the image."""
     data = tmp_path / "data"
     (data / "packed" / "fashion_mnist").mkdir(parents=True)
     monkeypatch.setenv("NEUSCALE_DATA", str(data))
@@ -172,7 +172,7 @@ def test_a_read_only_data_folder_is_enough_for_the_data_in_it(
 
 
 def test_every_installed_package_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two environments are told apart by it, whichever package they differ in."""
+    """The list tells two environments apart, whichever package differs."""
     assert run(["doctor", "--json"]) == 0
     packages = json.loads(capsys.readouterr().out)["packages"]
     assert {"torch", "pillow", "omegaconf", "antlr4-python3-runtime", "pytest"} <= set(packages)

@@ -1,4 +1,4 @@
-"""`neuscale doctor --cluster`: it reaches each node once, and each number is that of the thing it names."""
+"""`neuscale doctor --cluster` examines each node once and reports each number under the right name."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from stand_in import calls, make_programs
 
 @pytest.fixture(autouse=True)
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A job's environment, in which nothing is wrong."""
+    """Environment of a job on three nodes without problems."""
     for name in [name for name in os.environ if name.startswith(("SLURM", "NEUSCALE_"))]:
         monkeypatch.delenv(name)
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
@@ -159,7 +159,7 @@ def test_what_is_wrong_on_a_node_is_said_with_its_name(tmp_path: Path, cluster: 
 
 
 def test_several_processes_and_nodes_are_gathered(cluster: pytest.MonkeyPatch) -> None:
-    """One process of each node says what it has; the second node has another driver."""
+    """One process of each node reports its facts; the second node has another driver."""
     cluster.setattr(doctor_cluster, "_node", lambda: {"name": "n1", "driver": "1", "problems": ["wrong"]})
     cluster.setattr(doctor_cluster, "_all_reduce", lambda backend, world: f"{backend} {world}")
     cluster.setattr(doctor_cluster, "_time_left", lambda: "1:00")
@@ -191,7 +191,7 @@ def test_several_processes_and_nodes_are_gathered(cluster: pytest.MonkeyPatch) -
 
 
 def test_the_bandwidth_is_that_of_nccl_tests(cluster: pytest.MonkeyPatch) -> None:
-    """2 (n - 1) / n bytes go over each link for each byte of the result; the middle of five times counts."""
+    """Bus bandwidth is 2 (n - 1) / n bytes per byte of the result, over the median of five times."""
     now, times = [0.0], iter([99.0, 0.5, 0.25, 4.0, 0.125, 2.0])
 
     def reduce(values: torch.Tensor) -> None:

@@ -1,28 +1,29 @@
-"""What a disk may hold after a power cut, by the operations before it.
+"""Model of the states in which a power cut can leave a disk, given the operations before it.
 
-The model is that of ALICE (Pillai et al. 2014) and CrashMonkey (Mohan et al. 2018). What was not
-synced may have reached the disk or not: a file's content may be there, be the older one, be cut
-short, be zeros or be empty, whatever names it has by then. A change of names in a folder stays once
-that folder is synced; until then those of all folders may end at any of them, and those of one
-folder may have reached the disk when those of the others have not. A rename is one change.
+The model is that of ALICE (Pillai et al. 2014) and CrashMonkey (Mohan et al. 2018). Data that was
+not synced may or may not have reached the disk: a file may have its new content, its older content,
+half of it, zeros or nothing, under whatever names it has by then. A change of names in a folder is
+durable once that folder is synced. Until then, a power cut may keep any first part of the pending
+changes of all folders, and the changes of one folder may have reached the disk when those of the
+others have not. A rename is one change.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = 0  # the number of the folder itself
+ROOT = 0  # number of the recorded folder itself
 FATES = ("kept", "older", "cut", "zeros", "empty")
 
-Names = dict[int, dict[str, int]]  # of each folder; files and folders are numbers, as inodes are
+Names = dict[int, dict[str, int]]  # names in each folder; files and folders are numbers, like inodes
 Tree = dict[str, bytes | None]  # path → content, None for a folder
 
 
 @dataclass(frozen=True)
 class Change:
-    """Names that change at once: (folder, name, what it names then).
+    """Names that change atomically: (folder, name, node that it names then, None if removed).
 
-    `locked`: the lock that is watched was held meanwhile.
+    `locked`: the watched lock was held during the change.
     """
 
     edits: tuple[tuple[int, str, int | None], ...]
@@ -30,7 +31,7 @@ class Change:
 
     @property
     def home(self) -> int:
-        """The folder that has to be synced for it to stay: where the name is that was given."""
+        """The folder whose sync makes the change durable: the one with the new name, if there is one."""
         return next((folder for folder, _, node in self.edits if node is not None), self.edits[0][0])
 
     def __str__(self) -> str:
@@ -39,7 +40,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Write:
-    """A file has `content` from now on, in memory."""
+    """A file gets `content`, in memory and not yet on the disk."""
 
     node: int
     content: bytes
@@ -47,21 +48,25 @@ class Write:
 
 @dataclass(frozen=True)
 class Sync:
-    """A file's content or a folder's names are on the disk; without a number, everything is."""
+    """A file's content or a folder's names are synced to the disk; if `node` is None, everything is."""
 
     node: int | None
 
 
 @dataclass(frozen=True)
 class Done:
-    """The writer has said that something is done."""
+    """The writer has reported `label` as done."""
 
     label: str
 
 
 @dataclass(frozen=True)
 class File:
-    """`floor`: how much of the synced content every later one begins with, which therefore stays."""
+    """A file's synced and current content.
+
+    `floor`: number of leading bytes that the synced content shares with every later content, so that no
+    power cut changes them.
+    """
 
     synced: bytes | None = None
     content: bytes = b""
@@ -76,7 +81,7 @@ class File:
         return File(self.synced, content, len(kept))
 
     def after(self, fate: str) -> bytes:
-        """The content after a power cut."""
+        """Content after a power cut with this outcome."""
         if fate == "kept" or self.content == self.synced:
             return self.content
         if fate == "older":
@@ -87,7 +92,7 @@ class File:
 
 @dataclass
 class Disk:
-    """The names that are on the disk, the changes that may not be, and the files."""
+    """Names on the disk, changes of names that may not be on it yet, and files."""
 
     names: Names
     files: dict[int, File]
@@ -102,7 +107,7 @@ class Disk:
             for node in self.files if entry.node is None else {entry.node} & self.files.keys():
                 content = self.files[node].content
                 self.files[node] = File(content, content, len(content))
-            # With a name that came from another folder stays what was done to it there before.
+            # A change that stays keeps earlier pending changes of the names that it touches.
             names: set[tuple[int, str]] = set()
             split: dict[bool, list[Change]] = {True: [], False: []}
             for change in reversed(self.pending):
@@ -150,7 +155,7 @@ def _changed(names: Names, changes: list[Change]) -> Names:
 
 @dataclass(frozen=True)
 class Cut:
-    """What a power cut could leave, what was done before it, and how that came about."""
+    """Possible state after a power cut, the labels done before it, and a description of the cut."""
 
     tree: Tree
     done: tuple[str, ...]
@@ -158,7 +163,7 @@ class Cut:
 
     def put(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        for path, content in self.tree.items():  # folders come before what is in them
+        for path, content in self.tree.items():  # folders come before their contents
             if content is None:
                 (folder / path).mkdir()
             else:

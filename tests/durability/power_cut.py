@@ -1,8 +1,8 @@
-"""A recorder of what is done to a folder, and the replay of power cuts at any moment of it.
+"""Recorder of changes to a folder, and replay of power cuts at any moment of the recording.
 
-Nothing is asked of the writers. Python announces each call that changes a disk before it makes it,
-and the folder is looked at then: what native code did meanwhile is seen as well. `os.fsync` is
-replaced, since it is not announced; what it is given is known by its inode.
+The writers need no changes. Python raises an audit event before each call that changes a disk; the
+folder is then scanned, so that changes made by native code in between are seen as well. `os.fsync` is
+replaced, because it raises no audit event; its file is identified by its inode.
 """
 
 import fcntl
@@ -23,12 +23,12 @@ CHANGING = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.sym
 CHANGING += ("ctypes.dlsym", "shutil.rmtree", "shutil.copyfile")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
-# Looks at a folder and says what it found there; the labels are those of what was done before the cut.
+# Examine the folder after a cut and return a description; the labels were reported as done before the cut.
 Check = Callable[[Path, tuple[str, ...]], str]
 
 
 class Recording:
-    """What happens below `root`, from what is there now, which is taken to be on the disk."""
+    """Changes below `root`, whose present content is assumed to be on the disk."""
 
     def __init__(self, root: Path, lock: Path | None = None) -> None:
         self.root, self._lock_file = root, lock
@@ -42,9 +42,9 @@ class Recording:
         self._first = (self._names, self._contents)
 
     def look(self) -> None:
-        """Note what has changed since the last look."""
+        """Record what has changed since the last call."""
         with self._turn:
-            if self._looking:  # these are the calls that the look itself makes
+            if self._looking:  # an audit event of the scan itself
                 return
             self._looking = True
             try:
@@ -53,12 +53,12 @@ class Recording:
                 self._looking = False
 
     def done(self, label: str) -> None:
-        """From here on, what `label` means has to survive."""
+        """Record that `label` is done and must survive a power cut from here on."""
         self.look()
         self.entries.append(Done(label))
 
     def fsync(self, file: int) -> None:
-        """In place of os.fsync."""
+        """Record a sync in place of os.fsync."""
         with self._turn:
             self.look()
             found = os.fstat(file)
@@ -67,18 +67,18 @@ class Recording:
                 self.entries.append(Sync(node))
 
     def sync(self) -> None:
-        """In place of os.sync."""
+        """Record a sync in place of os.sync."""
         self.look()
         self.entries.append(Sync(None))
 
     def changes_without_the_lock(self) -> list[str]:
-        """The changes of names, other than of the lock file itself, that were made while nobody held it."""
+        """Changes of names, except of the lock file itself, that were made while the lock was not held."""
         assert self._lock_file is not None
         changes = [entry for entry in self.entries if isinstance(entry, Change) and not entry.locked]
         return [str(change) for change in changes if self._lock_file.name not in str(change)]
 
     def power_cuts(self) -> Iterator[Cut]:
-        """All that a power cut before, between or after the operations could leave, each once."""
+        """Yield each distinct state that a power cut before, between or after the operations could leave."""
         names, contents = self._first
         disk = Disk(
             {folder: names.get(folder, {}) for folder in self._folders},
@@ -100,7 +100,7 @@ class Recording:
                         yield Cut(tree, done, f"operation {number} ({entry}), {told}, data {fate}"[:1000])
 
     def replay(self, scratch: Path, check: Check) -> dict[str, int]:
-        """Have `check` look at each of them, in a folder of its own; how often it said what."""
+        """Run `check` on each state after a power cut, in a folder of its own, and count its answers."""
         said: dict[str, int] = {}
         for number, cut in enumerate(self.power_cuts()):
             folder = scratch / str(number)
@@ -160,7 +160,7 @@ class Recording:
             if content != self._contents.get(node, b""):
                 self.entries.append(Write(node, content))
         self._names, self._contents = names, contents
-        # What is announced now will be noted at the next look.
+        # The change that is announced now is recorded at the next call.
         self._locked = self._lock_file is not None and _is_held(self._lock_file)
 
 
@@ -196,9 +196,9 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
 
 @contextmanager
 def recorded(root: Path, lock: Path | None = None) -> Iterator[Recording]:
-    """Record what happens below `root`; `lock`: a lock file of which it is noted when it is held."""
+    """Record changes below `root`, and for each whether the file `lock` was locked."""
     global _active, _hooked
-    if not _hooked:  # it stays for as long as the process
+    if not _hooked:  # an audit hook cannot be removed
         sys.addaudithook(_hook)
         _hooked = True
     recording = Recording(root, lock)

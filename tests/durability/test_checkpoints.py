@@ -1,4 +1,4 @@
-"""A checkpoint whose save has returned survives a power cut; until then the one before it does."""
+"""A checkpoint whose save has returned survives a power cut; until then the previous one survives."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ def save(folder: CheckpointFolder, step: int, average: bool = True) -> Path:
 
 
 def check_newest(folder: CheckpointFolder, saved: int) -> int:
-    """The step of the newest checkpoint, which is intact; 0: there is none."""
+    """Step of the newest checkpoint, which must be intact; 0 if there is none."""
     newest = folder.newest(lambda problem: pytest.fail(f"damaged: {problem}"))
     if newest is None:
         assert saved == 0
@@ -47,7 +47,7 @@ def check_newest(folder: CheckpointFolder, saved: int) -> int:
 
 
 def check_best(folder: CheckpointFolder, saved: int) -> None:
-    """What best.json names is intact and not worse than the best that was saved."""
+    """Assert that the checkpoint in best.json is intact and not worse than the best that was saved."""
     best = folder.best_path()
     if best is None:
         assert saved == 0
@@ -58,7 +58,7 @@ def check_best(folder: CheckpointFolder, saved: int) -> None:
 
 
 def test_after_any_power_cut_what_was_saved_and_the_best_are_there(tmp_path: Path) -> None:
-    """Saved five times; nothing that has a checkpoint's name is ever damaged."""
+    """During five saves, no folder with a checkpoint's name is ever damaged."""
     root = tmp_path / "run"
     root.mkdir()
     with recorded(root) as record:
@@ -77,7 +77,7 @@ def test_after_any_power_cut_what_was_saved_and_the_best_are_there(tmp_path: Pat
         assert saved < 3 or (folder.folder / "step-00000003").is_dir()
         if (
             list(folder.folder.glob(".partial-*")) and step < 31
-        ):  # a save that goes on from there clears it up
+        ):  # a later save, here of step 31, removes the leftovers
             save(folder, 31)
             check_newest(folder, 31)
             assert not list(folder.folder.glob(".partial-*"))
@@ -112,7 +112,7 @@ def test_a_damaged_one_is_replaced_and_the_one_before_stays_meanwhile(tmp_path: 
 def test_the_files_of_a_checkpoint_go_only_after_its_name(
     keep_last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names in two folders reach the disk in any order: without a sync, a removal leaves a damaged one."""
+    """Changes in two folders reach the disk in any order: an unsynced removal may damage a checkpoint."""
     folder = CheckpointFolder(tmp_path / "run", keep_last=4)
     for step in (3, 7, 12):
         save(folder, step)
@@ -138,7 +138,7 @@ def test_the_files_of_a_checkpoint_go_only_after_its_name(
 
 
 def remove_weights_first(folder: Path) -> None:
-    """In the order of a folder that a disk may well have: what makes it a checkpoint goes last."""
+    """Remove a folder in an order that a file system may use: checkpoint.json, which identifies it, last."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "checkpoint.json"):
         path.unlink()
     folder.rmdir()
@@ -158,7 +158,7 @@ def full_disk(state: object) -> bytes:
 
 
 def test_a_save_in_the_background_is_durable_once_it_is_waited_for(tmp_path: Path) -> None:
-    """And it is of the state when it was asked for, whatever training does to it meanwhile."""
+    """The checkpoint has the state at the time of the call, even if training changes it meanwhile."""
     root = tmp_path / "run"
     root.mkdir()
     with recorded(root) as record:
@@ -167,7 +167,7 @@ def test_a_save_in_the_background_is_durable_once_it_is_waited_for(tmp_path: Pat
             state = {"weights": weights(step)}
             saver.save(lambda copy, step=step: folder.save(step, 0, copy["weights"], {}, {}, False), state)
             state["weights"]["weight"].zero_()
-            if step == 7:  # it waited for the save before
+            if step == 7:  # the second call waits for the first save
                 record.done("3")
         saver.close()
         record.done("7")

@@ -1,4 +1,4 @@
-"""A data set that was made survives a power cut; until then there is the older one, whole, or none."""
+"""A new data set survives a power cut; before that, the complete older one is there, or none."""
 
 import os
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def test_it_is_whole_or_the_older_one_or_not_there(
     kind: str, case: str, trees: Trees, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, read = KINDS[kind]
-    if kind == "folders":  # as with a tree of many files
+    if kind == "folders":  # sync as for a tree of many files
         monkeypatch.setattr(place, "_SYNCED_ONE_BY_ONE", 2)
     root = tmp_path / "root"
     root.mkdir()
@@ -100,7 +100,7 @@ def test_it_is_whole_or_the_older_one_or_not_there(
     assert new != old
 
     def check(after: Path, done: tuple[str, ...]) -> str:
-        if "without" in case:  # between two renames there is neither, and what comes next puts it back
+        if "without" in case:  # between two renames there is neither; the next command restores one
             remove_leftovers(after / kind / "x")
         try:
             found = read(after)
@@ -145,7 +145,7 @@ def put(folder: Path, content: str) -> None:
 def test_the_older_folder_goes_only_when_the_newer_has_its_name_for_good(
     exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the one who renamed it was killed before it could make sure."""
+    """This holds even if the process was killed after its rename and before the sync."""
     root = tmp_path / "root"
     root.mkdir()
     folder = root / "x"
@@ -214,7 +214,7 @@ def fail(partial: Path, folder: Path) -> None:
 def test_a_copy_that_came_out_differently_is_not_staged(
     trees: Trees, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As over a network that loses a piece: it is compared before it has its name."""
+    """A copy damaged on the network is detected before it is renamed into place."""
     make_packed(tmp_path / "shared", trees[0])
     data = PackedDataset.open(tmp_path / "shared" / "packed" / "x")
     monkeypatch.setattr("neuscale.data.staging._copy_piece", copy_with_a_changed_byte)

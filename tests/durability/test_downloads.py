@@ -1,4 +1,4 @@
-"""A download that was fetched survives a power cut; one that was cut short is completed rightly."""
+"""A fetched download survives a power cut; an interrupted one is completed correctly."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ CONTENT = random.Random(0).randbytes(200_000)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT; /half breaks off where no range is asked for."""
+    """HTTP handler that serves CONTENT; /half breaks off in the middle unless a range is requested."""
 
     def do_GET(self) -> None:
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -64,7 +64,7 @@ def names(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", ["whole", "half"])
 def test_a_download_is_whole_or_goes_on(path: str, server: str, tmp_path: Path) -> None:
-    """Of the part file, which is never synced before its end, any piece may have come out as zeros."""
+    """The part file is not synced before its end, so a power cut may leave zeros in any piece of it."""
     root = tmp_path / "root"
     root.mkdir()
     entry = entry_of(f"{server}/{path}")
@@ -125,7 +125,7 @@ def test_what_came_from_a_package_is_whole_once_it_has_its_name(
 
 
 def test_a_file_that_is_not_what_was_published_gets_no_name(server: str, tmp_path: Path) -> None:
-    """Neither from a mirror nor from a part file of the full length, as a power cut may leave it."""
+    """This holds for a mirror's file and for a part file of full length, as a power cut may leave it."""
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / ".thing.bin.part").write_bytes(bytes(len(CONTENT)))
     file = dataclasses.replace(entry_of(f"{server}/whole").files[0], md5=hashlib.md5(b"other").hexdigest())

@@ -1,4 +1,4 @@
-"""An exported model survives a power cut; before that there is the older one, whole, or none."""
+"""An exported model survives a power cut; before that, the complete older one is there, or none."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A file that is replaced and a folder that is made survive a power cut once the call has returned."""
+"""Replaced files and new folders survive a power cut once the call has returned."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The recorder finds each way to lose a file in a power cut, and no loss where there is none."""
+"""The recorder finds each way to lose a file in a power cut, and reports no loss where there is none."""
 
 import ctypes
 import os
@@ -137,7 +137,7 @@ def exchanged(one: Path, other: Path) -> None:
 
 
 def lost(writer: Callable[[Path], None], tmp_path: Path) -> list[str]:
-    """What a reader finds wrong: neither the old nor the new content, or the old one after the end."""
+    """Wrong states that a reader may find: other content than old or new, or the old one after the end."""
     folder = tmp_path / "root" / "folder"
     folder.mkdir(parents=True)
     (folder / "file").write_bytes(OLD)

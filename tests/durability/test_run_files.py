@@ -1,4 +1,4 @@
-"""What a run, a sweep and a job write down survives a power cut; until then a reader sees what was before."""
+"""Files of a run, a sweep and a job survive a power cut; until then a reader sees the previous state."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from neuscale.training.manifest_writer import ManifestWriter
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runs folder that is not there yet."""
+    """Path of a runs folder that does not exist yet."""
     (tmp_path / "root").mkdir()
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "root" / "runs"))
     return tmp_path / "root" / "runs"
@@ -36,7 +36,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_that_was_begun_is_there_with_its_configuration(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one whose configuration is changed has the older or the newer."""
+    """A run whose configuration is rewritten has the older or the newer one."""
     with recorded(runs.parent) as record:
         run = create_run(compose_config(["run.name=mine", "run.seed=3"]))
         record.done("3")
@@ -58,7 +58,7 @@ def test_a_run_that_was_begun_is_there_with_its_configuration(
 
 
 def recorder_of(run: RunFolder, patch: bytes, number: int) -> ManifestWriter:
-    """What writes the manifest and the patch, of a training that is none."""
+    """ManifestWriter of a fake trainer, with this patch and a manifest whose seed is `number`."""
     trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=False))
     record = ManifestWriter(run, trainer)
     record._is_main, record._patch = True, patch
@@ -68,7 +68,7 @@ def recorder_of(run: RunFolder, patch: bytes, number: int) -> ManifestWriter:
 
 
 def test_a_manifest_names_a_patch_that_is_there(runs: Path, tmp_path: Path) -> None:
-    """Also where the code was changed again before the run went on."""
+    """This also holds if the code was changed again before the run was resumed."""
     runs.mkdir()
     run = RunFolder(runs)
     with recorded(runs) as record:
@@ -92,7 +92,7 @@ def lines(steps: list[int]) -> str:
 
 
 def test_curves_that_were_synced_stay_also_while_they_are_cut_back(tmp_path: Path) -> None:
-    """Six steps, saved after the fourth; the run goes on from there."""
+    """Six steps with a save after the fourth, from which the run is resumed."""
     root = tmp_path / "root"
     root.mkdir()
     path = root / "metrics.jsonl"

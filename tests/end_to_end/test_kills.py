@@ -1,4 +1,4 @@
-"""A run that is killed again and again, saving included, ends as if it had never been touched."""
+"""A run that is killed repeatedly, also while it saves, ends in the same state as an uninterrupted one."""
 
 import json
 import os
@@ -27,8 +27,8 @@ RECIPE = [
     "augment.mixup_alpha=0.4",
 ]
 
-# Starting Python takes longer than a piece of this training: one that has imported everything
-# is forked for each start. What is killed is a process of its own all the same.
+# Starting Python takes longer than a piece of this training, so the program imports everything once
+# and forks for each start. The killed processes are still separate ones.
 PROGRAM = """
 import json, os, random, signal, socket, sys, time
 import neuscale.cli, neuscale.training.run, neuscale.training.tracking.tensorboard
@@ -106,7 +106,7 @@ print(json.dumps({"kills": done, "while saving": saving, "saved when asked": ask
 
 
 def final(run: Path) -> dict[str, Any]:
-    """Everything that a run has come to: weights, average, optimizer, curves."""
+    """Final state of a run: weights, average, optimizer, metrics and curves, without timings."""
     checkpoint = open_checkpoint(CheckpointFolder(run / "checkpoints").paths()[-1])
     state = checkpoint.training_state()
     del state["train_seconds"]
@@ -135,11 +135,11 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-# `NEUSCALE_TEST_KILLS=30` kills so many times as often.
+# NEUSCALE_TEST_KILLS=30 multiplies the number of kills and of epochs by 30.
 OFTEN = int(os.environ.get("NEUSCALE_TEST_KILLS", "1"))
 
 
-# Four processes add up in an order that DDP may change: fewer kills and steps show it.
+# DDP may change the order in which four processes are summed: fewer kills and steps suffice to show it.
 @pytest.mark.parametrize(("processes", "kills", "epochs"), [(1, 10, 60), (2, 8, 40), (4, 4, 20)])
 def test_killed_and_started_again_it_loses_nothing(
     build_image_tree: Callable[..., Path], tmp_path: Path, processes: int, kills: int, epochs: int

@@ -1,4 +1,4 @@
-"""Evaluation of images with several labels, against sums that are written out."""
+"""Evaluation of multi-label images, against sums that are written out."""
 
 import math
 from contextlib import nullcontext
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def average_precision(scores: list[float], right: list[bool]) -> float:
-    """Σ (recall - recall before) × precision, a step for each distinct score from the highest down."""
+    """Σ (recall - previous recall) × precision, over the distinct scores from the highest down."""
     total, before = 0.0, 0.0
     for threshold in sorted(set(scores), reverse=True):
         taken = [is_right for score, is_right in zip(scores, right, strict=True) if score >= threshold]
@@ -41,7 +41,7 @@ def test_average_precision_is_its_sum_also_where_scores_are_equal(pairs: list[tu
 
 
 def test_average_precision_of_a_known_example() -> None:
-    """The example in scikit-learn's documentation of average_precision_score: 0.83."""
+    """The example in scikit-learn's documentation of average_precision_score gives 0.83."""
     scores = torch.tensor([[0.1], [0.4], [0.35], [0.8]])
     (found,) = average_precisions(scores, torch.tensor([[False], [False], [True], [True]]))
     assert found == pytest.approx(0.5 + 0.5 * 2 / 3)
@@ -52,9 +52,9 @@ def test_the_numbers_are_counts_at_a_probability_of_a_half() -> None:
     targets = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0]]).bool()
     found = evaluate_scores(logits, targets, 0.5)
     assert found.actual.tolist() == [2, 2, 1]
-    assert found.predicted.tolist() == [2, 2, 1]  # a logit of 0 is a half
+    assert found.predicted.tolist() == [2, 2, 1]  # logit 0 is probability 0.5
     assert found.hits.tolist() == [1, 2, 1]
-    assert found.exact == 0.5  # the first and the last
+    assert found.exact == 0.5  # the first and the last image
     assert found.micro_f1 == pytest.approx(2 * 4 / (5 + 5))
     assert found.macro_f1 == pytest.approx((2 * 1 / 4 + 1 + 1) / 3)
     assert found.mean_average_precision == pytest.approx(
@@ -74,7 +74,7 @@ def test_a_class_without_images_is_left_out_of_the_means() -> None:
 
 
 class Lookup(nn.Module):
-    """Logits that stand in the images' first pixels."""
+    """Model whose logits are the images' first pixels."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, 0, 0, :3]

@@ -1,4 +1,4 @@
-"""The calibration error is the published one, however the images are batched."""
+"""The expected calibration error equals that of torchmetrics, for any batch size."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_it_is_that_of_torchmetrics(sharpness: float, batch: int) -> None:
 
 
 def test_known_bins() -> None:
-    """Two images at 90 %, one of them right; one at a certain 100 %, right."""
+    """Two images at 90 % confidence, one of them right; one at 100 %, right."""
     logits = torch.tensor([[0.9, 0.1], [0.9, 0.1], [1.0, 1e-30]]).log()
     found = binned(logits, torch.tensor([0, 1, 0]), 3)
     assert found.ece == pytest.approx(2 / 3 * 0.4)

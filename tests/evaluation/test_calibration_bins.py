@@ -1,4 +1,4 @@
-"""Which bin an image falls into, and what the reliability diagram draws of the bins."""
+"""The bin of an image, and the bars and points of the reliability diagram."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from neuscale.evaluation.calibration import (
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it() -> None:
-    """As with Guo et al., whose bins are (a, b]; all of these confidences are exact."""
+    """Bins are (a, b] as in Guo et al.; these confidences are exact in floating point."""
     quarter, half = torch.zeros(4), torch.tensor([0.0, 0.0, -1e4, -1e4])
     sure = torch.tensor([0.0, -1e4, -1e4, -1e4])
     logits = torch.stack([quarter, half, half, half, sure, sure])

@@ -1,4 +1,4 @@
-"""Each corruption at each severity against its formula, in numpy and Pillow, on images wider than high."""
+"""Each corruption at each severity against its formula in NumPy and Pillow."""
 
 import colorsys
 import io
@@ -14,7 +14,7 @@ from neuscale.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 ONE = np.array([7])
 RANDOM = np.random.default_rng(0)
-# A picture of 21×13 with smooth colours, in the middle of the range.
+# A picture 21 wide and 13 high with smooth colours, in the middle of the range.
 WAVES = np.stack(
     [np.sin(np.arange(21) / (2 + i)) + np.cos(np.arange(13) / (3 + i))[:, None] for i in range(3)]
 )
@@ -22,7 +22,7 @@ PICTURE = (128 + 50 * WAVES).astype(np.uint8)
 
 
 def changed(pixels: NDArray[np.uint8], kind: str, severity: int, sample: int = 7) -> NDArray[np.uint8]:
-    """uint8 [C, H, W], corrupted."""
+    """Corrupt one image: uint8 [C, H, W] → uint8 [C, H, W]."""
     images = torch.from_numpy(pixels.copy())[None]
     return corrupt(images, np.array([sample]), kind, severity, seed=0)[0].numpy()
 
@@ -33,7 +33,7 @@ def gray(value: int, side: int = 256) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_noise_is_as_strong_as_published(severity: int) -> None:
-    """Over 196,608 values the deviation is within a few per mille, and rounding to bytes moves it by 2 %."""
+    """The standard deviation of 196,608 values is accurate to a few per mille."""
     noise = changed(gray(100), "gaussian_noise", severity) / 255 - 100 / 255
     assert noise.std() == pytest.approx((0.04, 0.06, 0.08, 0.09, 0.10)[severity - 1], rel=0.02)
     assert noise.mean() == pytest.approx(0, abs=2e-3)
@@ -94,21 +94,21 @@ def spot(row: int, column: int) -> NDArray[np.uint8]:
 
 
 def test_defocus_spreads_a_spot_over_a_soft_disk() -> None:
-    """Radii below one pixel leave a Gaussian of 3×3; those above it a disk that is hardly softened."""
+    """Radii below 1 leave only a 3×3 Gaussian; larger ones a disk that is hardly softened."""
     for severity, sigma in ((1, 0.4), (2, 0.5), (3, 0.6)):
         bell = np.exp(-(np.array([-1, 0, 1]) ** 2) / (2 * sigma**2))
         bell = np.outer(bell, bell) / bell.sum() ** 2
         found = changed(spot(11, 15), "defocus_blur", severity)[0]
         assert found[10:13, 14:17] == pytest.approx(255 * bell, abs=0.51)
         assert found.astype(int).sum() == found[10:13, 14:17].astype(int).sum()
-    # Radius 1 is the pixel and its four neighbours, softened with a deviation of 0.2; radius 1.5 all nine.
+    # Radius 1: a pixel and its four neighbours, softened with sigma 0.2. Radius 1.5: all nine pixels.
     plus = changed(spot(11, 15), "defocus_blur", 4)[0, 9:14, 13:18]
     assert plus[2, 2] == plus[1, 2] == plus[2, 1] == plus[3, 2] == plus[2, 3] == 51
     assert plus.astype(int).sum() == 5 * 51
     square = changed(spot(11, 15), "defocus_blur", 5)[0, 9:14, 13:18]
     assert set(square[1:4, 1:4].ravel()) == {28}
     assert square.astype(int).sum() == 9 * 28
-    # At the border the image is mirrored: what lies one pixel inside counts there twice.
+    # The border is reflected, so that the pixel next to the border counts twice there.
     assert changed(spot(11, 1), "defocus_blur", 5)[0, 11, :4].tolist() == [57, 28, 28, 0]
 
 
@@ -138,7 +138,7 @@ def test_motion_spreads_a_spot_along_a_line_of_its_own_angle(severity: int) -> N
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_fog_leaves_the_brightest_and_dims_the_rest_by_its_thickness(severity: int) -> None:
-    """Of an even gray b, fog of thickness t from nothing to all makes b·b / (b + t) … b."""
+    """On uniform gray b, fog of thickness t gives values from b·b / (b + t) (no fog) to b (full fog)."""
     thickness = (0.2, 0.5, 0.75, 1.0, 1.5)[severity - 1]
     b = 160 / 255
     found = changed(np.full((3, 40, 56), 160, np.uint8), "fog", severity)
@@ -154,7 +154,7 @@ def test_fog_leaves_the_brightest_and_dims_the_rest_by_its_thickness(severity: i
 
 
 def test_fog_gets_rougher_with_severity() -> None:
-    """Its octaves decay by 3, 3, 2.5, 2 and 1.75, and reach to the longer side."""
+    """Octaves decay by 3, 3, 2.5, 2 and 1.75 at the five severities, and reach to the longer side."""
 
     def roughness(severity: int) -> float:
         found = [changed(gray(128, 64)[:1], "fog", severity, sample)[0] / 255 for sample in range(12)]

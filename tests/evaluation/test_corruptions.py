@@ -1,4 +1,4 @@
-"""Corruptions: the same for an image in any batch, worse with severity, and of bytes."""
+"""Corruptions do not depend on the batch, grow with severity, and keep uint8."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "fog"}
 
 @pytest.fixture(scope="session", params=["colour", "gray", "tiny"])
 def images(request: pytest.FixtureRequest) -> Tensor:
-    """24 real images of 64×64 where NEUSCALE_TEST_DATA has them, else gradients with edges."""
+    """24 images of 64×64, or 8×8 for 'tiny': real ones if NEUSCALE_TEST_DATA has them, else gradients."""
     archive = Path(os.environ.get("NEUSCALE_TEST_DATA", ""), "tiny-imagenet-40.zip")
     if archive.is_file():
         with zipfile.ZipFile(archive) as opened:
@@ -43,7 +43,7 @@ SAMPLES = np.arange(100, 124)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_batch_nor_order_matters(images: Tensor, kind: str) -> None:
-    """Otherwise the numbers would depend on the number of processes."""
+    """Results do not depend on the batch, and therefore not on the number of processes."""
     whole = corrupt(images, SAMPLES, kind, 3, seed=0)
     assert whole.dtype == torch.uint8
     assert whole.shape == images.shape
@@ -60,7 +60,7 @@ def test_it_changes_images_more_with_severity(images: Tensor, kind: str) -> None
 
     distances = [distance(severity) for severity in SEVERITIES]
     assert distances[0] > 0.05, "of 255"
-    # Where pixels become a few more than half as many, it depends on the picture which is worse.
+    # For pixelate at similar scales, the order of the distances depends on the picture.
     assert all(later > 0.97 * before for before, later in itertools.pairwise(distances))
     assert distances[-1] > 1.15 * distances[0], "of noise JPEG leaves little at any severity"
     assert distances[-1] < 110, "something is left of the images"

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation, against the same sums done by hand."""
+"""Metrics of an evaluation, against the same sums computed by hand."""
 
 from contextlib import nullcontext
 
@@ -13,7 +13,7 @@ from neuscale.progress import Silent
 
 
 class Table(nn.Module):
-    """Looks its logits up: image i is the number i."""
+    """Model that returns stored logits; image i has the single pixel value i."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def run(logits: Tensor, labels: Tensor, sizes: list[int]) -> Evaluation:
 @pytest.mark.parametrize("sizes", [[100], [33, 33, 33, 1], [1] * 100], ids=["whole", "rest", "ones"])
 @pytest.mark.parametrize("classes", [2, 5, 10])
 def test_numbers_do_not_depend_on_the_batches(sizes: list[int], classes: int) -> None:
-    """A mean of batch means would count the images of a short last batch more."""
+    """Images of a short last batch get no more weight than others, as they would in a mean of batch means."""
     generator = torch.Generator().manual_seed(classes)
     logits = torch.randn(100, classes, generator=generator) * 3
     labels = torch.randint(classes, (100,), generator=generator)
@@ -63,6 +63,6 @@ def test_accuracy_of_each_class() -> None:
 
 
 def test_a_diverged_model_has_no_good_loss() -> None:
-    """NaN left out of the sum would look like a perfect model."""
+    """A loss of NaN is reported; left out of the sum, it would make the model look perfect."""
     logits = torch.full((4, 3), torch.nan)
     assert not run(logits, torch.zeros(4, dtype=torch.long), [4]).loss < 100

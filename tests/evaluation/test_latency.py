@@ -1,4 +1,4 @@
-"""The times of forward passes, by a clock that goes as the test wants."""
+"""Latency and throughput of forward passes, measured with a fake clock."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from conftest import ListeningProgress
 from neuscale.evaluation import latency
 from neuscale.evaluation.latency import Latency, measure_latency
 
-# Of two passes one takes 10 ms and the other 20, but for every tenth, which takes 30.
+# Passes alternate between 10 ms and 20 ms, but every tenth takes 30 ms.
 PATTERN = [0.010, 0.020] * 4 + [0.010, 0.030]
 
 
@@ -26,7 +26,7 @@ class Clock:
 
 
 class Timed(nn.Module):
-    """Takes an hour while it warms up, then the seconds of `pattern`; the last 4 ms are the device's."""
+    """Fake model: each warm-up pass takes an hour, later ones `pattern`; the last 4 ms pass in `wait`."""
 
     def __init__(self, clock: Clock, pattern: list[float]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def measure(
 def test_median_95th_percentile_and_images_per_second(
     monkeypatch: pytest.MonkeyPatch, listening: ListeningProgress
 ) -> None:
-    """Half of the passes take 10 ms: the median is between 10 and 20. A tenth take 30: so does the 95th."""
+    """Half of the passes take 10 ms (median between 10 and 20), and a tenth take 30 (95th percentile)."""
     found, calls = measure(monkeypatch, PATTERN, [1, 7], listening)
     for size, result in zip([1, 7], found, strict=True):
         assert result.batch_size == size
@@ -98,12 +98,12 @@ def test_it_measures_two_seconds_but_no_less_than_20_passes_and_no_more_than_100
 
 
 def test_percentiles_of_uneven_times(monkeypatch: pytest.MonkeyPatch, listening: ListeningProgress) -> None:
-    """Twenty passes of 101, 102, … 120 ms in some order: the median is between the tenth and the eleventh."""
+    """Twenty passes of 101, 102, … 120 ms in mixed order: the median is between the 10th and the 11th."""
     order = [(7 * i) % 20 for i in range(20)]
     (found,), _ = measure(monkeypatch, [0.101 + 0.001 * i for i in order], [4], listening)
     assert found.passes == 20
     assert found.median_ms == pytest.approx(110.5)
-    assert found.p95_ms == pytest.approx(119.05)  # 0.95 · 19 = 18.05 places above the least
+    assert found.p95_ms == pytest.approx(119.05)  # 0.95 · 19 = 18.05 ranks above the smallest
     assert found.images_per_second == pytest.approx(4 / 0.1105)
 
 

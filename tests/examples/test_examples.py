@@ -1,4 +1,4 @@
-"""The example scripts, as they stand, on real images: a few steps of each."""
+"""The example scripts, unchanged, train a few steps on real images."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def test_vit_on_tiny_imagenet(tmp_path: Path) -> None:
 
 
 def test_own_folder(tmp_path: Path) -> None:
-    """Two of CIFAR-10's classes, as somebody's own images."""
+    """Two CIFAR-10 classes serve as a user's own images."""
     with tarfile.open(images("cifar10-jpeg.tar.gz")) as tar:
         for member in tar:
             _, split, label, file = (member.name.split("/") + [""] * 3)[:4]

@@ -1,4 +1,4 @@
-"""Any bytes in an archive, an array or a list of images give the images of a whole one, or a refusal."""
+"""Damaged archives, arrays and lists of images are read as valid images, or rejected with a clear error."""
 
 import gzip
 import hashlib
@@ -54,7 +54,7 @@ def read_source(path: Path) -> None:
 
 
 def or_refused(read: Callable[[], object]) -> None:
-    """Nothing but a DataError, which names the problem, comes out of reading."""
+    """Call `read`, whose only error may be a DataError that names the problem and the fix."""
     try:
         read()
     except DataError as error:
@@ -132,12 +132,12 @@ def test_arrays_and_tables_of_images(write: Callable[[], bytes], tmp_path: Path,
     path.write_bytes(data.draw(damaged(write())))
     try:
         read_source(path)
-    except (DataError, UsageError) as error:  # a column may have another name now
+    except (DataError, UsageError) as error:  # the damage may have renamed a column
         assert error.problem
 
 
 def repaired_tar(content: bytes) -> bytes:
-    """With the checksums of its headers made right, as who writes a bad one on purpose does."""
+    """`content` with correct header checksums, as in a file that somebody has damaged on purpose."""
     data = bytearray(content)
     for at in range(0, len(data) - 511, 512):
         if data[at + 257 : at + 262] == b"ustar":
@@ -157,7 +157,7 @@ def picture(form: str) -> bytes:
 @fuzz
 @given(data=st.data())
 def test_images(form: str, data: st.DataObject) -> None:
-    """A damaged image is decoded to some pixels, or refused by an exception that callers catch."""
+    """A damaged image is decoded to some pixels, or rejected with an exception that callers catch."""
     content = data.draw(damaged(picture(form)))
     try:
         pixels = decode_image(content, Decoding((16, 16)))
@@ -175,7 +175,7 @@ def test_headers_of_arrays(file: str, packed: PackedDataset, data: st.DataObject
     whole = path.read_bytes()
     header = whole[:128]
     try:
-        path.unlink()  # what is mapped elsewhere stays as it is
+        path.unlink()  # a new inode: arrays that are already mapped do not change
         path.write_bytes(data.draw(damaged(header)) + whole[128:])
 
         def read() -> None:
@@ -192,7 +192,7 @@ def test_headers_of_arrays(file: str, packed: PackedDataset, data: st.DataObject
 @fuzz
 @given(data=st.data())
 def test_records_of_data_sets(packed: PackedDataset, data: st.DataObject) -> None:
-    """With their own checksum made right, as who edits one on purpose does."""
+    """The damaged record gets a correct checksum, as if edited on purpose."""
     path = packed.folder / META_FILE
     whole = path.read_text()
     fields = json.loads(whole)
@@ -219,7 +219,7 @@ def test_records_of_data_sets(packed: PackedDataset, data: st.DataObject) -> Non
 @fuzz
 @given(data=st.data())
 def test_lists_of_images(listed: ListedDataset, data: st.DataObject) -> None:
-    """With the checksum that the record holds made right."""
+    """The record gets the checksum of the damaged list."""
     path, record = listed.folder / files_file("train"), listed.folder / META_FILE
     whole, whole_record = path.read_bytes(), record.read_text()
     lines = [json.loads(line) for line in whole.decode().splitlines()]

@@ -1,4 +1,4 @@
-"""Any bytes in the files of a run folder are read as what they are, or refused in words."""
+"""Damaged files of a run folder are read as valid values, or rejected with a clear error."""
 
 import contextlib
 import hashlib
@@ -50,7 +50,7 @@ CONFIG = config_to_yaml(compose_config(["run.seed=7", "train.epochs=5"]))
 
 
 def or_refused(read: Callable[[], object]) -> None:
-    """Nothing but a UserError, which names the problem, comes out of reading."""
+    """Call `read`, whose only error may be a UserError that names the problem."""
     try:
         read()
     except UserError as error:
@@ -67,7 +67,7 @@ def test_manifests(run: RunFolder, data: st.DataObject) -> None:
     write(run.manifest_file, data.draw(changed_json(manifest_of("r"))))
     row = run_row(run)
     or_refused(lambda: _facts(run, row, load_manifest(run.manifest_file)))
-    if data.draw(st.integers(0, 4)) == 0:  # a page takes a while
+    if data.draw(st.integers(0, 4)) == 0:  # rendering the page is slow
         or_refused(lambda: write_report(run, run.path / "page.html", None, Silent()))
     removals([run])
 
@@ -117,7 +117,7 @@ def test_curves(run: RunFolder, data: st.DataObject) -> None:
         assert isinstance(found["step"], int)
         assert all(isinstance(v, int | float | str) for v in found.values())
     run_row(run)
-    if data.draw(st.integers(0, 4)) == 0:  # a page takes a while
+    if data.draw(st.integers(0, 4)) == 0:  # rendering the page is slow
         or_refused(lambda: write_report(run, run.path / "page.html", None, Silent()))
 
 
@@ -147,7 +147,7 @@ def test_evaluations(run: RunFolder, data: st.DataObject) -> None:
 @fuzz
 @given(data=st.data())
 def test_records_of_checkpoints(run: RunFolder, data: st.DataObject) -> None:
-    """With their own checksum made right, as who edits one on purpose does."""
+    """The damaged record gets a correct checksum, as if edited on purpose."""
     folder = run.path / "checkpoints" / "step-00000005"
     folder.mkdir(parents=True, exist_ok=True)
     files = {"model.safetensors": b"weights", "training.pt": b"state"}

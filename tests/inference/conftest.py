@@ -1,7 +1,7 @@
-"""A small model that was trained, and the command line to do something with it.
+"""Small trained models, and the command line to use them.
 
-The images of 'done' are ten classes of Tiny ImageNet where `NEUSCALE_TEST_DATA` names a folder with
-tiny-imagenet-40.zip, else noise. Those of 'odd' are made such that no two numbers coincide.
+The images of 'done' are ten classes of Tiny ImageNet if `NEUSCALE_TEST_DATA` names a folder with
+tiny-imagenet-40.zip, else noise. Those of 'odd' are chosen so that no two results coincide.
 """
 
 import os
@@ -30,7 +30,7 @@ RECIPE += ["train.global_batch_size=50", "train.epochs=4", "train.ema_decay=0.9"
 
 @dataclass(frozen=True)
 class Trained:
-    """The run 'done' in `runs`, its data folder, and the tree of image files that it was made from."""
+    """The run 'done' in `runs`, its data folder, and the tree of image files that the data was made from."""
 
     data: Path
     runs: Path
@@ -42,7 +42,7 @@ class Trained:
 
 
 def unpack_tiny_imagenet(archive: Path, tree: Path) -> None:
-    """Ten classes as train/<class>/* and val/<class>/*: 50 and 20 images each, some of them grayscale."""
+    """Write ten classes as train/<class>/* and val/<class>/*: 50 and 20 images each, some in grayscale."""
     with zipfile.ZipFile(archive) as opened:
         names = sorted(name for name in opened.namelist() if "/train/" in name and name.endswith(".JPEG"))
         by_class: dict[str, list[str]] = {}
@@ -76,7 +76,7 @@ def trained(build_image_tree: TreeBuilder, tmp_path_factory: pytest.TempPathFact
 def neuscale(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Said]:
-    """A function that runs a command line in this process, beside the run 'done'."""
+    """A function that runs a command line in this process, with the run 'done'."""
     return command_beside(trained, monkeypatch, capfd)
 
 
@@ -95,22 +95,22 @@ def command_beside(
     return command
 
 
-# Seven classes, images 14 wide and 10 high that the model sees at 8×8, and counts that all differ.
+# Seven classes of uneven sizes; images are 14 wide and 10 high, and 8×8 for the model.
 ODD_CLASSES = ["ape", "bee", "cat", "dog", "eel", "fox", "gnu"]
 ODD_COUNTS = {"train": [3, 9, 4, 7, 5, 2, 6], "val": [5, 1, 6, 3, 7, 4, 3]}
 ODD_RECIPE = ["data=image_folder", "data.name=odd", "data.image_size=8", "model.embed_dim=8", "run.seed=5"]
 ODD_RECIPE += ["model.depths=[1,1]", "model.num_heads=[1,2]", "model.patch_size=2", "model.window_size=2"]
 ODD_RECIPE += ["train.epochs=1", "train.max_steps=1", "train.global_batch_size=12", "train.ema_decay=0.5"]
 ODD_RECIPE += ["train.precision=fp32", "eval.batch_size=9", "run.device=cpu", "tracking.trackers=[]"]
-# Seeds of the weights in the run's checkpoints: step 6 is the best, step 9 the last.
+# Seeds of the weights in the run's checkpoints: step 6 is the best one, step 9 the last one.
 ODD_WEIGHTS = {(6, "raw"): 1, (6, "ema"): 0, (9, "raw"): 3, (9, "ema"): 4}
-# What their records say of them, which no evaluation of them gives.
+# Metrics recorded in the checkpoints; no evaluation of them gives these values.
 ODD_METRICS = {6: {"top1": 0.61, "top5": 0.62, "loss": 0.63}, 9: {"top1": 0.91, "top5": 0.92, "loss": 0.93}}
 
 
 @dataclass(frozen=True)
 class Odd:
-    """The run 'odd' in `runs`, and what follows from its image files without the code under test."""
+    """The run 'odd' in `runs`, and reference values from its image files without the inference code."""
 
     data: Path
     runs: Path
@@ -127,12 +127,12 @@ class Odd:
         return torch.tensor([ODD_CLASSES.index(file.parent.name) for file in self.files(split)])
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each colour over all training pixels."""
+        """Mean and standard deviation of each channel over all training pixels, for values in 0 … 1."""
         pixels = np.stack([np.asarray(Image.open(file)) for file in self.files("train")]) / 255
         return pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
 
     def model_input(self, pictures: list[Image.Image]) -> Tensor:
-        """Pictures of 14×10, normalised, then resized by Pillow, a colour at a time: [N, 3, 8, 8]."""
+        """Normalise 14×10 pictures and resize each channel with Pillow: float32 [N, 3, 8, 8]."""
         mean, std = self.statistics()
         inputs = []
         for picture in pictures:
@@ -142,7 +142,7 @@ class Odd:
         return torch.from_numpy(np.stack(inputs))
 
     def logits(self, step: int, weights: str, pictures: list[Image.Image]) -> Tensor:
-        """A plain forward pass with the weights of a checkpoint: float64 [N, 7]."""
+        """Logits of a plain forward pass with the weights of a checkpoint: float64 [N, 7]."""
         name = {"raw": "model.safetensors", "ema": "ema.safetensors"}[weights]
         model = create_model(RunFolder(self.run).config().model, 8, 3, 7, 0).eval()
         model.load_state_dict(load_file(self.run / "checkpoints" / f"step-{step:08}" / name))
@@ -158,7 +158,7 @@ class Odd:
 
 
 def draw_odd_tree(tree: Path) -> None:
-    """Pictures that fade from one colour to another, from left to right; the colours differ in range."""
+    """Write pictures that fade from one colour to another, left to right; channels differ in range."""
     random = np.random.default_rng(3)
     ramp = np.linspace(0, 1, 14)[None, :, None]
     for split, counts in ODD_COUNTS.items():
@@ -172,7 +172,7 @@ def draw_odd_tree(tree: Path) -> None:
 
 
 def strong_weights(run_folder: RunFolder, seed: int) -> dict[str, Tensor]:
-    """Those of a model that is sure of some images and not of others, unlike an untrained one."""
+    """Weights of a model that is sure about some images and not about others, unlike an untrained one."""
     state = create_model(run_folder.config().model, 8, 3, 7, seed).state_dict()
     return {
         name: value * 12 if value.is_floating_point() and value.ndim > 1 else value
@@ -201,5 +201,5 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Odd:
 def command(
     odd: Odd, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Said]:
-    """A function that runs a command line in this process, beside the run 'odd'."""
+    """A function that runs a command line in this process, with the run 'odd'."""
     return command_beside(odd, monkeypatch, capfd)

@@ -1,4 +1,4 @@
-"""`predict --csv`: where it may write, and names that are no plain text."""
+"""`predict --csv`: allowed output files, and names that are not plain text."""
 
 import csv
 import io

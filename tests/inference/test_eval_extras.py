@@ -1,4 +1,4 @@
-"""Corrupted images, timed batches and several processes get exactly what was asked for."""
+"""Corrupted images, latency and several processes use exactly the images and options that were asked for."""
 
 import io
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Command = Callable[..., Any]
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
-    """What would be started, with how many processes; they end with code 3."""
+    """Arguments and number of processes of each launch; the fake launcher returns exit code 3."""
     started: list[tuple[list[str], int]] = []
 
     def launched(words: list[str], count: int) -> int:
@@ -50,7 +50,7 @@ def contrast(picture: Image.Image, severity: int) -> Image.Image:
 
 
 def test_corrupted_top1_is_of_the_corrupted_files(command: Command, odd: Odd, tmp_path: Path) -> None:
-    """Two kinds are made again from the files; of noise what is the same image is corrupted the same way."""
+    """JPEG and contrast are recomputed from the files; the same noise is drawn again for each image."""
     words = ["--checkpoint", "last", "--weights", "raw", "--gpus", 0, "--corruptions", "--json"]
     found = command("eval", "odd", *words).json
     labels = odd.labels()
@@ -128,7 +128,7 @@ def test_every_option_reaches_the_processes(
     monkeypatch: pytest.MonkeyPatch,
     started: list[tuple[list[str], int]],
 ) -> None:
-    """What they are started with gives, in one process, what the options give in one process."""
+    """The arguments of the processes, run in one process, give the same output as the options do."""
     diagram = tmp_path / "d.png"
     options = ["--checkpoint", "last", "--split", "train", "--weights", "raw", "--tta", "flip", "--limit", 11]
     options += ["--corruptions", "--reliability", diagram]

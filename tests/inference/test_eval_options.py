@@ -1,4 +1,4 @@
-"""What `neuscale eval` measures besides accuracy, from the command line."""
+"""Further measurements of `neuscale eval`: corruptions, calibration, mirrored images, latency, --limit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_calibration_agrees_with_what_predict_says(
 def test_flipping_averages_an_image_and_its_mirror_image(
     neuscale: Command, trained: Trained, tmp_path: Path
 ) -> None:
-    """Mirrored files by hand, their probabilities averaged: the loss has to be that of --tta flip."""
+    """Averaging the probabilities of images and files mirrored by hand gives the loss of --tta flip."""
     mirrored = tmp_path / "mirrored"
     for file in trained.val_files:
         target = mirrored / file.parent.name / f"{file.stem}.png"
@@ -85,7 +85,7 @@ def test_latency(neuscale: Command) -> None:
 
 
 def test_limit_spreads_over_the_split(neuscale: Command) -> None:
-    """Files are sorted by class: the first of them would all be of one."""
+    """Images are spread over the split, whose files are sorted by class: the first would be of one class."""
     found = neuscale("eval", "done", "--limit", 10, "--json").json
     assert found["samples"] == 10
     assert sum(share is not None for share in found["per_class"].values()) > 2

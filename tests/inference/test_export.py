@@ -1,4 +1,4 @@
-"""An exported model gives the trained model's answers, elsewhere, and is whole or not there."""
+"""An exported model gives the trained model's results in other programs; it is never written partially."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_it_answers_as_the_trained_model_does(
 def test_the_code_of_the_card_runs_where_it_says(
     neuscale: Command, trained: Trained, tmp_path: Path, kind: str
 ) -> None:
-    """In a process that cannot import what the card says is not needed."""
+    """The code runs in a process that cannot import the packages that the card calls unnecessary."""
     folder = tmp_path / "model"
     assert neuscale("export", "done", "--to", kind, "--output", folder).code == 0
     card = (folder / "README.md").read_text()
@@ -110,7 +110,7 @@ def test_metadata_travels_inside_the_file(neuscale: Command, tmp_path: Path) -> 
     ["model=torchvision", "model.arch=shufflenet_v2_x0_5", "data.image_size=48"],
 ], ids=["vit", "torchvision, resized"])  # fmt: skip
 def test_other_models(neuscale: Command, trained: Trained, tmp_path: Path, model: list[str]) -> None:
-    """Convolutions with BatchNorm, a class token, and images that are resized in the graph."""
+    """Convolutions with BatchNorm, a class token, and images resized in the graph can be exported."""
     recipe = [word for word in RECIPE if not word.startswith("model.")]
     name = f"run-{model[0].partition('=')[2]}"
     assert neuscale("train", *recipe, *model, "train.max_steps=2", f"run.name={name}").code == 0
@@ -124,7 +124,7 @@ def test_other_models(neuscale: Command, trained: Trained, tmp_path: Path, model
 def test_a_file_that_gives_other_numbers_is_not_kept(
     neuscale: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a converter with a wrong operator would: here it forgets to normalise."""
+    """A converter with a wrong operator is simulated by one that does not subtract the mean."""
 
     def wrong(classifier: nn.Module, *rest: Any) -> None:
         kept = classifier.mean.clone()

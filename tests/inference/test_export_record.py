@@ -1,4 +1,4 @@
-"""What an export says of itself in model.json and its card, and that the card's code does what eval does."""
+"""Content of an export's model.json and card; the card's code gives the same results as eval."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def card_code(folder: Path) -> str:
 def test_the_file_gives_the_plain_logits_and_the_code_the_plain_class(
     command: Command, odd: Odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Of the last raw weights, on bytes that are neither square nor of the model's size."""
+    """The last raw weights are exported; the images are uint8, not square, and not of the model's size."""
     words = ["--checkpoint", "last", "--weights", "raw", "--output", tmp_path / "model"]
     assert command("export", "odd", "--to", kind, *words).code == 0
     logits = odd.logits(9, "raw", pictures(odd))
@@ -63,7 +63,7 @@ def test_the_file_gives_the_plain_logits_and_the_code_the_plain_class(
         inside = {"model.json": ""}
         torch.export.load("model.pt2", extra_files=inside)
         beside = json.loads(Path("model.json").read_text())
-        del beside["check"]  # which is made with the file
+        del beside["check"]  # added after the file is written
         assert json.loads(inside["model.json"]) == beside
 
 
@@ -106,7 +106,7 @@ def test_the_record_says_which_model_it_is(command: Command, odd: Odd, tmp_path:
 def test_what_is_printed_and_what_is_put_together_for_it(
     command: Command, odd: Odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU, from the data where they are, without ops that no other program has."""
+    """The model is restored on the CPU, without staging the data and with eager ops."""
     asked: list[dict[str, Any]] = []
     right = export_module.restore
 
@@ -136,7 +136,7 @@ def test_what_is_printed_and_what_is_put_together_for_it(
 def test_its_accuracy_is_the_recorded_one_only_where_it_is_of_these_weights(
     command: Command, odd: Odd, tmp_path: Path
 ) -> None:
-    """Checkpoints record what the average reached; of the raw weights and of a file it is measured."""
+    """Checkpoints record the metrics of the averaged weights; raw weights and weight files are evaluated."""
 
     def metrics(name: str, *words: object) -> dict[str, float]:
         said = command("export", "odd", "--to", "safetensors", "--output", tmp_path / name, *words, "--json")
@@ -193,7 +193,7 @@ def test_compared_are_images_spread_over_the_split_in_batches_of_three_sizes(
 
 
 def draw(kind: str) -> tuple[Image.Image, dict[str, Any]]:
-    """A picture of 60×40 that is not the same upside down, and how it is saved."""
+    """A picture of 60×40 (600×400 as JPEG) without symmetry, and the options to save it with."""
     ramp = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)
     rgb = Image.fromarray(np.stack([ramp, ramp.T.reshape(40, 60), 255 - ramp], -1))
     turned = Image.Exif()

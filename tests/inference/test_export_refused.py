@@ -1,4 +1,4 @@
-"""An exported file that gives anything but the trained model's numbers is refused; nothing is left of it."""
+"""An export whose numbers differ from those of the trained model is refused, and no file of it is left."""
 
 from collections.abc import Callable
 from copy import copy
@@ -19,7 +19,7 @@ Command = Callable[..., Any]
 
 
 def swapped(model: Classifier, images: Tensor) -> Tensor:
-    """Mean and deviation changed places."""
+    """Logits with mean and standard deviation swapped."""
     other = copy(model)
     other._buffers = {"mean": model.std, "std": model.mean}
     logits: Tensor = other(images)
@@ -27,7 +27,7 @@ def swapped(model: Classifier, images: Tensor) -> Tensor:
 
 
 def one_wrong(model: Classifier, images: Tensor) -> Tensor:
-    """Only the last image of the last batch, only one of its logits, and lower, not higher."""
+    """Logits of which only one is wrong: 0.01 too low for the last image, in batches of more than three."""
     logits: Tensor = model(images)
     if len(images) > 3:
         logits[-1, 2] -= 0.01

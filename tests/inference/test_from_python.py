@@ -1,4 +1,4 @@
-"""What the functions of `import neuscale` hand on: configuration, run folder, device, threads, sizes."""
+"""Arguments that `import neuscale` passes on: configuration, run folder, device, threads, image sizes."""
 
 import shutil
 from collections.abc import Callable
@@ -28,13 +28,13 @@ Asked = list[tuple[Config, RunFolder | None, Any]]
 
 @pytest.fixture(autouse=True)
 def beside_odd(command: Callable[..., Any]) -> None:
-    """The environment in which the run 'odd' is found."""
+    """Set the environment in which the run 'odd' is found."""
     del command
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """What would be trained."""
+    """Arguments of each training; a fake `train` records them."""
     asked: Asked = []
 
     def train(config: Config, folder: RunFolder | None, progress: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Prediction and export preprocess as validation does, also for images kept as files or not square."""
+"""Prediction and export preprocess like validation, also images that are kept as files or are not square."""
 
 from collections.abc import Callable
 from pathlib import Path

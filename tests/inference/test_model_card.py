@@ -1,4 +1,4 @@
-"""The card of an exported model: each number in its place, names as they are, and code that runs."""
+"""The card of an exported model: correct numbers, names as they are, and code that runs."""
 
 import io
 import re
@@ -78,7 +78,7 @@ def block_tokens(card: str) -> list[str]:
 
 
 def shown(card: str) -> str:
-    """The text that a reader sees, without that of code blocks; links, pictures and tags as their tokens."""
+    """Visible text of a card without code blocks; links, pictures and tags appear as their token names."""
     found = []
     for token in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(card):
         for child in token.children or []:
@@ -136,7 +136,7 @@ def test_the_card_names_a_resize_wherever_there_is_one(
 def test_the_code_of_the_card_reads_an_image_as_predict_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, kind: str
 ) -> None:
-    """A picture of 45×20 for a model of 14×10; of the code only the lines that read it."""
+    """A 45×20 picture for a model of 14×10 images; only the lines that read the picture are run."""
     monkeypatch.chdir(tmp_path)
     ramp = np.add.outer(4 * np.arange(20), 3 * np.arange(45))
     Image.fromarray(np.stack([ramp, 255 - ramp, ramp // 2], -1).astype(np.uint8)).save("image.png")

@@ -1,4 +1,4 @@
-"""Evaluation of any module: its precision, its share among processes, and what is refused."""
+"""Evaluation of any module: its precision, its share of the images per process, and refused modules."""
 
 from collections.abc import Callable
 from copy import copy
@@ -28,7 +28,7 @@ def data(command: Callable[..., Any]) -> Dataset:
 
 
 class Zeros(nn.Module):
-    """Says nothing, in `numbers` numbers."""
+    """Model that returns zeros as logits: [B, numbers]."""
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Zeros(nn.Module):
 
 
 def test_evaluation_runs_in_the_precision_of_the_run_and_sums_in_single() -> None:
-    """Logits of 8 bits: their exponentials and sums are those of float32, not of bfloat16."""
+    """bfloat16 logits are converted to float32 before exponentials and sums."""
     entered: list[str] = []
 
     class Context:
@@ -73,7 +73,7 @@ def test_evaluation_runs_in_the_precision_of_the_run_and_sums_in_single() -> Non
 
 
 def test_each_process_takes_its_share(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second of three processes sees images 9 … 18 of 29."""
+    """Rank 1 of 3 evaluates images 9 … 18 of 29."""
     monkeypatch.setattr(Rank, "current", lambda: Rank(1, 3))
     expected = data.labels("val")[9:19].tolist()
     found = evaluate_module(Zeros(7), data, "val", 4, DataConfig("odd", image_size=8), Silent())

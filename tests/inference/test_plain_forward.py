@@ -1,4 +1,4 @@
-"""The numbers of `eval` are those of a plain forward pass over the image files, summed by hand."""
+"""`eval` gives the numbers of a plain forward pass over the image files, summed by hand."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ CPU = ["--gpus", 0]
 
 
 def by_hand(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """What `eval --json` has to say of these logits; `bins`: images, confidence and accuracy, -1 for none."""
+    """Expected `eval --json` of these logits; `bins`: (images, confidence, accuracy), -1 for empty bins."""
     values = np.exp(logits.numpy() - logits.numpy().max(1, keepdims=True))
     shares = values / values.sum(1, keepdims=True)
     true, predicted, confidence = labels.numpy(), shares.argmax(1), shares.max(1)
@@ -112,7 +112,7 @@ def test_the_training_split_and_the_mirrored_images(command: Command, odd: Odd) 
 
 
 def test_a_limit_takes_images_from_the_first_to_the_last(command: Command, odd: Odd) -> None:
-    chosen = [0, 4, 9, 14, 18, 23, 28]  # seven of 29, at equal distances, rounded down
+    chosen = [0, 4, 9, 14, 18, 23, 28]  # seven of 29 at equal distances, rounded down
     found = command("eval", "odd", "--limit", 7, *CPU, "--json").json
     expected = by_hand(odd.split_logits(6, "ema")[chosen], odd.labels()[chosen])
     assert len(expected["per_class"]) == 6
@@ -122,7 +122,7 @@ def test_a_limit_takes_images_from_the_first_to_the_last(command: Command, odd: 
 
 
 def test_two_processes_evaluate_what_one_was_asked_for(command: Command, odd: Odd) -> None:
-    """15 images and 14; an option that gets lost on the way to them changes the numbers."""
+    """One process takes 15 images and one 14; an option lost on the way would change the numbers."""
     words = ["--weights", "raw", "--checkpoint", "last", "--tta", "flip", "--processes", 2, "--json"]
     found = command("eval", "odd", *words).json
     shares = sum(odd.split_logits(9, "raw", mirrored=mirrored).softmax(1) for mirrored in (False, True))
@@ -171,7 +171,7 @@ def test_evaluate_from_python_says_what_the_command_does(command: Command, odd: 
 
 
 def test_other_data_are_normalised_as_those_of_the_run(command: Command, odd: Odd, tmp_path: Path) -> None:
-    """Brighter images with a mean of their own, which the model has never seen subtracted."""
+    """Brighter images with another mean are normalised with the statistics of the run, not with their own."""
     for split in ("train", "val"):
         for file in odd.files(split):
             target = tmp_path / "bright" / file.relative_to(odd.tree)
@@ -194,7 +194,7 @@ def test_a_module_is_left_as_it_was_and_the_shares_of_classes_do_not_matter(
     del command
 
     class Guess(nn.Module):
-        """Always 'cat', then 'gnu'."""
+        """Model that always predicts 'cat', with 'gnu' second."""
 
         def forward(self, images: Tensor) -> Tensor:
             assert not self.training
@@ -211,7 +211,7 @@ def test_a_module_is_left_as_it_was_and_the_shares_of_classes_do_not_matter(
 
 
 def test_the_run_folder_keeps_the_last_evaluation_of_its_training(odd: Odd) -> None:
-    """After its one step, with the average: what evaluation.json says is what the checkpoint gives."""
+    """evaluation.json holds the results of the averaged weights in the checkpoint of the only step."""
     stored = stored_evaluation(odd.run)
     assert stored is not None
     logits, labels = odd.split_logits(1, "ema"), odd.labels()

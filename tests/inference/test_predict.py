@@ -1,4 +1,4 @@
-"""Predicting image files: the classes that validation gives, whatever the files look like."""
+"""Predictions of image files agree with validation, for any kind of file."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ Command = Callable[..., Any]
 def test_files_get_the_classes_that_validation_counts(
     neuscale: Command, trained: Trained, weights: str
 ) -> None:
-    """A mean, a crop or an order of colours of its own would cost accuracy without a word."""
+    """Normalisation, crop and channel order are those of validation; others would silently cost accuracy."""
     expected = neuscale("eval", "done", "--weights", weights, "--checkpoint", "last", "--json").json
     said = neuscale(
         "predict", "done", trained.tree / "val", "--weights", weights, "--checkpoint", "last", "--json"
@@ -49,7 +49,7 @@ def test_files_get_the_classes_that_validation_counts(
         loss -= float(np.log(shares[true]))
     assert loss / len(files) == pytest.approx(expected["loss"], rel=1e-4)
     assert {name: np.mean(right) for name, right in hits.items()} == pytest.approx(expected["per_class"])
-    if os.environ.get("NEUSCALE_TEST_DATA"):  # of noise it may say the same each time
+    if os.environ.get("NEUSCALE_TEST_DATA"):  # on noise the model may predict one class for all images
         assert len({image["predictions"][0]["class"] for image in found["images"]}) > 1
 
 
@@ -60,7 +60,7 @@ def png(path: Path, image: Image.Image, **options: Any) -> Path:
 
 
 def test_any_picture_is_made_to_fit(neuscale: Command, trained: Trained, tmp_path: Path) -> None:
-    """Large, wide, gray, of 16 bits, with transparency, in CMYK: each is what `prepare` would make of it."""
+    """Large, wide, gray, 16-bit, transparent and CMYK images are decoded as by `prepare`."""
     photo = Image.open(trained.val_files[0]).convert("RGB")
     wide = photo.resize((320, 200))
     depth = Image.fromarray(np.asarray(photo.convert("L"), np.uint16) * 257)
@@ -146,7 +146,7 @@ def test_csv_and_picture(neuscale: Command, trained: Trained, tmp_path: Path) ->
 def test_other_data_under_the_name_is_refused(
     neuscale: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its classes would be given to images of which the model never heard."""
+    """Other data are refused; predictions would get class names that the model was not trained with."""
     monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path))
     tree = tmp_path / "tree"
     for folder in (trained.tree / "train").iterdir():

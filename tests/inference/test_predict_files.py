@@ -1,4 +1,4 @@
-"""What `predict` says of files is a plain forward pass over them, and each answer stands by its own file."""
+"""`predict` gives the results of a plain forward pass over the files, each with its own file."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ CPU = ["--device", "cpu"]
 
 
 def best(logits: Tensor, top: int) -> list[list[tuple[str, Any]]]:
-    """The likeliest classes of each row, and their probabilities within 1e-5."""
+    """Likeliest classes of each row, and their probabilities within 1e-5."""
     values = np.exp(logits.numpy())
     shares = values / values.sum(1, keepdims=True)
     order = np.argsort(-shares, axis=1)[:, :top]
@@ -57,7 +57,7 @@ def test_the_classes_of_the_validation_files(command: Command, odd: Odd) -> None
 def test_pictures_of_any_form_are_cut_in_the_middle_to_that_of_the_data(
     command: Command, odd: Odd, tmp_path: Path
 ) -> None:
-    """14×10: of a wide picture the sides are cut off, of a high one top and bottom."""
+    """For a 14×10 model, wide pictures lose their sides, and high ones top and bottom."""
     rows, columns = np.mgrid[0:40, 0:90]
     colours = np.stack([2 * columns, 5 * rows, 250 - 2 * columns], -1).clip(0, 255).astype(np.uint8)
     wide = Image.fromarray(colours)
@@ -72,7 +72,7 @@ def test_pictures_of_any_form_are_cut_in_the_middle_to_that_of_the_data(
         return picture.convert("RGB").resize((14, 10), Image.Resampling.BICUBIC, box=box)
 
     middle = (17, 0, 73, 40)  # 56 of 90 columns
-    lost = (40 - 21 / 1.4) / 2  # of 40 rows 15 stay
+    lost = (40 - 21 / 1.4) / 2  # 15 of 40 rows remain
     expected = [cut(wide, middle), cut(high, (0, lost, 21, 40 - lost)), cut(wide, middle), cut(gray, middle)]
     said = command("predict", "odd", tmp_path, *CPU, "--top", 7, "--json")
     assert answers(said) == best(odd.logits(6, "ema", expected), 7)
@@ -92,7 +92,7 @@ def test_grayscale_is_the_weighted_mean_of_the_colours() -> None:
 def test_each_answer_stands_by_its_own_file(
     command: Command, odd: Odd, tmp_path: Path, listening: ListeningProgress
 ) -> None:
-    """Files that cannot be read, first and last in batches of nine and a whole batch of them."""
+    """Unreadable files shift no result: first and last in a batch of nine, and a whole batch of them."""
     del command
     files: list[Path | Unreadable] = list(odd.files())
     bad = {0: tmp_path / "gone.png", 8: odd.run / "config.yaml", **dict.fromkeys(range(9, 18), tmp_path)}
@@ -194,7 +194,7 @@ def test_the_table_names_the_likeliest_class_and_then_the_others(command: Comman
 
 
 class Texts:
-    """An ImageDraw that remembers what it writes where."""
+    """Fake ImageDraw that records each text with its position and colour."""
 
     def __init__(self) -> None:
         self.written: list[tuple[tuple[float, float], str, str]] = []
@@ -208,7 +208,7 @@ class Texts:
 def test_under_each_picture_stand_its_own_class_and_probability(
     monkeypatch: pytest.MonkeyPatch, side: tuple[int, int], shown: tuple[int, int]
 ) -> None:
-    """Twelve pictures, ten a row: small ones are enlarged eight times, large ones made smaller."""
+    """Twelve pictures, ten in a row: small ones are enlarged eight times, large ones reduced."""
     texts = Texts()
     monkeypatch.setattr(ImageDraw, "Draw", lambda _: texts)
     made = [

@@ -1,4 +1,4 @@
-"""What is said of each image of a split, and which images are shown as the worst and as mistaken."""
+"""Predictions for all images of a split, and the order of the worst and of the misclassified images."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What `neuscale eval` prints: each cell of its tables and each field of its JSON, of numbers made up."""
+"""Output of `neuscale eval`: each cell of its tables and each field of its JSON, for made-up numbers."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from neuscale.evaluation.latency import Latency
 from neuscale.inference.evaluate_run import EvaluatedRun
 
 CLASSES = ["ape", "bee", "cat", "dog", "elk", "[red]fox"]
-# Rows are true classes. 'bee' has no images; of the mistakes on 'fox' two are equally frequent.
+# Rows are true classes. 'bee' has no images; two kinds of mistakes on 'fox' are equally frequent.
 CONFUSION = [
     [5, 2, 0, 1, 0, 3],
     [0, 0, 0, 0, 0, 0],
@@ -38,7 +38,7 @@ def evaluated(classes: int = 6, extras: bool = True) -> EvaluatedRun:
 
 
 def rows(out: str, title: str) -> list[list[str]]:
-    """The cells of the table below a title, the heads first."""
+    """Cells of the table below a title, header row first."""
     lines = out[out.index(title) :].splitlines()[1:]
     cells = []
     for line in lines:

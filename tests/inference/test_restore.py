@@ -1,4 +1,4 @@
-"""A model is put back together from what its run recorded, on the device and with the weights asked for."""
+"""A model is restored from its run, on the device and with the weights that were asked for."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ Command = Callable[..., Any]
 
 @pytest.fixture
 def copied(command: Command, odd: Odd, tmp_path: Path) -> RunFolder:
-    """A copy of the run 'odd' that may be changed."""
+    """A copy of the run 'odd' that a test may change."""
     del command
     return RunFolder(shutil.copytree(odd.run, tmp_path / "copied"))
 

@@ -1,4 +1,4 @@
-"""evaluation.json gives back the evaluation that was put in, or nothing."""
+"""evaluation.json is read back as it was written; None if it is missing or damaged."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A stand-in for Lightning, so that what we hand to it is seen without it."""
+"""Stubs for Lightning, to test without it what NeuScale passes to it."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class Module(nn.Module):
-    """LightningModule: remembers what is logged and saved."""
+    """Stub of LightningModule that records what is logged and saved."""
 
     device: Any = None
     trainer: Any = None
@@ -29,7 +29,7 @@ class Module(nn.Module):
 
 
 class DataModule:
-    """LightningDataModule."""
+    """Stub of LightningDataModule."""
 
     trainer: Any = None
 
@@ -48,7 +48,7 @@ OURS = ["recipe", "data", "classifier"]
 
 @pytest.fixture(scope="module")
 def under_stand_ins() -> Iterator[SimpleNamespace]:
-    """Our modules for Lightning, imported with stand-ins: `recipe`, `data`, `classifier`."""
+    """NeuScale's modules for Lightning, imported with the stubs: `recipe`, `data`, `classifier`."""
     package = "neuscale.integrations.lightning"
     names = [package, *(f"{package}.{name}" for name in OURS)]
     before = {name: sys.modules.pop(name, None) for name in names}

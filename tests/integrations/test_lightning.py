@@ -1,4 +1,4 @@
-"""The same recipe under Lightning's Trainer: the images, losses and accuracies of our own training."""
+"""A recipe under Lightning's Trainer: images, losses and accuracies are those of `neuscale train`."""
 
 import json
 import os
@@ -24,16 +24,16 @@ from neuscale.training.run import train
 pytest.importorskip("lightning")
 
 SCRIPT = Path(__file__).with_name("under_lightning.py")
-# Two epochs of five steps, with all that is drawn at random, and evaluations in uneven shares.
+# Two epochs of five steps, with random drop path and Mixup, and uneven shares in evaluation.
 RECIPE = [*TINY_RECIPE, "model.drop_path_rate=0.4", "augment.mixup_alpha=0.5", "train.label_smoothing=0.1"]
 RECIPE += ["train.epochs=2", "train.log_every_steps=1", "eval.batch_size=5", "optim.clip_grad_norm=1"]
-# Muon's direction is computed in bfloat16, which makes much of a gradient's last bit: this is about the rest.
+# Not Muon: it computes in bfloat16 and amplifies rounding differences, which are not tested here.
 RECIPE += ["optim=sgd", "optim.lr=0.05", "tracking.trackers=[]"]
 
 
 @pytest.fixture(scope="module")
 def folder(build_image_tree: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 'data', in which 'tiny' is prepared: 60 and 21 images in three classes."""
+    """Folder whose 'data' holds the data set 'tiny': 60 and 21 images in three classes."""
     folder = tmp_path_factory.mktemp("lightning")
     tree = build_image_tree(folder / "tree", train=20, val=7)
     prepare("image_folder", root=folder / "data", source=tree, save_as="tiny")
@@ -50,7 +50,7 @@ def places(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> list[dict[str, Any]]:
-    """The points of our own training's curves."""
+    """Metrics of the same recipe without Lightning."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEUSCALE_DATA", str(folder / "data"))
         patch.setenv("NEUSCALE_RUNS", str(folder / "runs"))
@@ -62,7 +62,7 @@ def ours(folder: Path) -> list[dict[str, Any]]:
 def under_lightning(
     folder: Path, devices: int, *words: str, steps: int = -1, checkpoint: str = "-"
 ) -> list[dict[str, Any]]:
-    """What each process saw, in the order of the ranks."""
+    """Train with Lightning in a subprocess; return the record of each process, in the order of the ranks."""
     folder.mkdir(exist_ok=True)
     command = [
         sys.executable,
@@ -80,7 +80,7 @@ def under_lightning(
 
 
 def losses(ranks: list[dict[str, Any]]) -> list[float]:
-    """The mean loss of each global batch."""
+    """Mean loss of each global batch."""
     found: dict[int, list[float]] = {}
     for rank in ranks:
         for line in rank["lines"]:
@@ -106,7 +106,7 @@ def test_it_trains_as_we_do(folder: Path, ours: list[dict[str, Any]], devices: i
 
 
 def test_it_goes_on_from_the_middle_of_an_epoch(folder: Path) -> None:
-    """With the images that would have come, and to the same weights."""
+    """The resumed training sees the remaining images and ends with the same weights."""
     (whole,) = under_lightning(folder / "whole", 1, "model.dropout=0.1")
     middle = folder / "whole" / "checkpoints" / "step=8.ckpt"
     (rest,) = under_lightning(folder / "rest", 1, "model.dropout=0.1", checkpoint=str(middle))

@@ -1,4 +1,4 @@
-"""What a recipe tells Lightning's Trainer, and what of it is refused; Lightning itself need not be there."""
+"""Trainer arguments from a recipe, and settings that are refused; Lightning need not be installed."""
 
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ def test_the_trainers_arguments_are_the_recipes(under_stand_ins: Any) -> None:
         ("run.deterministic=true", 1, {"deterministic": True}),
         ("train.precision=bf16", 1, {"precision": "bf16-mixed"}),
         ("train.precision=auto", 2, {"devices": 2, "strategy": "ddp"}),
-        # 12 images of a step: 4 each, in parts of 2; and more than there are is one part
+        # 12 images per step: 4 per rank, in micro-batches of 2; a micro-batch of 50 is one part
         ("train.micro_batch=2", 3, {"devices": 3, "strategy": "ddp", "accumulate_grad_batches": 2}),
         ("train.micro_batch=2", 1, {"accumulate_grad_batches": 6}),
         ("train.micro_batch=50", 1, {"accumulate_grad_batches": 1}),

@@ -1,4 +1,4 @@
-"""Model and data get ready for the device that a Trainer has chosen; Lightning need not be there."""
+"""Model and data are set up for the Trainer's device; Lightning need not be installed."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def trainer(modules: Any, **changed: Any) -> Any:
-    """A Trainer of rank 1 of 3."""
+    """Fake Trainer of rank 1 and world size 3."""
     strategy = modules.recipe.DDPStrategy()
     strategy.root_device = CPU
     usual = {"strategy": strategy, "global_rank": 1, "world_size": 3, "precision": "32-true"}
@@ -25,7 +25,7 @@ def trainer(modules: Any, **changed: Any) -> Any:
 
 
 class Opened:
-    """What was asked of the loaders."""
+    """Fake data set and loaders that record how they are opened."""
 
     def __init__(self, modules: Any, patch: pytest.MonkeyPatch) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -142,7 +142,7 @@ def test_tf32_is_set_where_it_is_asked_for(under_stand_ins: Any, monkeypatch: py
 def test_starting_weights_are_for_a_new_model_and_not_for_a_loaded_one(
     under_stand_ins: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint brings its sizes, and the weights after them."""
+    """A loaded checkpoint brings its own sizes and weights, so no starting weights are read."""
     loaded: list[tuple[Any, ...]] = []
     monkeypatch.setattr(
         under_stand_ins.classifier, "load_starting_weights", lambda *given: loaded.append(given)

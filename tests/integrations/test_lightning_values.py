@@ -1,4 +1,4 @@
-"""The batches, losses, rates and metrics that Lightning gets from us; Lightning itself need not be there."""
+"""Batches, losses, learning rates and metrics under Lightning; Lightning need not be installed."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ COUNT = 60  # 5 steps of 12
 
 
 class Loader:
-    """Batches that say where they stand, and what was asked of it."""
+    """Fake loader: batches are named by their positions, and calls are recorded in `asked`."""
 
     def __init__(self, count: int = COUNT, rank: Rank = Rank(1, 2)) -> None:  # noqa: B008
         self.count, self.rank = count, rank
@@ -76,7 +76,7 @@ def test_a_run_that_goes_on_keeps_the_order_of_its_images(under_stand_ins: Any) 
 @pytest.mark.parametrize(
     ("rank", "seen"),
     [
-        (0, [("0-2", True), ("0-1", False)]),  # 2 of 7 images; an image of the whole split fills up
+        (0, [("0-2", True), ("0-1", False)]),  # 2 of 7 images, then an uncounted image of the whole split
         (1, [("2-4", True), ("0-1", False)]),
         (2, [("4-6", True), ("6-7", True)]),
     ],
@@ -91,7 +91,7 @@ def test_each_validation_image_is_counted_once_in_equally_many_batches(
 
 
 def classifier(modules: Any, *words: str, steps: float = 20, rank: int = 0) -> Any:
-    """An ImageClassifier as the Trainer has set it up."""
+    """An ImageClassifier after the Trainer's setup."""
     module = modules.classifier.ImageClassifier([*WORDS, *words], SIZES)
     data = modules.data.ImageDataModule([*WORDS, *words])
     data._training = Loader()
@@ -152,7 +152,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_under_the_samples_own_drop_path(
 
 
 def test_dropout_is_seeded_by_the_step_and_the_process_at_its_first_part(under_stand_ins: Any) -> None:
-    module = classifier(under_stand_ins, "model.dropout=0.5", rank=1)  # images 6 to 11 of each 12
+    module = classifier(under_stand_ins, "model.dropout=0.5", rank=1)  # rank 1 has images 6 to 11 of each 12
     module.training_step(a_batch(slice(42, 46)), 0)
     after = torch.get_rng_state()
     torch.manual_seed(99)
@@ -179,7 +179,7 @@ def test_the_learning_rate_warms_up_and_ends_with_the_trainer_times_each_layers_
         seen.append(scales[0])
         optimizer.step()
         schedule.step()
-    # four steps up to 0.8, then eight down a line that would reach 0 at the step after the last
+    # four warm-up steps up to 0.8, then eight down a line that reaches 0 one step after the last
     assert seen == pytest.approx([0.2, 0.4, 0.6, 0.8, *[0.1 * left for left in range(8, 0, -1)]])
     assert {group.get("lr_scale", 1.0) for group in optimizer.param_groups} >= {1.0, 0.5}
 
@@ -220,7 +220,7 @@ def evaluation_batch(modules: Any, count: int, seed: int) -> Batch:
 
 @pytest.mark.parametrize(("step", "split"), [("validation_step", "val"), ("test_step", "test")])
 def test_each_evaluated_image_counts_once_if_it_is_ours(under_stand_ins: Any, step: str, split: str) -> None:
-    """Batches of 30 and 10: a mean of their means would be another number."""
+    """Batches have 30 and 10 images, so that the mean of their means would be a different number."""
     module = classifier(under_stand_ins).eval()
     with torch.no_grad():
         for parameter in module.model.parameters():
@@ -238,7 +238,7 @@ def test_each_evaluated_image_counts_once_if_it_is_ours(under_stand_ins: Any, st
     labels = torch.cat([batch.labels for batch in ours])
     log_p = torch.cat([module.model(batch.images).log_softmax(1) for batch in ours]).detach()
     rank = (log_p > log_p[torch.arange(40), labels][:, None]).sum(1)
-    losses = -log_p[torch.arange(40), labels]  # not smoothed
+    losses = -log_p[torch.arange(40), labels]  # without label smoothing
     assert losses[:30].mean().item() != pytest.approx(losses[30:].mean().item(), rel=0.01)
     assert module.loss.compute().item() == pytest.approx(losses.mean().item(), rel=1e-5)
     assert module.top1.compute().item() == pytest.approx((rank < 1).float().mean().item())
@@ -247,7 +247,7 @@ def test_each_evaluated_image_counts_once_if_it_is_ours(under_stand_ins: Any, st
 
 
 def test_images_are_normalised_as_for_the_starting_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the module and its data alike, and as `neuscale train` does it."""
+    """Both the module and its data normalise images like `neuscale train`."""
     from neuscale.integrations.lightning.recipe import recipe_config
     from neuscale.training import build
 

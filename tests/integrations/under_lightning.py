@@ -1,4 +1,4 @@
-"""A training under Lightning's Trainer as its users start one; writes what each process saw.
+"""Train under Lightning's Trainer as its users do; write what each process saw to rankN.json.
 
 python under_lightning.py FOLDER DEVICES MAX_STEPS CHECKPOINT|- FIELD=VALUE …
 """
@@ -16,7 +16,7 @@ from neuscale.integrations.lightning import ImageClassifier, ImageDataModule, tr
 
 
 class Record(Callback):
-    """A line per micro-batch: its loss, its images and the learning rate."""
+    """Record the step, loss and image indices of each micro-batch."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []

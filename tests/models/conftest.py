@@ -1,4 +1,4 @@
-"""Small models, and weights under which no term of the forward is hidden by a zero."""
+"""Fixtures for small models, whose weights hide no term of the forward pass behind a zero."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,13 @@ Scrambler = Callable[[nn.Module], nn.Module]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """More threads than one only get in each other's way at this size."""
+    """Use one thread; at this size, several only slow each other down."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def scramble() -> Scrambler:
-    """A function that adds noise to every parameter: fresh biases, norms and tables say too little."""
+    """A function that adds noise to every parameter: initial biases, norms and tables test too little."""
 
     def add_noise(model: nn.Module) -> nn.Module:
         generator = torch.Generator().manual_seed(7)
@@ -32,10 +32,10 @@ def scramble() -> Scrambler:
 
 @pytest.fixture
 def dropout_by_channel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Tensor]:
-    """Dropout without chance: in training, each channel is multiplied by a number of its own.
+    """Deterministic dropout: in training, each channel is multiplied by its own factor.
 
-    Returns what is done to a tensor, and has every `nn.Dropout` of a rate above zero do it. All tokens get
-    the same, so that it does not matter in which order they stand.
+    Returns the function that scales a tensor; every `nn.Dropout` with a rate above zero applies it. All
+    tokens get the same factors, so that their order does not matter.
     """
 
     def scale(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The native ops in the models: the same parameters and results, and nothing else changes without them."""
+"""Models with native ops have the same parameters and results as without them."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ SMALL = ["model.embed_dim=16", "model.depths=[2,2]", "model.num_heads=[2,2]"]
 
 @pytest.fixture(autouse=True)
 def fresh_answer() -> Iterator[None]:
-    """Whether the package is there is asked once in a process; here it is asked again."""
+    """Clear the cache of `load_native_ops`, which otherwise looks for the package once per process."""
     native_ops.load_native_ops.cache_clear()
     yield
     native_ops.load_native_ops.cache_clear()

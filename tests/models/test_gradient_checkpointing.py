@@ -1,4 +1,4 @@
-"""Gradient checkpointing changes the memory and nothing else."""
+"""Gradient checkpointing changes memory use and nothing else."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ def gradients(model: nn.Module, size: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def saved_bytes(model: nn.Module, size: int) -> int:
-    """What autograd keeps for the backward pass, each storage once, parameters aside."""
+    """Bytes that autograd saves for the backward pass: each storage once, without parameters."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -38,7 +38,7 @@ def saved_bytes(model: nn.Module, size: int) -> int:
 @pytest.mark.parametrize(("build", "size"), [(SWIN, 32), (VIT, 16)], ids=["swin", "vit"])
 @pytest.mark.parametrize("random", [False, True], ids=["plain", "with drop path and dropout"])
 def test_the_gradients_are_the_same_to_the_bit(build: partial[nn.Module], size: int, random: bool) -> None:
-    """With randomness too: each block must be recomputed with the samples that it dropped."""
+    """With drop path and dropout too: each block must be recomputed with the samples that it dropped."""
     rates = {"drop_path_rate": 0.5, "dropout": 0.2} if random else {}
     plain = build(**rates)
     saving = build(**rates, gradient_checkpointing=True)

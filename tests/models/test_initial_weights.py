@@ -1,6 +1,6 @@
-"""The weights that training starts from: each parameter's distribution, and nothing shared between any two.
+"""Initial weights: each parameter has its distribution, and no two parameters share random values.
 
-Bounds are five standard errors of the number of values that a parameter has.
+Tolerances are five standard errors for the parameter's number of values.
 """
 
 import itertools
@@ -24,7 +24,7 @@ def build(kind: str, seed: int = 3) -> nn.Module:
 
 
 def assert_normal(x: Tensor, std: float) -> None:
-    """Mean 0, this standard deviation, and 68 % of the values within one of it: no uniform distribution."""
+    """Assert mean 0, this standard deviation, and 68 % of values within it, unlike a uniform distribution."""
     n, x = x.numel(), x.detach().double()
     assert abs(x.mean().item()) < 5 * std / n**0.5
     assert x.square().mean().sqrt().item() == pytest.approx(std, rel=5 / (2 * n) ** 0.5)
@@ -33,7 +33,7 @@ def assert_normal(x: Tensor, std: float) -> None:
 
 
 def assert_uniform(x: Tensor, bound: float) -> None:
-    """Between -bound and bound, up to its edges, half of it in the inner half."""
+    """Assert values from -bound to bound that reach these edges, with half of them in the inner half."""
     n, x = x.numel(), x.detach().double()
     assert x.abs().max().item() <= bound * (1 + 1e-6)
     assert x.abs().max().item() > bound * (1 - 10 / n)
@@ -46,10 +46,10 @@ def assert_constant(x: Tensor, value: float) -> None:
 
 
 def check(kind: str, name: str, x: Tensor) -> None:
-    """A parameter against what both papers, and torchvision where they are silent, start it with."""
+    """Check a parameter's initialisation against both papers, or torchvision where they do not specify it."""
     last = name.rpartition(".")[2]
     if name == "features.0.0.weight" or name == "features.0.0.bias":
-        assert_uniform(x, (3 * 4 * 4) ** -0.5)  # torch's own start of a convolution: 1 / sqrt(fan-in)
+        assert_uniform(x, (3 * 4 * 4) ** -0.5)  # torch's default for a convolution: 1 / sqrt(fan-in)
     elif name == "conv_proj.weight":
         assert_normal(x, (3 * 2 * 2) ** -0.5)
     elif name == "class_token":
@@ -79,14 +79,14 @@ def test_each_parameter_starts_with_its_own_distribution(kind: str) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_vits_patches_are_scaled_to_their_number_of_inputs(channels: int) -> None:
-    """Channels times pixels: of standard pixels, each output has variance 1."""
+    """The fan-in is channels times pixels: for standardised pixels, each output has variance 1."""
     words = [*VIT, "model.patch_size=8"]
     model = create_model(compose_config(words).model, 16, channels, 7, 0)
     assert_normal(model.get_parameter("conv_proj.weight"), (channels * 64) ** -0.5)
 
 
 def fingerprints(model: nn.Module) -> dict[str, Tensor]:
-    """The first values of each parameter that is drawn at random, standardised."""
+    """First 32 values of each randomly initialised parameter, standardised."""
     first = {name: p.detach().flatten()[:32] for name, p in model.named_parameters()}
     return {
         name: (values - values.mean()) / values.std()
@@ -112,7 +112,7 @@ def test_another_seed_draws_every_layer_anew_and_the_same_seed_draws_it_again(ki
 
 
 def test_a_linear_layer_that_had_values_gets_new_ones() -> None:
-    """And one without a bias is no error."""
+    """A linear layer without a bias is no error, and a convolution keeps its values."""
     mlp = MLP(64, 96)
     layers = nn.ModuleList([mlp, nn.Linear(50, 60, bias=False), nn.Conv2d(3, 5, 2)])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What both models are made of: drop path and taking tokens."""
+"""Layers that both models share: drop path, taking tokens and initialisation of linear layers."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_drop_path_does_nothing_in_evaluation_or_at_rate_zero() -> None:
 
 
 def test_drop_path_takes_the_factors_of_the_branch_that_it_is_told_of() -> None:
-    """As drawn for each sample elsewhere; they are not scaled once more, and leave evaluation alone."""
+    """Given factors for each branch and sample are applied in training only, and not scaled again."""
     layer = DropPath(0.5).train()
     layer.scale = torch.tensor([[0.0, 3.0], [7.0, 0.0]])
     x = torch.arange(1.0, 13.0, dtype=torch.bfloat16).view(2, 3, 2)
@@ -49,7 +49,7 @@ def test_drop_path_draws_on_the_device_of_its_input() -> None:
 
 @pytest.mark.parametrize("kind", ["swin", "vit"])
 def test_drop_path_rises_linearly_from_the_first_block_to_the_last(kind: str) -> None:
-    """As in both papers; a rate that stays at its start regularises nothing."""
+    """Both papers use this schedule; a rate that stayed at its initial zero would regularise nothing."""
     model: nn.Module
     if kind == "swin":
         model = SwinTransformer(32, 5, embed_dim=8, depths=[1, 2, 2], num_heads=[1, 1, 1], drop_path_rate=0.4)
@@ -85,7 +85,7 @@ def test_taking_tokens_is_indexing_and_so_is_its_gradient(numbers: list[int]) ->
 
 
 def test_linear_layers_start_small_and_without_a_bias() -> None:
-    """trunc_normal(0.02), as both papers; torch's own start is ten times as wide."""
+    """Weights come from trunc_normal(0.02), as in both papers, and not from torch's wider default."""
     mlp = MLP(256, 512)
     init_linear(mlp)
     for layer in (mlp[0], mlp[3]):

@@ -1,4 +1,4 @@
-"""The MLP against its formula in float64, by torch's layers and by the native ops."""
+"""The MLP equals its formula in float64, with torch's layers and with the native ops."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ ROWS, WIDTH, HIDDEN = 7, 6, 10
 
 
 def build(approximate: str, dropout: float = 0.0) -> MLP:
-    """With inputs of its GELU around ±2, where the two forms differ by up to 5e-4."""
+    """MLP whose GELU gets inputs around ±2, where the exact and the tanh form differ by up to 5e-4."""
     mlp = MLP(WIDTH, HIDDEN, dropout)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_it_computes_its_formula(
 
 
 class Recorder:
-    """Ops that compute as torch does, and remember what they were given."""
+    """Fake ops that compute as torch does and record their calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str]] = []
@@ -80,7 +80,7 @@ class Recorder:
         ("tanh", 0.0, True, "gelu_mlp"),
         ("tanh", 0.0, False, "gelu_mlp"),
         ("tanh", 0.3, False, "gelu_mlp"),
-        ("tanh", 0.3, True, "linear_gelu"),  # something is dropped between the two
+        ("tanh", 0.3, True, "linear_gelu"),  # there is dropout between the two linear layers
         ("none", 0.0, True, "linear_gelu"),
         ("none", 0.3, False, "linear_gelu"),
     ],
@@ -103,7 +103,7 @@ def test_the_form_of_gelu_is_set_in_every_mlp_and_nowhere_else() -> None:
 
 
 class Doubled(nn.Linear):
-    """As an adapter (LoRA) takes the place of a Linear: its weight is not all of it."""
+    """A Linear whose output is more than its weight gives, as with an adapter (LoRA) in its place."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -112,7 +112,7 @@ class Doubled(nn.Linear):
 @pytest.mark.parametrize("which", [0, 3])
 @pytest.mark.parametrize("kind", ["hook", "pre-hook", "subclass", "parametrized"])
 def test_a_linear_that_is_more_than_its_weight_is_called(which: int, kind: str) -> None:
-    """The native ops take weights and call no module; they step back where that would leave something out."""
+    """Native ops take weights and call no module; they are not used where that would skip a computation."""
     pytest.importorskip("neuscale_ops", reason="the native ops are not built (make ops)")
     mlp = build("tanh")
     fuse(mlp, torch.device("cpu"))

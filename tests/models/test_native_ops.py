@@ -1,4 +1,4 @@
-"""When the native ops are used: what the package, the device and the environment say, with stand-ins."""
+"""Choice of native ops by package, device, environment and configuration, with a fake package."""
 
 import sys
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def fresh_answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A stand-in for the package, built for the CPU."""
+    """Fake `neuscale_ops` package, built for the CPU."""
     module: Any = ModuleType("neuscale_ops")
     module.build_info = lambda: {"cpu": {}, "cuda": None}
     module.linear_gelu, module.gelu_mlp = object(), object()
@@ -77,7 +77,7 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 def test_a_package_that_lacks_a_part_is_not_called_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """The name of what is missing tells which of the two has to be installed."""
+    """The name of the missing module shows which of the two has to be installed."""
     (tmp_path / "neuscale_ops.py").write_text("import a_part_that_is_missing\n")
     monkeypatch.delitem(sys.modules, "neuscale_ops", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
@@ -93,7 +93,7 @@ def test_it_is_asked_for_as_the_model_is_configured(package: Any) -> None:
     assert choose_ops(config("model=vit_ti4"), CPU).kind == "fused"
     with pytest.raises(UsageError, match="no kernels for cuda"):
         choose_ops(config("model.ops=fused"), CUDA)
-    # another library's models run as they are, and have nothing to be told of
+    # models of other libraries run as they are, and there is no reason to report
     for words in (["model=torchvision", "model.arch=resnet18"], ["model=timm", "model.arch=resnet18"]):
         choice = choose_ops(config(*words), CPU)
         assert (choice.kind, choice.reason) == ("eager", "")
@@ -103,7 +103,7 @@ def test_it_is_asked_for_as_the_model_is_configured(package: Any) -> None:
 def test_every_mlp_gets_both_ops_and_a_deterministic_run_times_nothing(
     package: Any, deterministic: bool, implementation: str
 ) -> None:
-    """What is faster on the day would decide about the last bits."""
+    """Timing the implementations would make the last bits depend on which is faster at that time."""
     model = nn.Sequential(MLP(2, 3), nn.Linear(2, 2), nn.Sequential(MLP(2, 3)))
     fuse(model, CPU, deterministic)
     mlps = [m for m in model.modules() if isinstance(m, MLP)]

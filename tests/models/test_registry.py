@@ -1,4 +1,4 @@
-"""Models by name: their sizes are the published ones, and their start a function of the seed."""
+"""Models by name have the published numbers of parameters; their initial weights depend on the seed only."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_the_image_size_changes_no_swin_parameter() -> None:
 
 @pytest.mark.parametrize("preset", ["swin_nano", "vit_ti4"])
 def test_the_start_is_a_function_of_the_seed(preset: str) -> None:
-    """A run that is trained again must begin where it began."""
+    """A run that is trained again must start from the same weights."""
     torch.manual_seed(1)
     first = build(f"model={preset}", seed=5).state_dict()
     torch.manual_seed(2)
@@ -62,7 +62,7 @@ def test_the_start_is_a_function_of_the_seed(preset: str) -> None:
 
 
 def test_building_leaves_the_random_state_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the CPU's nor a GPU's: a model built on the side would change the run."""
+    """Neither the CPU's nor a GPU's generator changes: building another model must not change the run."""
 
     def fail(_seed: int) -> None:
         raise AssertionError("seeds every GPU")
@@ -97,13 +97,13 @@ def test_sizes_that_do_not_go_together_are_named(words: list[str], size: int, sa
 @pytest.mark.parametrize("preset", ["swin_nano", "vit_ti4"])
 @pytest.mark.parametrize(("size", "channels", "classes"), [(28, 1, 10), (32, 3, 2), (4, 3, 1)])
 def test_every_data_shape_has_a_model(preset: str, size: int, channels: int, classes: int) -> None:
-    """Down to an image of one patch."""
+    """The smallest case is an image of one patch."""
     model = build(f"model={preset}", size=size, channels=channels, classes=classes)
     assert model(torch.randn(2, channels, size, size)).shape == (2, classes)
 
 
 def test_every_option_of_the_configuration_reaches_the_model() -> None:
-    """One that does not would be a setting that changes nothing."""
+    """Otherwise a setting would have no effect."""
     swin = ["model.patch_size=2", "model.embed_dim=6", "model.depths=[1]", "model.num_heads=[2]"]
     shown = repr(build(*swin, "model.mlp_ratio=2.75", "model.dropout=0.25", "model.drop_path_rate=0.5"))
     assert "Conv2d(1, 6, kernel_size=(2, 2)" in shown

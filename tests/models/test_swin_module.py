@@ -1,4 +1,4 @@
-"""Swin as a torch module: it is copied, saved, exported, cast and refuses what it cannot do."""
+"""Swin as a torch module: copying, saving, export, autocast, moving to a device, and refused inputs."""
 
 import copy
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_copy_and_a_saved_state_dict_give_the_same_logits(
 
 
 def test_weights_of_one_image_size_load_at_another(model: SwinTransformer) -> None:
-    """Only the plans differ, and no plan is in the state dict."""
+    """Only the window plans differ, and the state dict does not contain them."""
     larger = SwinTransformer(224, 5, embed_dim=16, depths=[2, 2], num_heads=[1, 2])
     larger.load_state_dict(model.state_dict(), strict=True)
 
@@ -60,20 +60,20 @@ def test_bfloat16_autocast_is_near_float32_and_trains(model: SwinTransformer, im
 
 
 def test_an_image_of_another_size_is_refused(model: SwinTransformer) -> None:
-    """Its tokens would be taken by position, and the logits silently wrong."""
+    """Its tokens would be indexed by a plan for another size, and the logits silently wrong."""
     for height, width in ((80, 80), (40, 80), (80, 40), (36, 40)):
         with pytest.raises(ValueError, match=rf"40-pixel images got \(1, 3, {height}, {width}\)"):
             model(torch.randn(1, 3, height, width))
 
 
 def test_every_buffer_follows_the_model_to_another_device(model: SwinTransformer) -> None:
-    """A plan left behind on the CPU is found only on a machine with a GPU."""
+    """Otherwise a plan left on the CPU would fail on machines with a GPU only."""
     moved = model.to("meta")
     assert moved(torch.empty(2, 3, 40, 40, device="meta")).shape == (2, 5)
 
 
 def test_the_head_reads_no_padding() -> None:
-    """A map of 9 in windows of 8 is padded to 16: the mean must be of 81 tokens, not 256."""
+    """A 9×9 map in windows of 8 is padded to 16×16: the head must average 81 tokens, not 256."""
     model = SwinTransformer(9, 3, patch_size=1, embed_dim=8, depths=[1], num_heads=[1], window_size=8)
     stage = model.features[1]
     assert isinstance(stage, nn.Module)

@@ -1,7 +1,7 @@
-"""Swin on maps where the window is fitted, against a slow forward written from pixel coordinates.
+"""Swin with fitted windows equals a slow reference forward, computed from pixel coordinates.
 
-torchvision cannot be asked here: it pads where we fit. So the reference attends over the
-whole map at once, and who sees whom and at which bias is read off each pixel's coordinates.
+torchvision is no reference here, because it pads the map where our Swin fits the window. This
+reference attends over the whole map at once; its mask and bias follow from each pixel's coordinates.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,13 +24,13 @@ Scrambler = Callable[[nn.Module], nn.Module]
 
 
 def positions(side: int, window: int, shift: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(window, place in it, whether the roll took it over the seam) of each pixel along one side."""
+    """(window, index within it, wrapped around by the shift or not) of each pixel along one side."""
     rolled = (torch.arange(side) - shift) % side
     return rolled // window, rolled % window, torch.arange(side) < shift
 
 
 def dense_attention(x: Tensor, p: dict[str, Tensor], heads: int, nominal: int, shifted: bool) -> Tensor:
-    """Shifted-window attention on a map [B, h, w, C], every token against every other."""
+    """Shifted-window attention on a map [B, h, w, C], as masked attention of every token to every other."""
     B, height, width, C = x.shape
     plan = window_plan(height, width, nominal)
     x = F.pad(x, (0, 0, 0, plan.padded_w - width, 0, plan.padded_h - height))
@@ -62,7 +62,7 @@ def norm(x: Tensor, p: dict[str, Tensor], name: str) -> Tensor:
 
 @dataclass
 class Training:
-    """What differs in training: `drop` is dropout, `kept` [blocks, branches, B] the factor of each branch."""
+    """Settings of the reference: `drop` is dropout, `kept` [blocks, branches, B] the drop path factors."""
 
     drop: Callable[[Tensor], Tensor] = lambda x: x
     kept: Iterator[Tensor] = field(default_factory=lambda: repeat(torch.ones(2, 1, dtype=torch.float64)))
@@ -90,7 +90,7 @@ def dense_block(
 def reference(
     model: SwinTransformer, images: Tensor, heads: list[int], nominal: int, training: Training | None = None
 ) -> Tensor:
-    """The logits, one named parameter after the other."""
+    """Logits of the reference, computed from the model's named parameters."""
     p = dict(model.named_parameters())
     training = training or Training()
 
@@ -124,7 +124,7 @@ def assert_matches_reference(model: SwinTransformer, size: int, heads: list[int]
 
 @pytest.mark.parametrize("size", [28, 32, 36, 64])
 def test_logits_and_gradients_at_the_sizes_that_are_trained_at(scramble: Scrambler, size: int) -> None:
-    """28, 32 and 64 are the data sets' own sizes; 36 has a map of 9, odd and padded to 14."""
+    """28, 32 and 64 are native sizes of the data sets; 36 gives a map of 9, which is odd and padded to 14."""
     heads = [1, 2, 2, 4]
     model = scramble(SwinTransformer(size, 5, embed_dim=8, depths=[2, 2, 3, 2], num_heads=heads))
     assert isinstance(model, SwinTransformer)
@@ -158,7 +158,7 @@ def test_a_stage_on_a_map_whose_sides_get_different_windows(
 
 
 def trained(scramble: Scrambler, **options: Any) -> SwinTransformer:
-    """Two stages of three and two blocks on a map of 6, odd at 3; the MLPs are 2.5 times as wide."""
+    """Model in training mode: stages of three and two blocks on maps of 6 and 3 (odd), MLP ratio 2.5."""
     sizes = {"patch_size": 2, "embed_dim": 4, "depths": [3, 2], "num_heads": [2, 4], "window_size": 3}
     model = scramble(SwinTransformer(12, 3, **sizes, **{"mlp_ratio": 2.5, **options}))
     assert isinstance(model, SwinTransformer)

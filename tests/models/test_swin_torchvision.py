@@ -1,4 +1,4 @@
-"""Swin is torchvision's Swin: weights go both ways and mean the same."""
+"""Swin equals torchvision's Swin: weights load in both directions and give the same outputs."""
 
 from collections.abc import Callable
 
@@ -42,7 +42,7 @@ def assert_same(ours: nn.Module, theirs: nn.Module, size: int, batch: int = 1) -
 
 @pytest.mark.parametrize("depth", [6, 18], ids=["swin_t", "swin_s"])
 def test_at_224_pixels_outputs_and_gradients_are_torchvisions(scramble: Scrambler, depth: int) -> None:
-    """A user's pretrained weights are worth nothing if the forward differs from the one they are for."""
+    """Pretrained weights are useless if the forward differs from the one that they were trained with."""
     theirs = scramble((torchvision.models.swin_t if depth == 6 else torchvision.models.swin_s)())
     ours = SwinTransformer(224, 1000, depths=(2, 2, depth, 2))
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -50,7 +50,7 @@ def test_at_224_pixels_outputs_and_gradients_are_torchvisions(scramble: Scramble
 
 
 def test_our_state_dict_loads_into_torchvision_strictly(scramble: Scrambler) -> None:
-    """What was trained here can be taken elsewhere."""
+    """Weights that were trained here can be used in torchvision."""
     ours = scramble(SwinTransformer(224, 10, **SMALL))
     theirs = swin_transformer.SwinTransformer([4, 4], window_size=[7, 7], num_classes=10, **SMALL)
     assert list(ours.state_dict()) == list(theirs.state_dict())
@@ -62,7 +62,7 @@ def test_our_state_dict_loads_into_torchvision_strictly(scramble: Scrambler) -> 
 def test_where_the_map_is_padded_to_windows_it_is_padded_as_torchvision_does(
     scramble: Scrambler, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """256 pixels pad every stage, and 232 merge odd maps (58, 29, 15, 8) as well."""
+    """At 256 pixels every stage is padded; at 232, odd maps (58, 29, 15, 8) are merged as well."""
     monkeypatch.setattr(windows, "PADDING_ALLOWED", 1e9)
     theirs = scramble(swin_transformer.SwinTransformer([4, 4], window_size=[7, 7], num_classes=10, **SMALL))
     ours = SwinTransformer(size, 10, **SMALL)
@@ -71,7 +71,7 @@ def test_where_the_map_is_padded_to_windows_it_is_padded_as_torchvision_does(
 
 
 def test_256_pixels_pad_the_first_stages_as_torchvision_does_without_being_told(scramble: Scrambler) -> None:
-    """64 → 70 and 32 → 35: what torchvision's weights expect at a size that people do train at."""
+    """Maps are padded from 64 to 70 and 32 to 35, as torchvision's weights expect at this common size."""
     shape = {"embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2]}
     theirs = scramble(swin_transformer.SwinTransformer([4, 4], window_size=[7, 7], num_classes=10, **shape))
     ours = SwinTransformer(256, 10, **shape)

@@ -1,4 +1,4 @@
-"""timm's models by name, with timm itself: its own, at the data's size."""
+"""timm's models by name, with timm installed: they are timm's own models, at the data's image size."""
 
 from collections.abc import Callable
 from pathlib import Path

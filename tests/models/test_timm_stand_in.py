@@ -1,4 +1,4 @@
-"""What timm is asked for and what is made of its answers, with a stand-in: timm need not be there."""
+"""Calls to timm and the use of its answers, with a fake timm, so that it need not be installed."""
 
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from neuscale.models.weights import load_starting_weights
 
 
 class Net(nn.Module):
-    """Scores by a Linear called `last`, drawn from torch's generator."""
+    """Classifier whose head is a Linear called `last`, initialised from torch's generator."""
 
     def __init__(self, classes: int, channels: int, pretrained: bool = False) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Net(nn.Module):
 
 
 class Timm(ModuleType):
-    """The four functions that are used; `make` is what create_model does with its options."""
+    """Fake timm with the four functions that are used; `make` builds the model for create_model."""
 
     def __init__(self) -> None:
         super().__init__("timm")
@@ -83,7 +83,7 @@ def refused(arch: str, *words: str) -> UsageError:
 
 
 def rejecting(timm: Timm, *rejected: str) -> None:
-    """timm's models draw their weights before they find that an option is not theirs."""
+    """Make the fake reject these options after it has drawn random numbers, as timm's models do."""
 
     def make(**options: Any) -> nn.Module:
         torch.rand(3)
@@ -270,7 +270,7 @@ def test_published_weights_that_cannot_be_had_are_a_message(timm: Timm, error: E
 
 
 def test_a_head_that_timms_table_names_is_new_for_other_classes(timm: Timm, tmp_path: Any) -> None:
-    """`last` is no name that we know of: only the table tells."""
+    """`last` is not one of the known head names: only timm's `pretrained_cfg` names it."""
     torch.save(Net(9, 2, pretrained=True).state_dict(), tmp_path / "w.pth")
     asked = config("some_net", f"model.weights={tmp_path / 'w.pth'}")
     model = create_model(asked, 24, 2, 7, 5)

@@ -1,4 +1,4 @@
-"""torchvision's models by name: the library's own, at the data's size."""
+"""torchvision's models by name: they are the library's own models, at the data's image size."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def of_torchvision(
 
 @pytest.mark.parametrize("arch", ["resnet18", "vit_b_16", "googlenet", "shufflenet_v2_x0_5", "squeezenet1_1"])
 def test_what_is_trained_here_is_torchvisions_own_model(arch: str) -> None:
-    """Same names, shapes and outputs: a state dict goes to plain torchvision as it is."""
+    """Names, shapes and outputs are the same, so that a state dict loads into plain torchvision unchanged."""
     options = {"image_size": 32} if arch == "vit_b_16" else {}
     options |= {"aux_logits": False, "init_weights": False} if arch == "googlenet" else {}
     model = of_torchvision(arch)
@@ -37,7 +37,7 @@ def test_what_is_trained_here_is_torchvisions_own_model(arch: str) -> None:
 
 
 def test_the_start_is_a_function_of_the_seed() -> None:
-    """And of nothing else, nor does anything else draw on from where the model ended."""
+    """It depends on nothing else, and building the model leaves the global random state unchanged."""
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = dict(of_torchvision("shufflenet_v2_x0_5", seed=4).named_parameters())
@@ -60,7 +60,7 @@ def test_trying_an_image_leaves_batchnorm_and_the_mode_as_they_were() -> None:
 
 
 def test_a_gray_image_is_to_torchvision_what_it_is_in_colour() -> None:
-    """And the names and shapes stay torchvision's."""
+    """Parameter names and shapes stay torchvision's."""
     gray, colour = of_torchvision("shufflenet_v2_x0_5", channels=1), of_torchvision("shufflenet_v2_x0_5")
     colour.load_state_dict(gray.state_dict(), strict=True)
     images = torch.randn(2, 1, 32, 32)

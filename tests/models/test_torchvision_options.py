@@ -1,4 +1,4 @@
-"""What torchvision's constructors are told, and what is made of its published weights."""
+"""Arguments for torchvision's constructors, and adaptation of its published weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +19,14 @@ from neuscale.models.weights import load_starting_weights, load_weights
 
 Scrambler = Callable[[nn.Module], nn.Module]
 
-# One model of each of torchvision's families; RegNet cannot be built without memory, and is small.
+# One model of each of torchvision's families. RegNet cannot be built on the meta device, and is small.
 FAMILIES = ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "maxvit_t", "mnasnet0_5"]
 FAMILIES += ["mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5"]
 FAMILIES += ["squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vit_b_32"]
 
 
 class Told(nn.Module):
-    """A model of 7 classes that looks at what it was made with."""
+    """Fake model of 7 classes that records its options and the shapes of its inputs."""
 
     def __init__(self, arch: str, options: dict[str, Any]) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def test_timms_table_names_what_classifies(table: dict[str, Any], names: tuple[s
 
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_the_head_of_every_family_is_known_by_its_name(arch: str) -> None:
-    """Another number of classes changes these parameters only, and a linear probe trains them."""
+    """Another number of classes changes the head's parameters only, and a linear probe trains them."""
     shapes = []
     for classes in (5, 7):
         with torch.device("cpu" if arch.startswith("regnet") else "meta"):
@@ -148,9 +148,9 @@ def tiny_vit(side: int, patch: int = 2) -> VisionTransformer:
 
 
 def test_positions_are_interpolated_bicubically_between_the_corners() -> None:
-    """A row of 0, 1, 2 seen at five places: the corners stay, and cubic weights lie in between.
+    """A row of 0, 1, 2 resized to five positions keeps its corners, with cubic interpolation in between.
 
-    Keys' kernel with a = -0.75 is 0.59375 at a distance of 1/2 and -0.09375 at 3/2; the edge is repeated.
+    Keys' kernel with a = -0.75 is 0.59375 at a distance of 1/2 and -0.09375 at 3/2; edges are repeated.
     """
     there, here = tiny_vit(3), tiny_vit(5)
     state = {name: value.clone() for name, value in there.state_dict().items()}
@@ -171,7 +171,7 @@ def test_positions_are_interpolated_bicubically_between_the_corners() -> None:
 
 
 def test_the_file_of_a_wrapped_vit_starts_one_of_another_size(tmp_path: Path) -> None:
-    """The prefixes go before anything is looked up by its name."""
+    """Wrapper prefixes are removed before any parameter is looked up by its name."""
     state = {f"module.{name}": value for name, value in tiny_vit(3).state_dict().items()}
     state["module.encoder.pos_embedding"] = torch.full((1, 10, 4), 3.0)
     torch.save(state, tmp_path / "w.pth")

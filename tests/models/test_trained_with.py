@@ -1,4 +1,4 @@
-"""Weights that would load into a model with other attention heads, and mean something else there."""
+"""Weights that would fit a model with another number of attention heads, but be wrong there, are refused."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ VIT = ["experiment=tiny_imagenet_vit", "model.hidden_dim=12", "model.num_layers=
 
 
 def written(folder: Path, heads: int, origin: str, name: str = "checkpoints/step-5") -> Path:
-    """A file of weights as a run or an export leaves it."""
+    """Write weights and their configuration, as a run or an export does; return the path of the weights."""
     config = compose_config([*VIT, f"model.num_heads={heads}"])
     path = folder / name / "model.safetensors"
     path.parent.mkdir(parents=True)
@@ -75,14 +75,14 @@ def test_the_heads_of_all_stages_count(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_model_is_left_to_the_check_of_its_shapes(tmp_path: Path) -> None:
-    """A Swin's heads are no advice for a ViT."""
+    """The number of heads of a Swin is no advice for a ViT."""
     stored(tmp_path, *SWIN, "model.num_heads=[3,6]")
     check(tmp_path / "model.safetensors", "model=vit_ti4", "model.num_heads=4")
     check(tmp_path / "model.safetensors", "model=torchvision", "model.arch=resnet18")
 
 
 def test_the_nearest_configuration_counts_and_none_from_further_up(tmp_path: Path) -> None:
-    """A run inside another folder with a config.yaml; weights in a folder below four others."""
+    """The configuration is searched in the folder of the weights and in two folders above it."""
     stored(tmp_path, "model=vit_ti4", "model.num_heads=6")
     for deep in ("a/w.pth", "a/b/w.pth"):
         with pytest.raises(CheckpointError, match=r"trained with model\.num_heads=6"):

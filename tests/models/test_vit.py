@@ -1,4 +1,4 @@
-"""ViT is torchvision's ViT at a small size, with learnable positions and a choice of what the head reads."""
+"""ViT equals torchvision's ViT at a small size; positions are learnt, the head reads a token or the mean."""
 
 from collections.abc import Callable
 
@@ -44,7 +44,7 @@ def test_a_64_pixel_image_is_256_patches_whose_positions_are_learnt(pool: str, t
 
 
 def test_positions_tell_a_moved_patch_apart() -> None:
-    """Without them, an image and its shuffled patches are the same to the model."""
+    """Without positions, the model cannot distinguish an image from its shuffled patches."""
     model = VisionTransformer(16, 5, pool="mean", **SMALL).eval()
     image = torch.randn(1, 3, 16, 16)
     assert not torch.allclose(model(image), model(image.roll(4, -1)), atol=1e-5)

@@ -1,4 +1,4 @@
-"""ViT against its paper's equations, written out with one named parameter after the other in float64."""
+"""ViT equals its paper's equations, written out with the named parameters in float64."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from neuscale.models.vit import VisionTransformer
 Scrambler = Callable[[nn.Module], nn.Module]
 Change = Callable[[Tensor], Tensor]
 
-# No two of them alike: 9 patches (and a class token), 2 heads of 6 channels, 30 hidden, 3 blocks, 5 classes.
+# Different sizes: 9 patches (and a class token), 2 heads of 6 channels, 30 hidden, 3 blocks, 5 classes.
 PATCH, WIDTH, HEADS, BLOCKS, CLASSES = 2, 12, 2, 3, 5
 
 
@@ -38,7 +38,7 @@ def gelu(x: Tensor, approximate: str) -> Tensor:
 
 
 def attention(x: Tensor, p: dict[str, Tensor], name: str) -> Tensor:
-    """Head by head: the first third of the rows makes queries, the next keys, the last values."""
+    """Attention head by head; the rows of in_proj are queries, then keys, then values."""
     q, k, v = (x @ w.T + b for w, b in zip(p[f"{name}.in_proj_weight"].split(WIDTH),
                                           p[f"{name}.in_proj_bias"].split(WIDTH), strict=True))  # fmt: skip
     size = WIDTH // HEADS
@@ -57,7 +57,7 @@ def reference(
     drop: Change = lambda x: x,
     kept: Tensor | None = None,
 ) -> Tensor:
-    """The logits. `drop`: what dropout does; `kept` [blocks, branches, B]: the factor of each branch."""
+    """Logits. `drop` is applied as dropout; `kept` [blocks, branches, B] are the drop path factors."""
     p = dict(model.named_parameters())
     B = len(images)
     patches = images.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # [B, 3, rows, columns, h, w]
@@ -114,7 +114,7 @@ def test_drop_path_scales_each_branch_of_each_block_by_its_own_factor(scramble: 
     model = build(scramble, drop_path_rate=0.4)
     kept = torch.rand(BLOCKS, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     kept[1, 0, 2] = kept[2, 1, 0] = 0
-    kept[0] = 1  # its rate is zero: a block that never drops has no factor
+    kept[0] = 1  # its rate is zero: a block that never drops is not scaled
     layers = [m for m in model.modules() if isinstance(m, DropPath)]
     for layer, factors in zip(layers, kept, strict=True):
         layer.scale = factors

@@ -1,4 +1,4 @@
-"""Starting weights: everything but the head arrives as it is in the file."""
+"""Starting weights: all parameters but the head's equal those in the file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +23,13 @@ Scrambler = Callable[[nn.Module], nn.Module]
 
 @pytest.fixture
 def pretrained(scramble: Scrambler) -> dict[str, Tensor]:
-    """A torchvision Swin's, with a head for 1000 classes."""
+    """State dict of a torchvision Swin with a head for 1000 classes."""
     theirs = swin_transformer.SwinTransformer([4, 4], window_size=[7, 7], num_classes=1000, **SMALL)
     return scramble(theirs).state_dict()
 
 
 def start_from(source: str, classes: int = 10, channels: int = 3) -> tuple[nn.Module, str, dict[str, Tensor]]:
-    """(model, what it said, its state before)"""
+    """Return (model, message, state dict before loading)."""
     config = compose_config([*WORDS, f"model.weights={source}"]).model
     model = create_model(config, 32, channels, classes, seed=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -59,7 +59,7 @@ def test_a_head_for_as_many_classes_is_taken_over(pretrained: dict[str, Tensor],
 def test_the_prefixes_of_wrapped_models_are_stripped(
     pretrained: dict[str, Tensor], tmp_path: Path, prefix: str
 ) -> None:
-    """As DistributedDataParallel and torch.compile save them, in either order."""
+    """DistributedDataParallel and torch.compile add these prefixes, in either order."""
     torch.save({prefix + name: value for name, value in pretrained.items()}, tmp_path / "w.pth")
     model, _, _ = start_from(str(tmp_path / "w.pth"))
     assert torch.equal(model.state_dict()["norm.weight"], pretrained["norm.weight"])
@@ -100,7 +100,7 @@ def test_grayscale_images_are_seen_as_gray_colour_images_were(
 
 
 def test_only_the_first_layer_is_summed_over_colours(pretrained: dict[str, Tensor]) -> None:
-    """A bias table for 3 heads is not one for 1 head in colour."""
+    """A bias table for 3 heads is not summed to 1 head, as colour channels are to a grayscale one."""
     model = SwinTransformer(32, 10, embed_dim=8, depths=[1, 1], num_heads=[1, 2])
     name = "features.1.0.attn.relative_position_bias_table"
     with pytest.raises(CheckpointError, match="169×3 there and 169×1 here"):
@@ -143,7 +143,7 @@ def test_weights_of_another_model_are_named_and_nothing_is_loaded(
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """torch's cache of downloads, empty, for a Swin this small; and a network that refuses at once."""
+    """torch's empty download cache, weights registered for a small Swin, and a network that refuses."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub of torch"))
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -170,7 +170,7 @@ def test_without_a_network_imagenet_weights_are_a_message_with_the_address(hub: 
 
 
 class Touch:
-    """Pickles to the creation of a file."""
+    """Object whose unpickling creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -180,7 +180,7 @@ class Touch:
 
 
 def test_a_damaged_or_planted_file_in_the_cache_is_named_and_not_run(hub: Path, tmp_path: Path) -> None:
-    """The cache is a folder that others may write to, and torch checks only what it downloads."""
+    """Others may be able to write to the cache, and torch checks the hash of downloads only."""
     cached = hub / "swin_t-704ceda3.pth"
     torch.save({"norm.weight": Touch(tmp_path / "ran")}, cached)
     planted = cached.read_bytes()

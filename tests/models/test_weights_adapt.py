@@ -1,4 +1,4 @@
-"""What is adapted of a state dict, value by value, and which file of a checkpoint it comes from."""
+"""Adaptation of a state dict, value by value, and the choice of a file in a checkpoint folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ VIT = {"patch_size": 2, "hidden_dim": 8, "num_layers": 1, "num_heads": 2}
 
 
 class Net(nn.Module):
-    """A convolution, a depthwise one, a norm, and a head."""
+    """Model with a convolution, a depthwise convolution, a norm and a head."""
 
     def __init__(self, channels: int = 3, classes: int = 4) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 
 def filled(model: nn.Module) -> dict[str, Tensor]:
-    """Its state dict with other values, no two of them alike."""
+    """The model's state dict with other values, all of them different."""
     count = iter(range(1, 10**6))
     return {
         name: torch.tensor([next(count) for _ in range(value.numel())]).view(value.shape).to(value)
@@ -82,7 +82,7 @@ def test_a_gray_filter_is_the_sum_of_those_for_the_three_colours() -> None:
 @pytest.mark.parametrize(
     ("here", "there", "says"),
     [
-        (3, 1, "conv.weight is 2×1×2×2 there and 2×3×2×2 here"),  # colour from gray: nobody knows how
+        (3, 1, "conv.weight is 2×1×2×2 there and 2×3×2×2 here"),  # gray filters hold no colour
         (1, 4, "conv.weight is 2×4×2×2 there and 2×1×2×2 here"),
         (2, 3, "conv.weight is 2×3×2×2 there and 2×2×2×2 here"),
     ],
@@ -104,7 +104,7 @@ def test_counters_of_batches_may_be_missing_and_are_then_left_alone() -> None:
     load_weights(model, state, "w", adapt=True)
     assert model.norm.num_batches_tracked == state["norm.num_batches_tracked"]
     with pytest.raises(CheckpointError, match=r"norm.num_batches_tracked is missing there"):
-        load_weights(model, without, "w")  # a run that is resumed has to find all its own
+        load_weights(model, without, "w")  # a resumed run must find all of its tensors
 
 
 def test_a_resumed_run_sums_no_colours() -> None:
@@ -130,7 +130,7 @@ def test_only_leading_prefixes_of_wrappers_are_stripped() -> None:
     load_weights(model["inner"]["module"], {"_orig_mod.module." + n[7:]: v for n, v in state.items()}, "w")
     assert torch.equal(model["inner"]["module"].weight, state["module.weight"])
     wrapped = nn.ModuleDict({"inner": nn.ModuleDict({"module": nn.Linear(2, 2)})})
-    load_weights(wrapped, filled(wrapped), "w")  # within a name it is the model's own
+    load_weights(wrapped, filled(wrapped), "w")  # inside a name, `module` belongs to the model
 
 
 def test_nothing_in_the_state_that_was_given_is_changed() -> None:
@@ -143,7 +143,7 @@ def test_nothing_in_the_state_that_was_given_is_changed() -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A checkpoint folder with the weights, 1, and their average, 2."""
+    """Checkpoint folder whose weights are 1 and whose averaged weights are 2."""
     save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
     save_file({"w": torch.full((2,), 2.0)}, tmp_path / "ema.safetensors")
     return tmp_path
@@ -154,7 +154,7 @@ def test_of_a_checkpoint_the_average_or_the_weights_are_read(
     checkpoint: Path, averaged: bool | None, value: float
 ) -> None:
     assert read_weights(checkpoint, averaged)["w"].tolist() == [value, value]
-    # a file is what it is
+    # `averaged` has no effect on a single file
     assert read_weights(checkpoint / "model.safetensors", averaged)["w"].tolist() == [1.0, 1.0]
 
 
@@ -189,7 +189,7 @@ def test_a_tensor_of_any_type_in_a_file_arrives_in_the_models_own(tmp_path: Path
 
 
 def test_a_download_is_checked_and_read_as_tensors_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch checks the hash in the file's name only where it is told to."""
+    """torch checks the hash in the file's name only with check_hash=True."""
     asked: list[dict[str, Any]] = []
     words = ["model=torchvision", "model.arch=squeezenet1_1", "model.weights=imagenet"]
     config = compose_config(words).model

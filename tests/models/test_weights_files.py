@@ -1,4 +1,4 @@
-"""Files that are no weights: one message with the path and what to do, and nothing in them is run."""
+"""Invalid files of weights give one message with path and fix, and no code in them is run."""
 
 import os
 import pickle
@@ -54,7 +54,7 @@ def test_a_file_cut_short_anywhere_is_named(tmp_path: Path, suffix: str, share: 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(SUFFIXES), st.data())
 def test_flipped_bytes_never_raise_anything_else(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
-    """Neither format has a checksum of its values, so a flip there may load; it may not be a traceback."""
+    """Neither format has a checksum of its values, so damaged ones may load; no other error may be raised."""
     path = tmp_path / f"w{suffix}"
     whole = bytearray(write_weights(path))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -67,7 +67,7 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path: Path, suffix: str, da
 
 
 class Touch:
-    """Pickles to the creation of a file."""
+    """Object whose unpickling creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,10 +85,10 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, save: Callable[[object, Path]
     path = tmp_path / "w.pth"
     save({"weight": Touch(tmp_path / "ran")}, path)
     pickle.loads(pickle.dumps(Touch(tmp_path / "works")))
-    assert (tmp_path / "works").exists()  # it would run
+    assert (tmp_path / "works").exists()  # unpickling would run it
     error = refused(path)
     assert not (tmp_path / "ran").exists()
-    # torch's own text advises to switch the protection off
+    # torch's own message advises to switch the protection off
     assert "damaged, or more in it than tensors" in error.problem
 
 

@@ -1,4 +1,4 @@
-"""Where tokens stand: a wrong index here trains, and only costs accuracy that nobody can explain."""
+"""Window plans and token order: a wrong index would still train, with an unexplained loss of accuracy."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_no_token_is_left_to_attend_to_itself_alone(size: int, window: int) -> N
 
 
 def test_small_maps_get_a_smaller_window_and_large_ones_a_little_padding() -> None:
-    """What the 32-, 64-, 224- and 256-pixel recipes rest on; the first would cost three times as much."""
+    """The recipes at 32, 64, 224 and 256 pixels rely on these; padding would triple the cost of the first."""
 
     def fitted(size: int) -> tuple[int, int]:
         plan = window_plan(size, size, 7)
@@ -72,16 +72,16 @@ def test_small_maps_get_a_smaller_window_and_large_ones_a_little_padding() -> No
 @pytest.mark.parametrize(
     ("size", "window", "fitted", "padded"),
     [
-        (19, 7, 7, 21),  # (21/19)² = 1.22 of the map is not too much
-        (25, 7, 5, 25),  # (28/25)² = 1.25 and a half of a per cent is; 5 divides it
+        (19, 7, 7, 21),  # (21/19)² = 1.22 times the map is accepted
+        (25, 7, 5, 25),  # (28/25)² = 1.254 times the map is too much; 5 divides it
         (26, 7, 7, 28),
-        (9, 7, 7, 14),  # 3 divides it, less than half the window: better padded
+        (9, 7, 7, 14),  # its divisor 3 is less than half the window: padded instead
         (10, 7, 5, 10),
-        (9, 6, 3, 9),  # just half the window
+        (9, 6, 3, 9),  # exactly half the window
         (6, 4, 3, 6),
         (12, 8, 6, 12),
-        (11, 7, 7, 14),  # a prime: nothing but 1 divides it
-        (3, 2, 2, 4),  # a window of one would attend to nothing
+        (11, 7, 7, 14),  # a prime has no divisor but 1
+        (3, 2, 2, 4),  # in a window of one, a token would attend to itself only
         (7, 7, 7, 7),
         (5, 7, 5, 5),
     ],
@@ -117,24 +117,24 @@ def test_a_shifted_map_of_4_by_6_by_hand() -> None:
     ]
     mask = shift_mask(plan, (1, 1))
     assert mask is not None and mask.dtype == torch.float32
-    assert not mask[0].any()  # nothing came round
-    side = [0, 0, 1, 0, 0, 1]  # 6 and 12 came round from the left
-    below = [0, 0, 0, 1, 1, 1]  # 1, 2 and 3 came round from the top
-    corner = [0, 0, 1, 2, 2, 3]  # 18, 4 and 5, and 0 each from elsewhere
+    assert not mask[0].any()  # no token was wrapped around
+    side = [0, 0, 1, 0, 0, 1]  # 6 and 12 were wrapped around from the left
+    below = [0, 0, 0, 1, 1, 1]  # 1, 2 and 3 were wrapped around from the top
+    corner = [0, 0, 1, 2, 2, 3]  # 18, then 4 and 5, then 0 come from other sides
     for window, part in enumerate((side, below, corner), 1):
         expected = [[0.0 if a == b else -100.0 for b in part] for a in part]
         assert mask[window].tolist() == expected
 
 
 def test_the_bias_rows_of_a_window_of_2_by_2_by_hand() -> None:
-    """Row offset first, from -1 to 1, then the column's: the middle row, 4, is a token's own."""
+    """Table rows go by row offset, from -1 to 1, then column offset: row 4, the middle, is offset (0, 0)."""
     assert relative_position_index(2, 2, 2).tolist() == [
         [4, 3, 1, 0],
         [5, 4, 2, 1],
         [7, 6, 4, 3],
         [8, 7, 5, 4],
     ]
-    # one row of a table of 5×5: its middle row, and of a column its middle column
+    # in a table of 5×5: a window of one row uses the middle row, one of one column the middle column
     assert relative_position_index(1, 2, 3).tolist() == [[12, 11], [13, 12]]
     assert relative_position_index(2, 1, 3).tolist() == [[12, 7], [17, 12]]
 
@@ -152,7 +152,7 @@ def test_the_window_order_has_every_token_once(shifted: tuple[WindowPlan, tuple[
 def test_the_window_order_cuts_the_rolled_map_window_by_window(
     shifted: tuple[WindowPlan, tuple[int, int]],
 ) -> None:
-    """Against pixel coordinates: token t of window w, and where the roll took it from."""
+    """Expected from pixel coordinates: the position from which the roll took each token of each window."""
     plan, (shift_h, shift_w) = shifted
     expected = [
         (top + row + shift_h) % plan.padded_h * plan.padded_w + (left + column + shift_w) % plan.padded_w
@@ -169,7 +169,7 @@ def test_the_window_order_cuts_the_rolled_map_window_by_window(
 def test_the_mask_keeps_apart_what_was_not_together_before_the_roll(
     shifted: tuple[WindowPlan, tuple[int, int]],
 ) -> None:
-    """Two tokens of a window see each other where neither side of the map's seam lies between them."""
+    """Two tokens of a window attend to each other unless the map's seam lies between them."""
     plan, shift = shifted
     mask = shift_mask(plan, shift)
     if shift == (0, 0):
@@ -178,7 +178,7 @@ def test_the_mask_keeps_apart_what_was_not_together_before_the_roll(
     assert mask is not None
     order = window_order(plan, shift).view(plan.windows, plan.window_tokens)
     row, column = order // plan.padded_w, order % plan.padded_w
-    over_h, over_w = row < shift[0], column < shift[1]  # came round from the top, from the left
+    over_h, over_w = row < shift[0], column < shift[1]  # wrapped around from the top, from the left
     together = (over_h[:, :, None] == over_h[:, None, :]) & (over_w[:, :, None] == over_w[:, None, :])
     assert torch.equal(mask == 0, together)
     assert torch.equal(mask, mask.mT)
@@ -205,7 +205,7 @@ def test_the_bias_row_depends_on_the_offset_only_and_is_in_the_table(
 @settings(deadline=None)
 @given(windows, windows)
 def test_a_smaller_window_reads_the_same_bias_for_the_same_offset(small: int, table: int) -> None:
-    """So that weights trained at 224 pixels mean the same at 32."""
+    """Weights trained at 224 pixels therefore have the same meaning at 32."""
     assume(small <= table)
     inside = torch.arange(table * table).view(table, table)[:small, :small].flatten()
     nominal = relative_position_index(table, table, table)

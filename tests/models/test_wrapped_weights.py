@@ -1,4 +1,4 @@
-"""Weights as other programs wrap them, and at another image or window size."""
+"""Weights that other programs have wrapped, or that come from another image or window size."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 ARGUMENTS = argparse.Namespace(model="vit", lr=0.1, opt_betas=None, aa="rand-m9", mean=(0.5, 0.5), resume="")
 OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
 
-# How programs save: torchvision's references, timm's train.py, plain scripts, Lightning (ours too).
+# Formats of torchvision's references, timm's train.py, plain scripts and Lightning (ours too).
 WRAPPED: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "torchvision": lambda s: {"model": s, "optimizer": OPTIMIZER, "epoch": 3, "args": ARGUMENTS},
     "timm": lambda s: {
@@ -123,7 +123,7 @@ def test_swins_tables_are_interpolated_to_another_window() -> None:
     there = model_of([*SWIN, "model.window_size=4"], 32, seed=1).state_dict()
     here = model_of([*SWIN, "model.window_size=8"], 32)
     name = "features.1.0.attn.relative_position_bias_table"
-    # A plane of positions stays one, but for what the bicubic kernel makes of it (some hundredths of a step).
+    # A linear table stays linear, but for some hundredths of a step from the bicubic kernel.
     rows, columns = torch.meshgrid(torch.arange(7.0), torch.arange(7.0), indexing="ij")
     there[name] = torch.stack([(rows + 10 * columns).flatten()] * 2, dim=1)
     fitted, count = fit_positions(there, here)

@@ -1,4 +1,4 @@
-"""The tables of planted bugs fit the source: one that has gone stale would count as caught by nothing."""
+"""Every planted bug in the mutant tables applies to the source; an outdated one would test nothing."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""A pytest plugin that hides the packages which a plain installation does not have."""
+"""A pytest plugin that hides optional packages, which a plain installation does not have."""
 
 import sys
 

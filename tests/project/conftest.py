@@ -1,4 +1,4 @@
-"""A project folder of a user: modules and presets that no other test knows."""
+"""Fixtures for a user's project folder, with modules and presets of its own."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Files = dict[str, str]
 
 @pytest.fixture(scope="session")
 def photos_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with 'photos': 48 and 12 smooth pictures of 16×16 in three classes."""
+    """Data folder with 'photos': 48 and 12 noise images of 16×16 in three classes, tinted by class."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     for split, count in (("train", 16), ("val", 4)):
@@ -37,7 +37,7 @@ def photos_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def as_fresh() -> Iterator[None]:
-    """As in a process that has imported nothing of a user's."""
+    """Forget all imported user code before and after the test, as in a new process."""
 
     def forget() -> None:
         targets._of_run = None
@@ -66,7 +66,7 @@ def project(
     monkeypatch.setenv("NEUSCALE_DATA", str(photos_data))
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in (VARIABLE, TRUST):  # which the command line sets for the processes that it starts
+    for name in (VARIABLE, TRUST):  # the command line sets these for its subprocesses
         monkeypatch.setenv(name, "")
 
     def write(files: Files) -> Path:
@@ -96,7 +96,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def module_of(source: str) -> dict[str, Any]:
-    """The names that a module's text defines."""
+    """Names that a module's source text defines."""
     names: dict[str, Any] = {}
     exec(source, names)
     return names

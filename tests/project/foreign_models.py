@@ -1,4 +1,4 @@
-"""Models as users bring them: each a module, and the preset that names it."""
+"""Models that users could bring: the source of each module, and the preset that names it."""
 
 from dataclasses import dataclass, field
 
@@ -163,12 +163,12 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Foreign:
-    """A model of a user: its files beside `conf/model/mine.yaml`, and words that its training needs."""
+    """A user's model: preset `conf/model/mine.yaml`, other files, and overrides that its training needs."""
 
     preset: str
     files: dict[str, str] = field(default_factory=dict)
     words: tuple[str, ...] = ()
-    package: str = ""  # that it wants
+    package: str = ""  # optional package that the model needs
 
 
 def _module(source: str, preset: str = "_target_: mynet.Net\n", **more: str) -> Foreign:

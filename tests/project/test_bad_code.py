@@ -1,4 +1,4 @@
-"""Code and presets of a user that do not work: one clear line each, and nothing half-written."""
+"""User code and presets that do not work give one clear error line and leave no half-written run."""
 
 import re
 import sys
@@ -132,7 +132,7 @@ def test_a_preset_that_does_not_work(
 def test_a_module_that_is_called_like_an_installed_one_is_named(
     name: str, project: Project, command: Command
 ) -> None:
-    """Whether that is imported already, or not yet."""
+    """The installed module may have been imported already (yaml) or not yet (imaplib)."""
     folder = project({f"{name}.py": CONVOLUTIONAL, "conf/model/mine.yaml": f"_target_: {name}.Net\n"})
     said = command("train", *WORDS, "model=mine")
     assert said.code == 2
@@ -165,7 +165,7 @@ def test_changed_code_is_named_and_the_runs_own_is_used_with_trust(
     assert said.code == 2 and "mynet.py has changed: - x = self.more(self.stem(x).relu()).relu()" in said.err
     said = command("runs", "replay", "a")
     assert said.code == 2 and "Say --trust" in said.err
-    # The module of before is still there in this process: another one is needed.
+    # This process has imported the earlier module already, so that the run's own needs a new process.
     said = command("eval", "a", "--trust")
     assert said.code == 2 and "its module mynet is in use already" in said.err
     copy = tmp_path / "runs" / "a" / "code" / "mynet.py"

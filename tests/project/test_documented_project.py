@@ -1,4 +1,4 @@
-"""The project in docs/own.md, written and trained as it stands there."""
+"""The project in docs/own.md is written and trained exactly as documented."""
 
 import json
 import re

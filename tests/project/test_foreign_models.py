@@ -1,4 +1,4 @@
-"""Ten models that are no part of the package, through everything that a model of the package goes through."""
+"""Ten models from outside the package can do everything that the package's own models can."""
 
 import importlib.util
 import json
@@ -72,7 +72,7 @@ def test_it_trains_resumes_evaluates_replays_predicts_and_exports(
     assert kept == foreign.files
     said = command("export", "a", "--to", "torch")
     assert said.code == 0, said.err
-    # Without the user's code: its modules are forgotten, and cannot be found again.
+    # Load it without the user's code: its modules are removed and cannot be imported again.
     with torch.inference_mode():
         images = PackedDataset.open(photos_data / "packed" / "photos").images("val")[:3]
         pixels = torch.from_numpy(images.copy())
@@ -85,13 +85,13 @@ def test_it_trains_resumes_evaluates_replays_predicts_and_exports(
     assert "mynet" not in sys.modules
 
 
-# Twenty seconds each: `NEUSCALE_TEST_MODELS=all` takes all ten.
+# Each takes about twenty seconds; NEUSCALE_TEST_MODELS=all tests all ten.
 KILLED = list(MODELS) if os.environ.get("NEUSCALE_TEST_MODELS") == "all" else ["dropout", "batch norm"]
 
 
 @pytest.mark.parametrize("name", KILLED)
 def test_two_processes_and_a_kill_give_the_same_bits(name: str, project: Project, tmp_path: Path) -> None:
-    """Really killed, and gone on with by two processes that import the module themselves."""
+    """The run is killed with SIGKILL, then resumed by two processes that import the module themselves."""
     foreign = MODELS[name]
     if foreign.package:
         pytest.importorskip(foreign.package)
@@ -136,7 +136,7 @@ def test_a_sweep_runs_it_and_lists_and_reports_do_not(
     assert said.code == 0, said.err
     names = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/config.yaml"))
     assert len(names) == 2
-    # Listing and comparing read no line of it.
+    # Listing, comparing and reporting run no line of the user's code.
     (folder / "mynet.py").write_text("raise SystemExit('it was run')\n")
     assert command("runs", "list").code == 0
     said = command("runs", "compare", *names)

@@ -1,4 +1,4 @@
-"""A stored configuration that names something else than a model: it is not called without trust."""
+"""A target in a stored configuration that is not a model is not called without --trust."""
 
 import json
 from collections.abc import Callable

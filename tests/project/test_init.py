@@ -1,4 +1,4 @@
-"""`neuscale init`: a project that trains, whose own tests pass without a network."""
+"""`neuscale init` makes a project that trains and whose own tests pass without a network."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Data sources of a user's own: their pixels and labels are what is trained on, or a refusal in words."""
+"""User data sources: exactly their pixels and labels are trained on, or a clear error rejects them."""
 
 import re
 import shutil
@@ -161,7 +161,7 @@ def test_a_data_source_that_does_not_work_leaves_nothing(
 def test_a_run_on_own_data_is_used_where_its_code_is_not(
     project: Project, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The prepared images are what counts: neither evaluating nor going on asks the source again."""
+    """The prepared images are used: neither evaluating nor resuming calls the data source again."""
     preset = "name: own\ndataset:\n  _target_: own_data.Arrays\n"
     folder = project({**MODEL, "own_data.py": DATA, "conf/data/own.yaml": preset})
     monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "data"))

@@ -1,4 +1,4 @@
-"""Metrics of a user's own: their numbers, wherever a run shows numbers."""
+"""User metrics appear wherever a run shows numbers, and can choose the best checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_its_numbers_are_shown_and_kept_and_choose_the_best(
     assert {name: found[name] for name in ("kappa", "brier", "seen")} == pytest.approx(
         {name: best[name] for name in ("kappa", "brier", "seen")}
     )
-    # Of equally many images of three classes: kappa is (3 top-1 - 1) / 2.
+    # With equally many images of three classes, kappa is (3 top-1 - 1) / 2.
     assert found["kappa"] == pytest.approx((3 * found["top1"] - 1) / 2)
     assert f"kappa {found['kappa']:.4f}" in command("eval", "a").out
     assert command("runs", "report", "a").code == 0

@@ -1,4 +1,4 @@
-"""Optimizers, schedules, losses and augmentations of a user's own: their numbers are what is trained."""
+"""Training uses the values of a user's own optimizers, schedules, losses and augmentations."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A tracker of the user's own, and one that fails, hangs or ends the interpreter: training goes on."""
+"""A user's tracker gets all values; one that fails, hangs or raises SystemExit does not stop training."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_a_tracker_of_ones_own_gets_everything(
     assert first[0] == 1 and first[3] == 3
     manifest = read_manifest(runs / "tracked" / "manifest.json")
     assert [file["file"] for file in manifest["own_code"]["files"]] == ["lines.py"]
-    # Others replay it without its tracker.
+    # A replay runs without the tracker.
     said = command("runs", "replay", "tracked", "--trust")
     assert said.code == 0, said.err
     assert not (runs / "tracked-replay" / "lines.jsonl").exists()
@@ -101,7 +101,7 @@ def test_a_tracker_that_fails_is_told_and_stops_nothing(
 def test_a_tracker_that_hangs_holds_up_neither_a_stop_nor_the_end_of_the_process(
     project: Callable[[Files], Path],
 ) -> None:
-    """It even leaves a thread behind that Python waits for at its end."""
+    """The tracker also leaves a non-daemon thread behind, for which Python waits at exit."""
     hanging = """
 import threading, time
 

@@ -1,4 +1,4 @@
-"""A package with the entry point `neuscale.plugins`: what it brings is there once it is installed."""
+"""A package with the entry point `neuscale.plugins` adds presets and registrations once it is installed."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ PLUGIN = {
 
 @pytest.fixture
 def run(project: Project, tmp_path: Path) -> Run:
-    """A function that runs a command line in a process whose packages are `site` in the test's folder."""
+    """A function that runs a command in a subprocess that finds packages in the test's folder `site`."""
     project({})
 
     def start(*words: str) -> Said:
@@ -109,7 +109,7 @@ def test_a_broken_plugin_is_named(
 def test_a_run_of_an_editable_package_is_used_where_the_package_is_and_names_its_changes(
     run: Run, tmp_path: Path
 ) -> None:
-    """Its files lie outside of the project folder and of the installed packages."""
+    """The package's files lie outside the project folder and the installed packages."""
     install(tmp_path / "site", PLUGIN)
     assert run("train", "experiment=birds", *WORDS, "run.name=a").code == 0
     said = run("eval", "a")

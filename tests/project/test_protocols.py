@@ -1,4 +1,4 @@
-"""The five protocols that users may import have the form that the program calls."""
+"""Type checkers accept parts that follow the five public protocols, and refuse others."""
 
 import subprocess
 import sys
@@ -45,13 +45,13 @@ def checked(folder: Path, code: str) -> str:
     root = Path(neuscale.__file__).parent.parent
     of_checkout = (
         f"mypy_path = {root}\n" if root.name == "app" else ""
-    )  # an installed one is found, by py.typed
+    )  # mypy finds an installed package by its py.typed
     (folder / "mypy.ini").write_text(
         f"[mypy]\nstrict = true\ndisallow_any_generics = false\n{of_checkout}"
         "[mypy-torch.*]\nfollow_imports = skip\nfollow_imports_for_stubs = true\n"
         "[mypy-numpy.*]\nfollow_imports = skip\n"
     )
-    cache = str(folder.parent / "mypy_cache")  # of all these tests: the first reads the standard library
+    cache = str(folder.parent / "mypy_cache")  # shared by these tests; the first reads the standard library
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", cache, "parts.py"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A project of a user's own under Lightning's Trainer: model, optimizer, schedule, loss and augmentation."""
+"""A user's model, optimizer, schedule, loss and augmentation work under Lightning's Trainer."""
 
 from collections.abc import Callable
 from pathlib import Path

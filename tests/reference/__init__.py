@@ -1,1 +1,1 @@
-"""Training written out by hand, for comparison: nothing here imports what it is compared with."""
+"""Reference implementation of training, written by hand; it imports nothing from neuscale."""

@@ -11,13 +11,13 @@ def sequence(seed: int, epoch: int, purpose: str) -> np.random.SeedSequence:
 
 
 def words(seed: int, epoch: int, purpose: str, count: int) -> NDArray[np.uint64]:
-    """`count` words of 64 bits."""
+    """`count` random integers of 64 bits."""
     key = sequence(seed, epoch, purpose).generate_state(2, np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).bit_generator.random_raw(count)
 
 
 def uniform(seed: int, epoch: int, purpose: str, count: int) -> NDArray[np.float64]:
-    """The upper 53 bits of each word as a fraction."""
+    """Upper 53 bits of each word as a fraction in [0, 1)."""
     return np.array([int(word) // 2**11 / 2**53 for word in words(seed, epoch, purpose, count)])
 
 
@@ -26,11 +26,11 @@ def integers(seed: int, epoch: int, purpose: str, count: int, below: int) -> lis
 
 
 def order(seed: int, epoch: int, count: int) -> list[int]:
-    """The image at each position of an epoch: positions sorted by a random key."""
+    """Image index at each position of an epoch: indices sorted by a random key."""
     keys = words(seed, epoch, "order", count).tolist()
     return sorted(range(count), key=keys.__getitem__)
 
 
 def generator_seed(seed: int, step: int, purpose: str) -> int:
-    """The seed of a generator for one step: 63 bits."""
+    """Seed of a generator for one step, 63 bits."""
     return int(sequence(seed, step, purpose).generate_state(1, np.uint64)[0]) // 2

@@ -1,4 +1,4 @@
-"""Augmentation of one image after another, in the words of the papers: slow, and easy to check by eye."""
+"""Augmentation of one image at a time, written as in the papers: slow, but easy to check by reading."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from reference.draws import integers, uniform
 
 Pixels = NDArray[np.uint8]
 
-# In torchvision's order of names, geometric ones first.
+# In torchvision's order, geometric operations first.
 OPERATIONS = ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"]
 OPERATIONS += ["Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Identity"]
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training images; the fields mean what the configuration's fields of that name mean."""
+    """Augmentation settings; the fields mean the same as the configuration's fields of these names."""
 
     crop_padding: int = 0
     horizontal_flip: float = 0.0
@@ -37,7 +37,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Epoch:
-    """All draws of an epoch of `count` positions; `size`: height and width."""
+    """All random draws of an epoch of `count` positions; `size` is (height, width)."""
 
     augment: Augment
     seed: int
@@ -62,7 +62,7 @@ class Epoch:
         return [bool(u < self.augment.horizontal_flip) for u in self._uniform("flip")]
 
     def crop_flip(self, image: Pixels, position: int) -> Pixels:
-        """Zeros around the image [C, H, W], a window of its size, and a mirror image half of the time."""
+        """Crop a random window from the zero-padded image [C, H, W], and flip it horizontally if so drawn."""
         padding, (height, width) = self.augment.crop_padding, self.size
         padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
         top, left = self._crops[position]
@@ -86,7 +86,7 @@ class Epoch:
         ]
 
     def policy(self, image: Pixels, position: int) -> Pixels:
-        """The operations drawn for a position, as torchvision computes each of them."""
+        """Apply the operations drawn for a position, each as torchvision computes it."""
         peer = TrivialAugmentWide() if self.augment.policy == "trivialaugment" else RandAugment()
         result = torch.from_numpy(np.ascontiguousarray(image))
         for operations, strengths, negative in self._layers:
@@ -102,7 +102,7 @@ class Epoch:
         return result.numpy()
 
     def erase(self, image: Tensor, position: int) -> Tensor:
-        """A rectangle of 2 to 33 % of the area becomes 0, height over width 0.3 to 3.3 (Zhong et al.)."""
+        """Zero a random rectangle of 2 to 33 % of the area, height over width 0.3 to 3.3 (Zhong et al.)."""
         draw = {
             name: self._uniform(f"erase{name}")[position] for name in ("", " area", " ratio", " top", " left")
         }
@@ -124,7 +124,7 @@ class Epoch:
         return self.augment.mixup_alpha > 0 or self.augment.cutmix_alpha > 0
 
     def partner(self, position: int) -> int:
-        """All images of a batch have their partners the same distance away, around the batch."""
+        """Position of the partner, at the same distance, around the batch, for all images of a batch."""
         batch, place = divmod(position, self.batch)
         distances = integers(
             self.seed, self.epoch, "mix distance", math.ceil(self.count / self.batch), self.batch - 1
@@ -132,7 +132,7 @@ class Epoch:
         return batch * self.batch + (place + 1 + distances[batch]) % self.batch
 
     def mix(self, image: Tensor, partner: Tensor, position: int) -> tuple[Tensor, float]:
-        """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019); the image and how much of it is its own."""
+        """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019); returns the image and its own share."""
         share = self._uniform("mix share")[position]
         mixup, cutmix = self.augment.mixup_alpha, self.augment.cutmix_alpha
         cuts = cutmix > 0 and (mixup == 0 or self._uniform("mix kind")[position] < 0.5)
@@ -152,7 +152,7 @@ class Epoch:
 
 
 def beta_quantile(alpha: float, u: float) -> float:
-    """Where the distribution function of Beta(alpha, alpha) is `u`; for the alphas that have a formula."""
+    """Quantile of Beta(alpha, alpha) at `u`, for the values of alpha that have a formula."""
     if alpha == 1.0:
         return float(u)
     assert alpha == 0.5
@@ -175,7 +175,7 @@ def augmented(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> tuple[Tensor, float, int]:
-    """The model's input at a position of the order, its own share of it, and the partner's position."""
+    """Model input at a position of the order, the share of its own image, and the partner's position."""
 
     def alone(at: int) -> Tensor:
         image = epoch.crop_flip(images[order[at]], at)

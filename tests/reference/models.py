@@ -1,6 +1,6 @@
-"""The forward passes of Swin and ViT, with one named parameter after the other.
+"""Forward passes of Swin and ViT, computed from the named parameters.
 
-`keep(block, branch)` is what the branch of each sample is multiplied by, [B], or 1.
+`keep(block, branch)` is the drop path factor of the branch for each sample, [B], or 1.
 Dropout draws from torch's generator, in the order of the forward pass.
 """
 
@@ -112,7 +112,7 @@ def _shifted_windows(x: Tensor, p: Parameters, name: str, heads: int, nominal: i
         return cut.transpose(2, 3).reshape(len(of), count**2, window**2, -1)
 
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    at = windows(torch.stack([row, column], -1)[None])[0]  # where each token came from
+    at = windows(torch.stack([row, column], -1)[None])[0]  # original row and column of each token
     behind = at < shift  # it was rolled around the border
     apart = (behind[:, :, None] != behind[:, None, :]).any(-1)[None, :, None]
     place = torch.arange(window**2)

@@ -1,4 +1,4 @@
-"""One update of each optimizer, a parameter at a time in float64, from the formulas of the papers."""
+"""Update of one parameter by each optimizer in float64, from the formulas of the papers."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class SGD:
-    """Momentum after Sutskever et al. 2013 as torch has it; decay is added to the gradient."""
+    """SGD with momentum (Sutskever et al. 2013) in torch's form; weight decay is added to the gradient."""
 
     momentum: float
     nesterov: bool
@@ -24,7 +24,7 @@ class SGD:
 
 @dataclass
 class AdamW:
-    """Loshchilov & Hutter 2019, algorithm 2: decay apart from the gradient, both moments corrected."""
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2): decoupled decay, bias correction of both moments."""
 
     beta1: float
     beta2: float
@@ -44,9 +44,9 @@ class AdamW:
 
 @dataclass
 class Muon:
-    """Jordan et al. 2024: a matrix's momentum made orthogonal, scaled to AdamW's rates (Liu et al. 2025).
+    """Muon (Jordan et al. 2024): orthogonalised momentum of a matrix, at AdamW's rates (Liu et al. 2025).
 
-    The five steps of the quintic iteration are in bfloat16: their order and rounding decide the result.
+    The five steps of the quintic iteration are in bfloat16: their order and rounding affect the result.
     """
 
     momentum: float
@@ -68,7 +68,7 @@ class Muon:
 
 
 def clipped(gradients: dict[str, Tensor], most: float | None) -> dict[str, Tensor]:
-    """Gradients scaled so that the norm of all of them together is at most `most`."""
+    """Gradients scaled so that their global norm is at most `most`."""
     if most is None:
         return gradients
     norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients.values()))
@@ -76,6 +76,6 @@ def clipped(gradients: dict[str, Tensor], most: float | None) -> dict[str, Tenso
 
 
 def averaged(average: Tensor, w: Tensor, decay: float, updates: int) -> Tensor:
-    """The moving average after its update number `updates`, whose decay grows in the beginning."""
+    """Moving average after update number `updates`; its decay grows in the first updates."""
     now = min(decay, (1 + updates) / (10 + updates))
     return now * average.double() + (1 - now) * w.double()

@@ -1,4 +1,4 @@
-"""What a training does, step by step, as seen from torch's own hooks."""
+"""Recorder of the steps of a training, through torch's own hooks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,25 +12,28 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 @dataclass
 class Recording:
-    """`images`: of each forward pass in training; `weights`: before the first step and after each;
-    `gradients`: of each step, as the optimizer got them."""
+    """Record of a training.
+
+    `images`: input of each forward pass in training; `weights`: before the first step and after each;
+    `gradients`: of each step, as the optimizer got them.
+    """
 
     images: list[Tensor] = field(default_factory=list)
     weights: list[dict[str, Tensor]] = field(default_factory=list)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
 
     def images_of(self, step: int) -> list[Tensor]:
-        """The images of a step's micro-batches."""
+        """Images of the micro-batches of a step."""
         each = len(self.images) // len(self.gradients)
         return self.images[step * each : (step + 1) * each]
 
 
 @contextmanager
 def recorded() -> Iterator[Recording]:
-    """Records the one model that is trained inside."""
+    """Record the single model that is trained in the `with` block."""
     recording = Recording()
     models: list[nn.Module] = []
-    inside: list[object] = []  # modules in whose forward, and optimizers in whose step, we are
+    inside: list[object] = []  # modules and optimizers whose forward or step is running
 
     def snapshot() -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in models[0].named_parameters()}

@@ -1,6 +1,6 @@
-"""A recipe, and what a step of it is: images, loss, gradients, learning rate and update.
+"""Reference steps of a recipe: images, loss, gradients, learning rate and update.
 
-Every value is given by the test that uses it; nothing comes from a preset or a default of the program.
+The test that uses it gives every value; nothing comes from a preset or a default of the program.
 """
 
 import math
@@ -25,9 +25,10 @@ Optimizer = SGD | AdamW | Muon
 
 @dataclass(frozen=True)
 class Recipe:
-    """`optimizers` makes the one for matrices of the blocks and the one for everything else.
+    """Settings of a training.
 
-    `layer`: number of the layer of a parameter; `drop_path`: the rate of each block.
+    `optimizers` makes the optimizer of the blocks' matrices and that of all other parameters; `layer`
+    maps a parameter's name to the number of its layer; `drop_path` is the rate of each block.
     """
 
     forward: Callable[..., Tensor]
@@ -51,7 +52,7 @@ class Recipe:
     layer: Callable[[str], int] = lambda _: 0
 
     def lr_at(self, step: int) -> float:
-        """The schedule gets the progress after the warm-up, in 0 … 1, and the step."""
+        """Learning rate at a step; the schedule gets the progress after the warm-up, 0 … 1, and the step."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
@@ -63,7 +64,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Photos:
-    """The training images of a folder in the order of their classes and names: [C, H, W] of bytes each."""
+    """Training images of a folder, ordered by class and name; each is [C, H, W] in bytes."""
 
     folder: Path
 
@@ -83,14 +84,14 @@ class Photos:
 
     @cached_property
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Of each channel over all pixels of all images, as fractions of 255."""
+        """Mean and standard deviation of each channel over all pixels of all images, as fractions of 255."""
         every = np.stack(self.pixels).astype(np.float64) / 255
         return every.mean((0, 2, 3)).tolist(), every.std((0, 2, 3)).tolist()
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a process computes at once. `positions`: in the epoch; `own`: each image's share of itself."""
+    """Micro-batch of a process. `positions`: in the epoch; `own`: share of each image's own label."""
 
     images: Tensor
     labels: Tensor
@@ -101,13 +102,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reference:
-    """Steps of a recipe on photos."""
+    """Training steps of a recipe on photos."""
 
     recipe: Recipe
     photos: Photos
 
     def batches(self, step: int, rank: int = 0) -> list[Batch]:
-        """The micro-batches of a process in a step."""
+        """Micro-batches of a rank in a step."""
         recipe, photos = self.recipe, self.photos
         number, of_epoch = divmod(step, recipe.steps_per_epoch)
         count = len(photos.files)
@@ -144,12 +145,12 @@ class Reference:
         return -(targets * logits.log_softmax(1)).sum(1).mean()
 
     def _correct(self, named: Tensor, batch: Batch) -> float:
-        """How many are right: a mixed image counts for the weight of the label that is named."""
+        """Number of correct predictions; in a mixed image, the predicted label counts with its weight."""
         own, other = (named == batch.labels).double(), (named == batch.partner_labels).double()
         return float((batch.own * own + (1 - batch.own) * other).sum())
 
     def _keep(self, step: int, positions: list[int]) -> Keep:
-        """Stochastic depth (Huang et al. 2016): a branch is dropped or scaled up, sample by sample."""
+        """Stochastic depth (Huang et al. 2016): factors that drop or scale up the branch of each sample."""
         recipe = self.recipe
         epoch, count = step // recipe.steps_per_epoch, len(self.photos.files)
         numbers = [i for i, rate in enumerate(recipe.drop_path) if rate > 0]
@@ -168,7 +169,7 @@ class Reference:
     ) -> tuple[dict[str, Tensor], float, float]:
         """Clipped gradients of a step on all processes, the mean loss and the accuracy before the update.
 
-        `given`: the images of each micro-batch, where they are known better than by `batches`.
+        `given`: images of the micro-batches, to be used instead of those of `batches`.
         """
         recipe = self.recipe
         p = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
@@ -194,7 +195,7 @@ def _draws(seed: int, epoch: int, purpose: str, count: int) -> list[float]:
 
 
 class Updates:
-    """The optimizer's steps: weights and gradients in, weights out."""
+    """Optimizer steps, from weights and gradients to the updated weights."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -215,7 +216,7 @@ class Updates:
 
 
 def average(weights: Sequence[Parameters], decay: float) -> Parameters:
-    """The moving average after the last of `weights`, the first of which are the initial ones."""
+    """Moving average after the last of `weights`; the first of them are the initial weights."""
     result = {name: w.double() for name, w in weights[0].items()}
     for updates, now in enumerate(weights[1:], 1):
         result = {name: averaged(a, now[name], decay, updates) for name, a in result.items()}
@@ -223,6 +224,6 @@ def average(weights: Sequence[Parameters], decay: float) -> Parameters:
 
 
 def assert_close(found: Tensor, expected: Tensor, allowed: float, what: str) -> None:
-    """AssertionError that names `what` where an element is more than `allowed` away."""
+    """Raise AssertionError, naming `what`, if an element differs by more than `allowed`."""
     difference = float((found.double() - expected.double()).abs().max())
     assert difference <= allowed, f"{what}: {difference:.3g} off, allowed {allowed:.3g}"

@@ -1,4 +1,4 @@
-"""Run folders written by hand, in which no two numbers coincide, and commands that read them."""
+"""Run folders written without training, with distinct numbers, and a fixture that runs commands on them."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ TOP1 = (0.25, 0.75, 0.5, 0.125, 0.375)
 
 
 def val_lines(top1: tuple[float, ...] = TOP1) -> list[dict[str, Any]]:
-    """An evaluation after each epoch."""
+    """Metrics lines of an evaluation after each epoch."""
     return [
         {"split": "val", "step": STEPS_PER_EPOCH * (i + 1), "top1": x, "top5": 0.9 + i / 100, "loss": 2.5 - x}
         for i, x in enumerate(top1)
@@ -31,7 +31,7 @@ def val_lines(top1: tuple[float, ...] = TOP1) -> list[dict[str, Any]]:
 
 
 def train_lines() -> list[dict[str, Any]]:
-    """Points of the training curves, each of another size and with another number of digits."""
+    """Metrics lines of training, with values of different sizes and numbers of digits."""
     return [
         {
             "split": "train",
@@ -51,12 +51,12 @@ def train_lines() -> list[dict[str, Any]]:
 
 @functools.cache
 def config_of(words: tuple[str, ...]) -> Config:
-    """The configuration of 'pets', changed by words; it takes its time to compose."""
+    """Configuration of 'pets' with overrides; cached, because composing takes time."""
     return compose_config(["run.seed=7", "train.global_batch_size=12", "train.epochs=5", *words])
 
 
 def manifest_of(name: str, *words: str, experiment: str | None = None, **fields: Any) -> dict[str, Any]:
-    """A whole manifest of a run of 25 steps over 'pets'; nothing in it is null that need not be."""
+    """Complete manifest of a run of 25 steps on 'pets', with as few null fields as possible."""
     config = asdict(config_of(words)) | {"experiment": experiment}
     made: dict[str, Any] = {
         "version": VERSION,
@@ -129,9 +129,10 @@ def manifest_of(name: str, *words: str, experiment: str | None = None, **fields:
 
 @pytest.fixture
 def write_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunWriter:
-    """A function that writes the run `name` into the runs folder: manifest, curves, checkpoints.
+    """A function that writes the run `name`: configuration, manifest, curves and checkpoints.
 
-    `checkpoints`: the size in bytes of each step's weights; `best`: a step; `fields` of the manifest.
+    `checkpoints` maps a step to the size of its weights in bytes; `best` is the step of the best one;
+    `fields` replace fields of the manifest.
     """
     root = tmp_path / "runs"
     monkeypatch.setenv("NEUSCALE_RUNS", str(root))
@@ -165,7 +166,7 @@ def write_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunWriter:
 @pytest.fixture
 def neuscale(write_run: RunWriter, capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """A function that runs a command line in this process."""
-    del write_run  # for the environment that it sets
+    del write_run  # only needed for the environment variable that it sets
 
     def command(*words: str) -> Said:
         capfd.readouterr()

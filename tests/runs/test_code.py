@@ -1,4 +1,4 @@
-"""The code of a run can be had again: its revision, and what was not committed."""
+"""The code of a run can be restored from its revision and the patch of uncommitted changes."""
 
 import hashlib
 import shutil
@@ -16,7 +16,7 @@ Git = Callable[..., str]
 
 @pytest.fixture
 def git(tmp_path: Path) -> Git:
-    """A function that runs git in a checkout, which has a package and a file beside it."""
+    """A function that runs git in a checkout with a package and a file beside it."""
     if shutil.which("git") is None:
         pytest.skip("no git on this machine")
     top = tmp_path / "checkout"

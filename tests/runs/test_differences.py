@@ -1,4 +1,4 @@
-"""What differs between two runs is named, each thing once, and what decides nothing is not."""
+"""Differences between two runs are listed once each, without those that cannot change a result."""
 
 import copy
 from typing import Any
@@ -12,7 +12,7 @@ from .conftest import RunWriter, manifest_of
 
 
 def put(manifest: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy of a manifest with another value somewhere."""
+    """Copy of a manifest with `value` at `path`, whose names are separated by slashes."""
     changed = copy.deepcopy(manifest)
     *parents, last = path.split("/")
     inner = changed
@@ -24,7 +24,7 @@ def put(manifest: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 BASE = manifest_of("pets")
 
-# Where it stands, the value there, and what is told of it: area, what, before, now.
+# (path, value, reported difference: area, what, before, now)
 TOLD = [
     ("config/optim/lr", 0.5, ("config", "optim.lr", BASE["config"]["optim"]["lr"], 0.5)),
     ("config/run/seed", 8, ("config", "run.seed", 7, 8)),
@@ -127,7 +127,7 @@ def test_fields_that_change_numbers() -> None:
 
 
 def test_in_a_comparison_every_run_has_its_own_value(write_run: RunWriter) -> None:
-    """The third differs from the first in another field than the second does."""
+    """The second and the third run differ from the first in different fields."""
     machine = BASE["machine"]
     runs = [
         write_run("a"),

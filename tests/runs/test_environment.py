@@ -1,4 +1,4 @@
-"""Where a run took place is what the machine says, in the units that the manifest promises."""
+"""The recorded environment is that of the machine, in the units of the manifest."""
 
 import hashlib
 import os
@@ -190,7 +190,7 @@ def test_times_are_in_utc_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def found_code(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """A function that describes code of a known revision, changed or not, in an image or not."""
+    """A function that describes code of a known revision, with or without changes and an image."""
 
     def describe(changed: bool, image: dict[str, Any] | None) -> dict[str, Any]:
         monkeypatch.setattr(code, "code_revision", lambda: {"revision": "r", "changed": changed})

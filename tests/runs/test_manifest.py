@@ -1,4 +1,4 @@
-"""The manifest says what was trained, whatever happened to the process that wrote it."""
+"""The manifest says what was trained, even if the process that wrote it was killed."""
 
 import hashlib
 import json
@@ -59,7 +59,7 @@ def test_one_that_cannot_be_read_is_empty(tmp_path: Path, content: bytes | None)
 def test_the_code_is_named_with_whether_it_was_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two runs with one revision and different changes are not the same code."""
+    """Runs with the same revision and different changes do not have the same code."""
 
     def git(*words: str) -> None:
         who = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
@@ -83,7 +83,7 @@ def test_the_code_is_named_with_whether_it_was_changed(
 def test_in_an_image_the_code_is_the_one_it_was_built_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str, changed: bool
 ) -> None:
-    """An image has no git, and a run in it would not know its own code."""
+    """An image has no git, so that a run in it would otherwise not know its revision."""
     record = {"version": "1", "revision": revision, "lock_sha256": "00"}
     write_manifest(tmp_path / "image.json", record)
     monkeypatch.setattr(environment, "IMAGE_RECORD", tmp_path / "image.json")
@@ -127,7 +127,7 @@ def test_one_that_says_nothing_is_named(tmp_path: Path, content: str | None, wor
     assert "\n" not in caught.value.problem
 
 
-# As the first version of the program wrote it.
+# A manifest as the first version of the program wrote it.
 FIRST = {
     "command": ["neuscale", "train"],
     "started": "2026-11-20T12:00:00+00:00",

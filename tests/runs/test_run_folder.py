@@ -1,4 +1,4 @@
-"""Runs are found again under the names that people gave them, and none is written over."""
+"""Runs are found by the names that users gave them, and are never overwritten."""
 
 import dataclasses
 import subprocess
@@ -80,7 +80,7 @@ def test_found_by_name_by_path_and_as_the_last(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "others"))
     assert find_run(str(one.path)).path == one.path
-    assert find_run(one.argument).path == one.path  # a command that was printed leads to it
+    assert find_run(one.argument).path == one.path  # so that commands in printed messages find the run
     monkeypatch.chdir(tmp_path)
     assert find_run("runs/one").path.samefile(one.path)
 
@@ -102,7 +102,7 @@ def test_what_is_no_run_is_not_listed(root: Path) -> None:
 
 
 def test_a_run_in_training_is_not_trained_by_another_process(tmp_path: Path) -> None:
-    """Two processes that write the same checkpoints would leave neither's."""
+    """Two processes would overwrite each other's checkpoints."""
     run = RunFolder(tmp_path)
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

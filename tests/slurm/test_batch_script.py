@@ -1,4 +1,4 @@
-"""The batch script itself, run by bash where Slurm's commands write down what they are asked."""
+"""The batch script itself, run by bash with fake Slurm commands that record their arguments."""
 
 import shutil
 import signal
@@ -13,7 +13,7 @@ from neuscale.slurm.script import TEMPLATE, Job, batch_script
 from stand_in import calls, make_programs, until
 
 PREPARE = Path(__file__).parents[2] / "slurm" / "prepare.sbatch"
-# The processes of a job's step: this node's launcher, whose words and environment are kept.
+# Fake `neuscale`: the launcher of a node, which records its arguments and environment.
 NEUSCALE = """#!/bin/bash
 printf '%s\\n' "$@" >"$HERE/words"
 env >"$HERE/environment"
@@ -31,7 +31,7 @@ Batch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Slurm's commands; srun runs what it is given, once, as on one node."""
+    """Fake Slurm commands; srun runs its command once, as on one node."""
     run = 'while [[ $1 == --* ]]; do shift; done; exec "$@"'
     return make_programs(
         tmp_path / "bin",
@@ -45,7 +45,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path, programs: Path) -> dict[str, str]:
-    """The environment of a job's batch script, with the program in an environment of its own."""
+    """Environment variables of a job's batch script; the fake program is in a virtual environment."""
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     (tmp_path / "venv" / "bin" / "neuscale").write_text(NEUSCALE)
     (tmp_path / "venv" / "bin" / "neuscale").chmod(0o755)
@@ -66,7 +66,7 @@ def environment(tmp_path: Path, programs: Path) -> dict[str, str]:
 
 @pytest.fixture
 def batch(tmp_path: Path, environment: dict[str, str]) -> Batch:
-    """A function that runs the tracked script, with words and changes of its environment."""
+    """A function that runs the tracked script with arguments and changed environment variables."""
 
     def run(
         *words: str, script: Path = TEMPLATE, **changes: str | None
@@ -81,7 +81,7 @@ def batch(tmp_path: Path, environment: dict[str, str]) -> Batch:
 
 
 def told(folder: Path) -> dict[str, str]:
-    """The environment that the launcher had."""
+    """Environment variables of the launcher."""
     lines = (folder / "environment").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
@@ -167,7 +167,7 @@ def test_a_port_that_somebody_listens_on_is_passed_over(batch: Batch, tmp_path: 
         ("1", "RUNNING", "0", False, False),
         ("2", "RUNNING", "0", False, False),
         ("75", "RUNNING", "0", True, True),
-        ("75", "COMPLETING", "0", False, False),  # somebody cancelled it
+        ("75", "COMPLETING", "0", False, False),  # the job was cancelled
         ("75", "RUNNING", "1", True, False),
         ("143", "RUNNING", "0", False, False),
     ],
@@ -194,7 +194,7 @@ def test_the_signal_to_save_goes_to_the_processes_and_the_script_waits_for_them(
     monkeypatch: pytest.MonkeyPatch,
     signals: tuple[int, int],
 ) -> None:
-    """Both of them; two of a kind that come together are one to bash."""
+    """Both are passed on; they differ, because bash merges two pending signals of the same kind."""
     step = f"trap ':' USR2 TERM; touch {tmp_path}/training"
     step += f"; while [[ ! -e {tmp_path}/saved ]]; do sleep 0.02; done; exit 75"
     make_programs(programs, monkeypatch, srun=step)

@@ -1,4 +1,4 @@
-"""What Slurm's commands say, from programs that say it: partitions, the number of a job, the state of one."""
+"""Output of Slurm's commands, from fakes: partitions, the number of a job and the states of jobs."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SINFO = r"""printf '%s\n' 'cpu*|2-00:00:00|7|16' 'gpu|8:00:00|3|24+' 'gpu|8:00:0
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cluster's sinfo."""
+    """Fake sinfo of a cluster."""
     return make_programs(tmp_path / "bin", monkeypatch, sinfo=SINFO)
 
 
@@ -200,7 +200,7 @@ def test_what_was_submitted_stands_beside_the_output_of_the_jobs(runs: Path) -> 
 def test_each_run_has_the_state_of_its_own_job(
     runs: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """squeue says it while a job waits or runs, sacct or scontrol afterwards, and the run where none does."""
+    """States come from squeue while a job waits or runs, then from sacct or scontrol, else from the run."""
     clock = iter(f"2026-01-0{day}T00:00:00+00:00" for day in (1, 2, 3, 4))
     monkeypatch.setattr(jobs, "now", lambda: next(clock))
     record_submission(job(runs, "first"), "10", "")

@@ -1,4 +1,4 @@
-"""`neuscale submit` before a job exists: the script is right, and what is wrong is said now."""
+"""`neuscale submit` before a job exists: the script is correct, and errors are reported at once."""
 
 import json
 import os
@@ -24,7 +24,7 @@ Submit = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Submit:
-    """A function that runs `neuscale submit` where there is no Slurm, in an empty folder."""
+    """A function that runs `neuscale submit` without Slurm's commands, in an empty folder."""
     for name in [name for name in os.environ if name.startswith(("NEUSCALE_", "SBATCH_", "SLURM_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
@@ -46,7 +46,7 @@ def submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def check(script: Path) -> None:
-    """bash and shellcheck find nothing wrong."""
+    """Assert that bash and, if installed, shellcheck find nothing wrong."""
     subprocess.run(["/bin/bash", "-n", script], check=True)
     if SHELLCHECK.exists():
         done = subprocess.run([SHELLCHECK, script], capture_output=True, text=True, check=False)
@@ -108,7 +108,7 @@ def test_what_is_asked_for_stands_in_the_script(submit: Submit, tmp_path: Path) 
 
 
 def test_a_sweep_is_an_array_whose_tasks_are_its_runs(submit: Submit, tmp_path: Path) -> None:
-    """What each task would train, asked of the script itself."""
+    """The overrides of each task are read by running the script's own `case`."""
     _, script, _ = submit(
         "experiment=quickstart", "optim.lr=1e-3,3e-4", "run.name=x", "--gpus=0", "--dry-run"
     )
@@ -258,7 +258,7 @@ def test_folders_that_the_site_file_names_go_before_the_scratch_folder(
     ],
 )
 def test_what_the_tracked_scripts_ask_for(name: str, options: str) -> None:
-    """The signal goes to the script (B:), five minutes before the end; the log is kept over restarts."""
+    """The save signal goes to the script (B:), five minutes before the end; restarts append to the log."""
     lines = (CHECKOUT / "slurm" / name).read_text().splitlines()
     assert [line[10:] for line in lines if line.startswith("#SBATCH --")] == options.split()
 
@@ -333,7 +333,7 @@ def test_an_option_of_sbatch_that_would_break_the_job_is_refused(
 def test_a_percent_sign_in_the_runs_folder_is_one(
     submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """sbatch replaces %j, %x and others in the names of files."""
+    """sbatch replaces %j, %x and others in file names, so that % must be doubled."""
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "100%j done"))
     code, script, said = submit(*WORDS, "--venv", "--dry-run")
     assert code == 0, said

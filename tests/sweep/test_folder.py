@@ -1,4 +1,4 @@
-"""The folder of a sweep: its list of runs, one process that works on it, and the way back to it."""
+"""The folder of a sweep: its list of runs, its lock for a single process, and resuming it."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def lists(count: int) -> list[list[str]]:
 
 
 def store(name: str, statuses: Sequence[str], age: float = 0) -> Sweep:
-    """A sweep on disk whose runs have these states; its list was written `age` seconds ago."""
+    """Store a sweep whose runs have these states and whose list is `age` seconds old."""
     sweep = plan_sweep(lists(len(statuses)), ["run.seed"], name)
     store_sweep(sweep, ["neuscale", "sweep"])
     for planned, status in zip(sweep.runs, statuses, strict=True):
@@ -120,7 +120,7 @@ def test_one_process_at_a_time_runs_a_sweep() -> None:
 def test_the_command_keeps_others_from_its_sweep_and_not_longer(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], resume: bool
 ) -> None:
-    """Two would train the same runs into the same folders."""
+    """Two commands would train the same runs into the same folders."""
     words = ["sweep", "run.seed=0,1", "run.device=cpu", "--name", "s"]
     if resume:
         store("s", ["stopped", "stopped"])

@@ -1,4 +1,4 @@
-"""Lists on the command line become runs: each combination once, with a name that can be a folder's."""
+"""Lists on the command line become runs: each combination once, with a valid folder name."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from neuscale.sweep.grid import sweep_overrides
 
 
 def expand(overrides: list[str], name: str) -> list[list[str]]:
-    """The overrides of each run, and its name."""
+    """Overrides of each run, followed by its name."""
     return [[*run.words, run.name] for run in name_runs(sweep_overrides(overrides), name)]
 
 

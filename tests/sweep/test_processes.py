@@ -1,4 +1,4 @@
-"""The processes of a sweep, with stand-ins for its trainings: in order, each in its place, none forgotten."""
+"""Processes of a sweep, with fake trainings: their order, devices, failures and signals."""
 
 import json
 import os
@@ -32,7 +32,7 @@ SweepBuilder = Callable[[int], Sweep]
 
 @pytest.fixture
 def sweep(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepBuilder:
-    """A function that makes a sweep of some runs, s-seed0 and on, over the seed."""
+    """A function that makes a sweep over `count` seeds, with runs s-seed0, s-seed1 and so on."""
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "runs"))
 
     def build(count: int) -> Sweep:
@@ -73,7 +73,7 @@ def test_runs_are_trained_in_order_each_with_its_own_words(
 def test_as_many_runs_at_a_time_as_there_are_places_and_one_in_each(
     stand_in: StandIn, sweep: SweepBuilder, listening: ListeningProgress
 ) -> None:
-    """The first two wait for each other; the third for one of their places."""
+    """The first two runs wait for each other; the third waits until a device is free."""
     wait = "if name != 's-seed2': note('here'); wait_for('here', 'here')"
     count = "note(str(len([p for p in here.glob('s-*.running')])))"
     stand_in.does(

@@ -1,4 +1,4 @@
-"""A tiny but real training: small images on disk, a small Swin with all its randomness switched on."""
+"""Tiny but real training: small images on disk and a small Swin with all its randomness enabled."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +25,13 @@ TrainerBuilder = Callable[..., Trainer]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """More threads than one only get in each other's way at this size."""
+    """Use one thread; at this size more threads only slow each other down."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def tiny_data(build_image_tree: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder in which 'tiny' is prepared: 60 training and 21 validation images of 8×8 in 3 classes."""
+    """Data folder with 'tiny' prepared: 60 training and 21 validation images of 8×8 in 3 classes."""
     folder = tmp_path_factory.mktemp("tiny")
     tree = build_image_tree(folder / "tree", train=20, val=7)
     prepare("image_folder", root=folder / "data", source=tree, save_as="tiny")
@@ -40,7 +40,7 @@ def tiny_data(build_image_tree: Callable[..., Path], tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def tiny(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigBuilder:
-    """A function that composes the tiny training, changed by words; its runs go to a temporary folder."""
+    """Function that composes the tiny config with overrides; its runs go to a temporary folder."""
     monkeypatch.setenv("NEUSCALE_DATA", str(tiny_data))
     monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "runs"))
 
@@ -52,11 +52,11 @@ def tiny(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Co
 
 @pytest.fixture
 def build_trainer(tiny: ConfigBuilder) -> TrainerBuilder:
-    """A function that makes the Trainer of the tiny training, changed by words, and trains nothing.
+    """Function that builds the Trainer of the tiny config with overrides, and does not train.
 
-    A word that chooses a model (`model=vit_ti4`) brings all of that model's own sizes.
+    An override that selects a model (`model=vit_ti4`) also brings that model's own sizes.
     """
-    del tiny  # for the environment that it sets
+    del tiny  # requested for the environment that it sets
 
     def build(*words: str) -> Trainer:
         other = any(word.startswith("model=") for word in words)
@@ -69,9 +69,9 @@ def build_trainer(tiny: ConfigBuilder) -> TrainerBuilder:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    """40 smooth pictures of 16×16 in three classes of different sizes and colours.
+    """40 smooth images of 16×16 in three classes of different sizes and colours.
 
-    Prepared as 'photos' in the folder `data` beside them: 3 steps of 12 images an epoch, and 4 left over.
+    Prepared as 'photos' in the folder `data` beside them: an epoch has 3 steps of 12 images, and 4 are left.
     """
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(3)

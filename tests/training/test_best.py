@@ -1,4 +1,4 @@
-"""Which evaluation was the best, in a run whose best epoch is neither the first nor the last."""
+"""Choice of the best evaluation, in a run whose best epoch is neither the first nor the last."""
 
 import json
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from neuscale.training.outcome import BestSoFar
 from neuscale.training.run import TrainedRun, train
 
 ConfigBuilder = Callable[..., Config]
-TOP1 = [0.25, 0.5, 0.75, 0.5, 0.625, 0.75, 0.375]  # the second 0.75 is no better than the first
+TOP1 = [0.25, 0.5, 0.75, 0.5, 0.625, 0.75, 0.375]  # the second 0.75 is not an improvement
 
 
 @pytest.fixture
 def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Evaluation]:
-    """Real evaluations, whose top-1 is made that of TOP1, one after the other."""
+    """Real evaluations, whose top-1 is replaced by the values of TOP1 in turn."""
     seen: list[Evaluation] = []
 
     def stand_in(*arguments: Any, **named: Any) -> Evaluation:
@@ -94,12 +94,12 @@ def test_every_second_epoch_and_the_last_are_evaluated_on_the_validation_images(
     lines = [json.loads(line) for line in trained.run.metrics_file.read_text().splitlines()]
     assert [line["step"] for line in lines if line["split"] == "val"] == [10, 20, 25]
     for evaluation in evaluations:
-        assert evaluation.samples == 21  # 60 are trained on
+        assert evaluation.samples == 21  # the other 60 are trained on
         assert evaluation.confusion.sum(1).tolist() == [7, 7, 7]
 
 
 def with_numbers(monkeypatch: pytest.MonkeyPatch, numbers: list[dict[str, float]]) -> None:
-    """Evaluations whose `scalars` are changed to these, one after the other."""
+    """Patch evaluations so that their `scalars` take these values in turn."""
     left = list(numbers)
     real = Evaluation.scalars
     by_result: dict[int, dict[str, float]] = {}
@@ -122,7 +122,7 @@ def test_the_metric_that_is_chosen_makes_the_best_and_is_waited_for(
     with_numbers(monkeypatch, [{"loss": loss, "top1": 0.1 * i} for i, loss in enumerate(losses)])
     words = ["train.epochs=9", "train.patience=2", "eval.metric=loss", "eval.min_delta=0.1", "run.name=x"]
     trained = train(tiny(*words), None, listening)
-    # 0.95 and 0.93 are the best so far, each in its turn, and no improvement by a tenth.
+    # 0.95 and 0.93 are each the best so far, but not an improvement by 0.1.
     assert trained.outcome.epochs == 4
     assert best(trained)["checkpoint"] == "step-00000020" and best(trained)["loss"] == 0.93
     assert "early stopping: loss has not improved by 0.1 for 2 evaluations" in listening.messages
@@ -131,7 +131,7 @@ def test_the_metric_that_is_chosen_makes_the_best_and_is_waited_for(
     said = listening.messages[-1]
     assert "early stopping ended it, since loss has not improved by 0.1" in said
     assert "raise train.patience" in said and "train.epochs" not in said
-    # With more patience it goes on, from what it knew.
+    # With more patience the run resumes with its saved count and best value.
     longer = train(trained.run.config(["train.patience=3", "train.epochs=5"]), trained.run, listening)
     assert longer.outcome.epochs == 5 and best(longer)["checkpoint"] == "step-00000025"
 
@@ -166,10 +166,10 @@ def test_every_metric_has_its_direction(metric: str) -> None:
 
 
 def test_balanced_accuracy_and_macro_f1_are_those_of_the_definitions() -> None:
-    """Over labels and predictions: recalls of the classes that are there, F1 of those that are named."""
+    """Recall is averaged over classes with images, F1 over classes with images or predictions."""
     generator = torch.Generator().manual_seed(3)
     labels = torch.randint(0, 4, (200,), generator=generator)
-    labels[labels == 2] = 0  # a class without images, which is predicted all the same
+    labels[labels == 2] = 0  # a class without images that is still predicted
     predicted = torch.where(torch.rand(200, generator=generator) < 0.6, labels, 2)
     confusion = torch.zeros(5, 5, dtype=torch.int64)
     for label, named in zip(labels.tolist(), predicted.tolist(), strict=True):

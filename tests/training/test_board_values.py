@@ -1,4 +1,4 @@
-"""TensorBoard shows what metrics.jsonl says, the images that were trained on, and the true matrix."""
+"""TensorBoard shows the values of metrics.jsonl, the training images and the true confusion matrix."""
 
 import io
 import json
@@ -36,7 +36,7 @@ WORDS += ["run.name=board", "run.seed=3", "optim.lr=0.02", "experiment=quickstar
 
 @pytest.fixture(scope="module")
 def board(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunFolder, Watched]]:
-    """A run of ten steps, and what it computed."""
+    """Run of ten steps, and what it computed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEUSCALE_DATA", str(tiny_data))
         patch.setenv("NEUSCALE_RUNS", str(tmp_path_factory.mktemp("board")))
@@ -54,7 +54,7 @@ def decoded(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def group(split: str, name: str) -> str:
-    """Where a value stands on the page."""
+    """Return the TensorBoard tag of a value."""
     if split == "val":
         return f"val/{name}"
     return f"speed/{name}" if name in TIMINGS else f"optim/{name}" if name == "lr" else f"train/{name}"
@@ -102,7 +102,7 @@ def test_the_first_images_are_shown_as_they_were_before_they_were_normalised(
 
 
 def test_images_keep_their_brightness(tmp_path: Path) -> None:
-    """Dull images stay dull: they are not stretched to all that a picture can show."""
+    """Dull images stay dull: their values are not stretched to the full range."""
     mean, std = torch.tensor([0.5, 0.25, 0.125]), torch.tensor([0.5, 0.25, 2.0])
     images = torch.zeros(2, 3, 4, 5)
     images[1, :, 2, 3] = torch.tensor([-0.5, 1.0, 9.0])
@@ -138,7 +138,7 @@ def test_hyperparameters_are_the_fields_that_tell_runs_apart() -> None:
     assert all(isinstance(value, bool | int | float | str) for value in values.values())
 
 
-# Rows true: of 8 cats 6 right; no dog was seen; of 40 owls 10 taken for cats.
+# Rows are true classes: 6 of 8 cats are right; there are no dogs; 10 of 40 owls are taken for cats.
 COUNTS = torch.tensor([[6, 2, 0], [0, 0, 0], [10, 0, 30]])
 CLASSES = ["cat", "do|g", "owl"]
 
@@ -146,7 +146,7 @@ CLASSES = ["cat", "do|g", "owl"]
 def drawn(
     monkeypatch: pytest.MonkeyPatch, counts: Tensor, classes: list[str], paint: bool = True
 ) -> tuple[Any, Tensor]:
-    """The figure, and the picture made of it, which takes its time to paint."""
+    """Return the figure and its picture; `paint=False` skips the slow painting."""
     figures: list[matplotlib.figure.Figure] = []
     real = FigureCanvasAgg.draw
 
@@ -180,15 +180,15 @@ def test_the_picture_of_the_matrix_has_true_rows(monkeypatch: pytest.MonkeyPatch
         "30": (2, 2, "white"),
     }
     assert picture.dtype == torch.uint8
-    height, width = picture.shape[1:]  # to the pixel: versions of matplotlib round the other way
+    height, width = picture.shape[1:]  # within a pixel: versions of matplotlib round differently
     assert (height, width) == pytest.approx((100 * (3 + 0.45 * 3), 100 * (4 + 0.45 * 3)), abs=1)
 
     def color(row: float, column: float) -> int:
-        """The red of a place in the matrix; the less, the larger the share."""
+        """Return the red value at a cell of the matrix; it falls as the share grows."""
         x, y = axes.transData.transform((column, row))
         return int(picture[0, picture.shape[1] - 1 - round(y), round(x)])
 
-    off = 0.35  # beside the figures
+    off = 0.35  # from the centre of a cell, to miss its number
     assert (
         color(0 - off, 0 - off) < color(0 - off, 1 - off) < color(0 - off, 2 - off) == color(1 - off, 1 - off)
     )
@@ -206,7 +206,7 @@ def test_a_larger_matrix_has_no_figures_and_the_largest_no_names(monkeypatch: py
 
 
 def test_an_evaluation_on_the_board(tmp_path: Path) -> None:
-    """The matrix at its step, and the classes in a table, the worst first; a class name may hold a bar."""
+    """The matrix is shown at its step, and the classes in a table, worst first; names may contain a '|'."""
     evaluation = Evaluation(0.75, 0.875, 1.5, 48, COUNTS, Calibration([], [], []))
     config = compose_config([])
     tracker = Tracker(RunFolder(tmp_path), config, CLASSES, 0, is_main=True)
@@ -253,7 +253,7 @@ def test_a_board_that_goes_on_has_one_text_and_loses_what_lies_beyond(
 ) -> None:
     config, began = compose_config([]), time.time()
     for start, steps in ((0, (2, 4, 6)), (4, (6, 8))):
-        # Files of events are read in the order of the seconds in their names.
+        # Event files are read in the order of the seconds in their names.
         monkeypatch.setattr(time, "time", lambda start=start: began + 10 * start)
         tracker = Tracker(RunFolder(tmp_path), config, CLASSES, start, is_main=True)
         for step in steps:

@@ -1,4 +1,4 @@
-"""Settings that are changed when a run goes on are those that it is trained with from there."""
+"""Settings that are changed on resume are those that the run is trained with from there."""
 
 import math
 import shutil
@@ -47,9 +47,9 @@ def rates(run: RunFolder) -> list[float]:
 
 @pytest.fixture
 def changed_at_the_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config, Config], RunFolder]:
-    """Train the first configuration whose trainer is given the second's values in memory after CUT steps.
+    """Function that trains with the first config and switches to the second's values after CUT steps.
 
-    No checkpoint is read: the optimizer keeps its state and gets a new object's groups of settings.
+    No checkpoint is read: the optimizer's state stays in memory, and its parameter groups are built anew.
     """
 
     def trained(first: Config, second: Config) -> RunFolder:
@@ -159,7 +159,7 @@ def test_a_longer_run_has_the_schedule_that_was_chosen(tiny: ConfigBuilder, poli
     else:
         assert f"the learning rate is {after[0]:.3g} from here on, where it would have been 0.002" in said
         assert "the run has 20 steps instead of 10" in said and f"optim.on_extend={policy}" in said
-    # Going on once more, without a change, keeps the schedule: here from the middle.
+    # Resuming once more, without a change, keeps the schedule: here from the middle.
     for path in CheckpointFolder(run.checkpoints).paths():
         if path.name.endswith("20"):
             path.rename(path.with_name("gone"))
@@ -196,7 +196,7 @@ def test_an_older_checkpoint_goes_on_and_other_groups_are_refused_by_name(tiny: 
 
 
 def test_a_folder_of_another_version_is_no_checkpoint_of_names(tiny: ConfigBuilder, tmp_path: Path) -> None:
-    """The names are those of the parameters that the optimizer numbers, in its order."""
+    """The saved names are those of the parameters that the optimizer numbers, in its order."""
     run = train(tiny("optim=muon", "train.epochs=1", "run.name=names")).run
     saved = open_checkpoint(CheckpointFolder(run.checkpoints).paths()[-1]).training_state()["optimizer"]
     every = [name for each in saved["optimizers"] for name in each["names"]]
@@ -208,7 +208,7 @@ def test_a_folder_of_another_version_is_no_checkpoint_of_names(tiny: ConfigBuild
 
 
 def test_state_of_another_shape_is_refused(tiny: ConfigBuilder) -> None:
-    """torch copies it as it is, and the fused kernel of AdamW would write beyond its end."""
+    """torch would load the state unchecked, and AdamW's fused kernel would write beyond its end."""
     run = train(tiny("optim=adamw", "train.epochs=1", "run.name=shapes")).run
     checkpoint = open_checkpoint(CheckpointFolder(run.checkpoints).paths()[-1])
     training = checkpoint.training_state()

@@ -1,4 +1,4 @@
-"""A checkpoint is complete and intact or not there, and the older one stays until the newer is safe."""
+"""A checkpoint is complete and intact or absent, and the older one stays until the newer is safe."""
 
 import json
 import signal
@@ -52,7 +52,7 @@ def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
 
 
 def test_weights_have_the_models_own_names(tmp_path: Path) -> None:
-    """They load into plain torch code, without this package."""
+    """Weights load into plain torch code, without this package."""
     from safetensors.torch import load_file
 
     model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
@@ -89,7 +89,7 @@ def test_a_changed_byte_anywhere_is_noticed(
     damaged[int(place * len(damaged))] ^= mask
     (path / name).write_bytes(damaged)
     try:
-        # White space in the description may change without a loss.
+        # Whitespace in the description may change without loss.
         if name != "checkpoint.json" or not same_json(damaged, content):
             with pytest.raises(CheckpointError, match=str(path / name)):
                 open_checkpoint(path)
@@ -129,7 +129,7 @@ while True:
 
 
 def test_a_kill_at_any_moment_leaves_what_was_saved_before(tmp_path: Path) -> None:
-    """Ten kills in one folder: what was reported saved is there, and all that is there is intact."""
+    """After each of ten kills, the last reported save or a newer one exists, and all saves are intact."""
     folder = CheckpointFolder(tmp_path / "checkpoints")
     random = Random(0)
     step = 0
@@ -160,7 +160,7 @@ def test_a_kill_at_any_moment_leaves_what_was_saved_before(tmp_path: Path) -> No
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
-    """A file system of 200 kB."""
+    """File system of 200 kB."""
     mount = tmp_path / "disk"
     mount.mkdir()
     done = subprocess.run(

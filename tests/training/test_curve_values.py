@@ -1,4 +1,4 @@
-"""Each point of the curves is what the images since the point before it gave, and what they took."""
+"""Each point of the curves covers the images since the previous point, and the time that they took."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from .watched import BATCH, WAIT, Watched, seconds_of, watch
 
 ConfigBuilder = Callable[..., Config]
 
-# Ten steps of three micro-batches: a warm-up of five, then a line down to zero.
+# Ten steps of three micro-batches: a warm-up of five, then a linear decay to zero.
 WORDS = ["train.epochs=2", "train.micro_batch=4", "optim=adamw", "optim.lr=0.01", "optim.schedule=linear"]
 WORDS += ["optim.warmup_epochs=1", "tracking.trackers=[]"]
 LR = [0.002, 0.004, 0.006, 0.008, 0.010, 0.010, 0.008, 0.006, 0.004, 0.002]
@@ -30,13 +30,13 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The points of training."""
+    """Return the training points of metrics.jsonl."""
     found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [line for line in found if line["split"] == "train"]
 
 
 def assert_point(point: dict[str, Any], watched: Watched, steps: range) -> None:
-    """Its loss and accuracy are those of `steps`, its learning rate that of the last of them."""
+    """Assert that loss and accuracy are those of `steps`, and the learning rate that of the last step."""
     loss, accuracy = watched.means(steps)
     assert point["step"] == steps[-1] + 1
     assert point["loss"] == pytest.approx(loss, rel=1e-5)
@@ -45,7 +45,7 @@ def assert_point(point: dict[str, Any], watched: Watched, steps: range) -> None:
 
 
 def train_until(config: Config, steps: int, monkeypatch: pytest.MonkeyPatch) -> TrainedRun:
-    """A new run that is asked to stop when it has done so many steps."""
+    """Start a run that is asked to stop after so many steps."""
     real = ListeningTask.advance
 
     def advance(self: ListeningTask, count: int = 1) -> None:
@@ -81,7 +81,7 @@ def test_the_clock_counts_steps_and_no_evaluation(tiny: ConfigBuilder, watched: 
     assert result["images_per_second"] == round(10 * BATCH / total, 1)
     points = lines(trained.run.path)
     assert [point["step"] for point in points] == [2, 4, 6, 8, 10]
-    # At a point its own step has not ended; it counts for the next one.
+    # At a point its own step has not ended yet; it counts for the next point.
     timed = [range(1), range(1, 3), range(3, 5), range(5, 7), range(7, 9)]
     for point, steps in zip(points, timed, strict=True):
         assert point["images_per_second"] == pytest.approx(BATCH * len(steps) / seconds_of(steps))
@@ -118,7 +118,7 @@ def test_a_run_that_went_on_counts_what_was_before(
 def test_points_further_apart_after_a_resume_are_means_all_the_same(
     tiny: ConfigBuilder, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The window that the run was stopped in has two steps when the next point comes, not four."""
+    """The first point after the resume averages the two steps since the last point, not four."""
     stopped = train_until(tiny(*WORDS, "run.name=broken"), 3, monkeypatch)
     train(tiny(*WORDS, "run.name=broken", "train.log_every_steps=4"), stopped.run)
     points = lines(stopped.run.path)

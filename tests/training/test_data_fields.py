@@ -43,13 +43,13 @@ def test_every_field_is_looked_for() -> None:
 
 @pytest.fixture
 def tree(build_image_tree: Callable[..., Path], tmp_path: Path) -> Path:
-    """Images of another size than the tiny data's, in two classes: 24 to train on, 6 to validate."""
+    """Images of another size than the tiny data's, in two classes: 24 for training, 6 for validation."""
     return build_image_tree(tmp_path / "tree", classes=("ant", "bee"), train=12, val=3, size=(10, 10))
 
 
 @pytest.fixture
 def folder(tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder, so that the one of the session stays as it is."""
+    """Empty data folder, so that the session's data folder is not changed."""
     monkeypatch.setenv("NEUSCALE_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
 

@@ -1,4 +1,4 @@
-"""The device and the arithmetic that a run gets on each machine, and what Accelerate may say about them."""
+"""Device and precision of a run on each machine, and the environment variables of Accelerate."""
 
 import os
 from collections.abc import Callable
@@ -30,7 +30,7 @@ Machine = Callable[..., None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A function that makes this a machine with such GPUs."""
+    """Function that makes torch report a machine with these GPUs."""
     for name in [name for name in os.environ if name.startswith("ACCELERATE_") or name == "MASTER_PORT"]:
         monkeypatch.delenv(name)
 
@@ -79,7 +79,7 @@ def test_a_device_that_is_not_there(machine: Machine, asked: str, says: str) -> 
     ("asked", "kind", "bf16", "found"),
     [
         ("auto", "cuda", True, "bf16"),
-        ("auto", "cuda", False, "fp16"),  # what is only emulated is slow
+        ("auto", "cuda", False, "fp16"),  # emulated bf16 is slow
         ("auto", "cpu", True, "fp32"),
         ("auto", "mps", True, "fp32"),
         ("tf32", "cuda", True, "tf32"),

@@ -1,4 +1,4 @@
-"""docs/training.md says of every field whether it may change when a run goes on, and that is what happens."""
+"""docs/training.md states for every field whether it may change on resume, and the code agrees."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ VARIANTS = {
 
 
 def rows() -> dict[str, str]:
-    """What the table says, by field or `section.*`."""
+    """Return the entries of the table, by field or `section.*`."""
     text = DOCUMENT.read_text().partition("## What may change")[2].partition("\n## ")[0]
     found: dict[str, str] = {}
     for line in re.findall(r"^\| (`.*?) \| (.*?) \|$", text, re.MULTILINE):

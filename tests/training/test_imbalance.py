@@ -1,4 +1,4 @@
-"""Classes of unequal size: their weights in the loss, and how often each is trained on."""
+"""Classes of unequal size: their weights in the loss, and how often each is sampled."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -52,10 +52,10 @@ def test_orders_of_epochs_and_seeds_are_others_and_uniform_over_positions() -> N
     orders = [balanced_order(7, epoch, labels) for epoch in range(400)]
     assert len({order.tobytes() for order in orders}) == 400
     assert balanced_order(8, 0, labels).tobytes() != orders[0].tobytes()
-    # At each position each class is as likely as at any other: 18 of 54.
+    # At each position every class is equally likely: 18 of 54.
     share = np.mean([labels[order] == 2 for order in orders], axis=0)
     assert np.abs(share - 1 / 3).max() < 5 * np.sqrt(1 / 3 * 2 / 3 / 400)
-    # Images of the large class that are left out are others each time: 18 of 40 are taken.
+    # Each epoch leaves out other images of the large class: 18 of 40 are used.
     taken = np.bincount(np.concatenate(orders), minlength=54)[:40] / 400
     assert np.abs(taken - 18 / 40).max() < 5 * np.sqrt(18 / 40 * 22 / 40 / 400)
 
@@ -146,7 +146,7 @@ def test_an_image_counts_by_the_weight_of_its_class(smoothing: float, mixed: boo
     ]
     found = batch_loss(logits, batch, smoothing, weights)
     assert float(found) == pytest.approx(sum(expected) / 8)
-    # The same from parts of the batch, whose weights add up to something else.
+    # The mean over parts of the batch is the same, although their weights have other sums.
     parts = batch.split(4)
     of_parts = [
         batch_loss(part_logits, part, smoothing, weights)

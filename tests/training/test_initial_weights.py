@@ -1,4 +1,4 @@
-"""The weights that training starts from are those of run.seed, whatever torch's generator drew before."""
+"""Initial weights depend only on run.seed, not on what torch's generator drew before."""
 
 from collections.abc import Callable
 

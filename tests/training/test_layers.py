@@ -1,4 +1,4 @@
-"""Layers of a model: their numbers, and what it means that some are frozen."""
+"""Layers of a model: their numbers, the effect of freezing, and parameters without weight decay."""
 
 import pytest
 import torch

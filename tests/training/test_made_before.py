@@ -1,9 +1,9 @@
 """A run folder that an earlier version of the program wrote is resumed, replayed and evaluated by this one.
 
 `made_before/run` was written before the package's folders became layers: seven steps, in one thread and
-without native ops. `expected.json` has what that version found when it evaluated the run, and when it resumed
-it to step 12. On another processor or version of torch the same computation has other last bits; there the
-numbers are compared, and not the hashes.
+without native ops. `expected.json` has that version's results of evaluating the run and of resuming it to
+step 12. On another processor or version of torch the last bits of the results differ; there the numbers are
+compared, and not the hashes.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from neuscale.runs.manifest import load_manifest
 from neuscale.runs.metrics import read_metrics
 from neuscale.training.run import train
 
-TORCH = torch.__version__.partition("+")[0]  # a manifest has the version without that of CUDA
+TORCH = torch.__version__.partition("+")[0]  # a manifest has the version without its CUDA suffix
 
 MADE_BEFORE = Path(__file__).with_name("made_before")
 
 
 @pytest.fixture
 def run(tiny: Callable[..., Any], tmp_path: Path) -> RunFolder:
-    """A copy of the run, in the runs folder, whose data set is prepared."""
-    del tiny  # for the environment that it sets, and the data
+    """Copy of the run in the runs folder, with its data set prepared."""
+    del tiny  # requested for the environment and the data that it sets up
     return RunFolder(Path(shutil.copytree(MADE_BEFORE / "run", tmp_path / "runs" / "made_before")))
 
 
@@ -44,7 +44,7 @@ def expected() -> dict[str, Any]:
 
 
 def same_machine(manifest: dict[str, Any]) -> bool:
-    """True where the same computation gives the same bits as then: many processors share a name."""
+    """Return True where results must be bit-identical; CPU flags count, as many processors share a name."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
@@ -57,7 +57,7 @@ def same_machine(manifest: dict[str, Any]) -> bool:
 def test_it_is_evaluated_as_then(run: RunFolder, expected: dict[str, Any], weights: str) -> None:
     kind = {"average": "auto", "weights": "raw"}[weights]
     found = evaluate_run(run, "last", "val", "cpu", Silent(), kind).evaluation.scalars()
-    wanted = expected["evaluation"][weights]  # which has fewer numbers than there are today
+    wanted = expected["evaluation"][weights]  # fewer metrics than there are today
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-5)
 
 
@@ -78,12 +78,12 @@ def test_it_is_resumed_to_what_it_would_have_become(run: RunFolder, expected: di
 def test_it_is_replayed(run: RunFolder) -> None:
     replayed = replay(run, [], False, Silent())
     assert replayed.verdict is not None
-    # Fields that it did not have stand at what was done without them.
+    # Fields that the old config lacks have defaults that match what was done then.
     assert [str(change) for change in replayed.changed if change.area == "config"] == []
     if same_machine(load_manifest(run.manifest_file)):
         assert replayed.verdict.equal, replayed.verdict.words
     if load_manifest(run.manifest_file)["packages"]["torch"] != TORCH:
-        # Another version draws other initial weights, as `trunc_normal_` of 2.11 does: it is named.
+        # Another version may draw other initial weights (`trunc_normal_` of 2.11 does): it is named.
         assert any("torch" in str(change) for change in replayed.changed)
         return
     then, now = (

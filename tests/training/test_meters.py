@@ -1,4 +1,4 @@
-"""Speed, memory and operations are counted in the units that they are told in."""
+"""Speed, memory and FLOPs are measured in the units in which they are reported."""
 
 import resource
 import sys
@@ -40,7 +40,7 @@ def test_sums_of_a_micro_batch_are_of_images_and_not_of_batches() -> None:
     mixed = batch_sums(
         logits, replace(batch, partner_labels=partners, mix_weights=weights), torch.tensor(0.75)
     )
-    # Named: own; own and partner's alike; partner's; partner's; own.
+    # Predicted label: own; own and partner's (equal); partner's; partner's; own.
     assert mixed.tolist() == [3.75, 0.75 + 1.0 + 0.125 + 0.75 + 1.0]
 
 
@@ -61,7 +61,7 @@ def test_the_clock_counts_waiting_and_the_whole_of_each_step(monkeypatch: pytest
         for batch in range(4):
             now[0] += 1.0 + batch
             yield batch
-        now[0] += 500.0  # what ends an epoch is no waiting for a batch
+        now[0] += 500.0  # the time at the end of an epoch is not waiting for a batch
 
     clock, seen = Timer(), []
     clock.start(10)
@@ -75,7 +75,7 @@ def test_the_clock_counts_waiting_and_the_whole_of_each_step(monkeypatch: pytest
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> MetricsLogger:
-    """Of two processes that reduce to three times this one's sums, with batches of 40 images."""
+    """Logger of two processes whose fake `reduce` triples the sums, with batches of 40 images."""
 
     def reduce(sums: Tensor, how: str) -> Tensor:
         assert how == "sum"
@@ -100,7 +100,7 @@ def test_a_point_has_means_speed_operations_and_utilisation(log: MetricsLogger) 
             "memory_gb": 1.25,
             "images_per_second": 4 * 40 / 0.5,  # the fifth step has not ended
             "data_wait": 0.4,
-            "tflops": 320 * 3e9 / 1e12 / 2,  # of each process
+            "tflops": 320 * 3e9 / 1e12 / 2,  # per process
             "mfu": 0.48 / 8.0,
         }
     )
@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_number_is_looked_into(log: MetricsLogger) -> None:
 def test_memory_of_a_process_is_its_peak_in_gigabytes(
     monkeypatch: pytest.MonkeyPatch, platform: str, peak: int
 ) -> None:
-    """getrusage counts KiB on Linux and bytes on macOS: 2 GiB are 2.147 GB."""
+    """getrusage counts KiB on Linux and bytes on macOS; 2 GiB are 2.147 GB."""
     monkeypatch.setattr(sys, "platform", platform)
     usage = SimpleNamespace(ru_maxrss=peak)
     monkeypatch.setattr(resource, "getrusage", lambda who: usage if who == resource.RUSAGE_SELF else None)
@@ -153,7 +153,7 @@ def test_memory_of_a_gpu_is_the_most_that_tensors_took(monkeypatch: pytest.Monke
 
 
 class Attention(nn.Module):
-    """Two matrices of 6 and one attention over the 16 pixels of 3 channels."""
+    """Attention over the 16 pixels of 3 channels: two products of 16·16·3 multiply-adds."""
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2)
@@ -178,7 +178,7 @@ class Refuses(nn.Module):
 def test_operations_of_training_are_three_times_those_of_forward(
     model: nn.Module, multiply_adds: int
 ) -> None:
-    """Two for each multiply-add; backward takes twice what forward takes."""
+    """A multiply-add counts as two operations; backward takes twice as many as forward."""
     assert training_flops(model, 3, 4) == 3 * 2 * multiply_adds
 
 
@@ -241,9 +241,9 @@ def test_more_forms_of_a_time_limit(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("text", "save", "stops_after"),
     [
-        ("2h", 0.0, 7140.0),  # a minute is kept back
-        ("100s", 0.0, 90.0),  # never more than a tenth
-        ("2h", 45.0, 7050.0),  # and twice what the slowest save took
+        ("2h", 0.0, 7140.0),  # a minute is reserved for saving
+        ("100s", 0.0, 90.0),  # but at most a tenth
+        ("2h", 45.0, 7050.0),  # plus twice the slowest save
         ("600s", 5.0, 530.0),
     ],
 )

@@ -1,4 +1,4 @@
-"""How a process's images of a step are cut into micro-batches."""
+"""Split of a process's images of a step into micro-batches."""
 
 from collections.abc import Callable
 
@@ -52,7 +52,7 @@ def test_pieces_of_mixed_images_keep_their_partners() -> None:
 
 
 def test_batch_norm_is_not_trained_on_one_image(build_trainer: TrainerBuilder) -> None:
-    """Its statistics would be those of that image; a frozen one has its own."""
+    """BatchNorm's statistics would be those of the one image; a frozen layer uses its own."""
     words = ["model=torchvision", "model.arch=mobilenet_v3_small", "data.image_size=32"]
     with pytest.raises(UsageError, match=r"BatchNorm \(features\.0\.1\), which needs several images"):
         build_trainer(*words, "train.global_batch_size=1")

@@ -22,7 +22,7 @@ from neuscale.training.trainer import Trainer
 
 TrainerBuilder = Callable[..., Trainer]
 
-# Values that are nobody's default; the images of the tiny data are 8×8.
+# Values that differ from the defaults; the images of the tiny data are 8×8.
 SWIN = {
     "patch_size": 1,
     "embed_dim": 12,
@@ -49,7 +49,7 @@ VIT = {
     "gelu_approximate": "tanh",
     "ops": "eager",
 }
-# The fields that the tests below look for.
+# The fields that the tests below check.
 PROBED: dict[type[ModelConfig], set[str]] = {
     SwinConfig: {"name", "weights", *SWIN},
     ViTConfig: {"name", "weights", *VIT},
@@ -73,7 +73,7 @@ def of_type(model: nn.Module, kind: type) -> list[Any]:
 
 
 def calls(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How often one forward pass in training goes through a Dropout, a DropPath, a checkpoint."""
+    """Count the calls of Dropout, DropPath and checkpoint in one training forward pass."""
     counts = {"dropout": 0, "drop path": 0, "checkpoint": 0}
 
     def checkpoint(block: nn.Module, x: torch.Tensor, use_reentrant: bool) -> torch.Tensor:
@@ -150,7 +150,7 @@ def test_what_is_switched_on_by_a_field_is_off_without_it(
 def test_ops_says_who_computes_the_mlps(
     build_trainer: TrainerBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether native ops are built on this machine does not matter here: there are stand-ins."""
+    """Native ops are faked, so it does not matter whether they are built on this machine."""
     ops = types.SimpleNamespace(linear_gelu=object(), gelu_mlp=object())
     monkeypatch.setattr(fused, "native_ops", lambda _device: (ops, ""))
     for asked, kind in (("auto", "fused"), ("fused", "fused"), ("eager", "eager")):
@@ -180,7 +180,7 @@ SMALL = {
 def test_training_starts_from_the_weights_that_are_named(
     name: str, build_trainer: TrainerBuilder, tmp_path: Path
 ) -> None:
-    """The model of another seed is taken over to the last bit; without the field it is not."""
+    """Weights of a model with another seed are loaded bit for bit; without the field they differ."""
     there = build_trainer(*SMALL[name], "run.seed=7").raw_model.state_dict()
     torch.save(there, tmp_path / "weights.pth")
     own = build_trainer(*SMALL[name]).raw_model.state_dict()
@@ -200,7 +200,7 @@ def test_a_model_of_torchvision_is_the_one_that_is_named(build_trainer: TrainerB
 
 
 class Made(nn.Module):
-    """What the stand-in for timm makes: one layer, at `start`, and a note of what was asked for."""
+    """Model that the fake timm returns: one layer filled with `start`, and a record of the arguments."""
 
     def __init__(self, asked: dict[str, Any], start: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A loss that is no number names the first step of any process and that step's images."""
+"""A non-finite loss is reported with the first bad step of any process and that step's images."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from reference.draws import order
 
 @pytest.fixture
 def sixty(build_trainer: Callable[..., Trainer]) -> Loader:
-    """The loader of 60 training images."""
+    """Loader of 60 training images."""
     return build_trainer().loader
 
 
@@ -28,7 +28,7 @@ def sixty(build_trainer: Callable[..., Trainer]) -> Loader:
 def test_the_first_bad_step_of_any_process_and_its_images_are_named(
     tiny: Callable[..., Config], sixty: Loader, tmp_path: Path, bad: list[int], step: int, epoch: int
 ) -> None:
-    """60 images make 5 steps of 12; steps and epochs are told counting from 1."""
+    """60 images make 5 steps of 12; steps and epochs are reported counting from 1."""
     checkpoints = CheckpointFolder(tmp_path / "checkpoints")
     with pytest.raises(UserError, match=rf"not finite at step {step + 1}, epoch {epoch + 1}\.") as caught:
         check_finite(torch.tensor(bad), tiny("run.seed=9"), sixty, 5, checkpoints, write=True)

@@ -1,4 +1,4 @@
-"""What only a card can show of training: `make test-gpu`."""
+"""Training tests that need a GPU: `make test-gpu`."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ ON_CARD = ("run.device=cuda", "run.deterministic=true", "train.epochs=2", "train
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 @pytest.mark.parametrize("ops", ["eager", "fused"])
 def test_stopped_and_resumed_equals_undisturbed(tiny: ConfigBuilder, precision: str, ops: str) -> None:
-    """The loss scale of fp16 included."""
+    """The state restored on resume includes the loss scale of fp16."""
     words = (*ON_CARD, f"train.precision={precision}", f"model.ops={ops}", "train.ema_decay=0.9")
     whole = train(tiny(*words, "run.name=whole")).run
     stopped = train(tiny(*words, "run.name=broken"), None, SignalAt(3))
@@ -47,7 +47,7 @@ def test_a_compiled_model_with_recomputed_blocks_trains(tiny: ConfigBuilder) -> 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_loaders_on_the_card_give_the_cpus_batches(tiny: ConfigBuilder, processes: int) -> None:
-    """The stream's copies run beside the computation: a batch that is read too early holds rubbish."""
+    """The stream's copies run beside the computation; a batch that is read too early holds garbage."""
     augment = AugmentConfig(crop_padding=1, horizontal_flip=0.5, erasing=0.5)
     tiny()
     data = PackedDataset.open(packed_path("tiny"))

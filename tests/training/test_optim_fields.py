@@ -1,4 +1,4 @@
-"""Every field of an optimizer reaches torch's, as it is when it takes a step."""
+"""Every field of an optimizer reaches torch's optimizer and is in effect when it takes a step."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from neuscale.training.run import train
 
 ConfigBuilder = Callable[..., Config]
 
-# Every field of each optimizer, at a value that is nobody's default; an epoch has 5 steps.
+# Every field of each optimizer, mostly at a non-default value; an epoch has 5 steps.
 FIELDS: dict[type[OptimConfig], dict[str, Any]] = {
     AdamWConfig: {
         "name": "adamw",
@@ -26,10 +26,10 @@ FIELDS: dict[type[OptimConfig], dict[str, Any]] = {
         "layer_decay": 0.5,
         "schedule": "step",
         "warmup_epochs": 0.4,
-        "final_lr_ratio": 0.125,  # of no meaning to a staircase
+        "final_lr_ratio": 0.125,  # unused by the step schedule
         "step_epochs": [1],
         "step_factor": 0.3,
-        "on_extend": "hold",  # of meaning when it is resumed only
+        "on_extend": "hold",  # used only on resume
         "clip_grad_norm": 1e-3,
         "beta1": 0.8,
         "beta2": 0.97,
@@ -45,7 +45,7 @@ FIELDS: dict[type[OptimConfig], dict[str, Any]] = {
         "final_lr_ratio": 0.25,
         "step_epochs": [2],
         "step_factor": 0.5,
-        "on_extend": "restart",  # of meaning when it is resumed only
+        "on_extend": "restart",  # used only on resume
         "clip_grad_norm": None,
         "momentum": 0.7,
         "nesterov": False,
@@ -60,7 +60,7 @@ FIELDS: dict[type[OptimConfig], dict[str, Any]] = {
         "final_lr_ratio": 0.5,
         "step_epochs": [1],
         "step_factor": 0.5,
-        "on_extend": "rescale",  # of meaning when it is resumed only
+        "on_extend": "rescale",  # used only on resume
         "clip_grad_norm": 0.002,
         "beta1": 0.85,
         "beta2": 0.96,
@@ -68,8 +68,8 @@ FIELDS: dict[type[OptimConfig], dict[str, Any]] = {
         "momentum": 0.6,
     },
 }
-# The layer of each parameter of the tiny model, by the beginning of its name: two blocks, a
-# merging that goes with the second, one block, and the head with its norm.
+# Layer of each parameter of the tiny model, by the prefix of its name: two blocks, a merging that
+# belongs to the second, one block, and the head with its norm.
 LAYERS = {
     "features.0.": 0,
     "features.1.0.": 1,
@@ -83,7 +83,7 @@ LAYERS = {
 
 @dataclasses.dataclass
 class Step:
-    """By parameter, when a step is taken: its optimizer's class and its group; the norm of all gradients."""
+    """Optimizer class and group of each parameter when a step is taken, and the norm of all gradients."""
 
     kinds: dict[str, type]
     groups: dict[str, dict[str, Any]]
@@ -94,7 +94,7 @@ class Step:
 def stepped(
     tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[type[OptimConfig]], list[Step]]]:
-    """A function that trains two epochs of 5 steps with all FIELDS of an optimizer: what each step was."""
+    """Function that trains two epochs of 5 steps with all FIELDS of an optimizer and returns the steps."""
     names: dict[int, str] = {}
     taken: list[Step] = []
     create = trainer.create_optimizer
@@ -144,14 +144,14 @@ def decays(name: str) -> bool:
 
 @pytest.mark.parametrize("schema", FIELDS)
 def test_every_field_has_a_value_here(schema: type[OptimConfig]) -> None:
-    own = {"function"}  # of the user: tests/project/test_own_parts.py
+    own = {"function"}  # set to the user's own code: tests/project/test_own_parts.py
     assert {*FIELDS[schema], *own} == {field.name for field in dataclasses.fields(schema)}
 
 
 def test_every_field_of_adamw_is_in_its_groups(stepped: Callable[..., list[Step]]) -> None:
     steps = stepped(AdamWConfig)
     assert len(steps) == 10
-    peak, warm = 0.02, [0.5, 1.0]  # 0.4 of 5 steps
+    peak, warm = 0.02, [0.5, 1.0]  # 0.4 epochs of 5 steps
     for number, step in enumerate(steps):
         assert len(step.groups) == 4 + 3 * 13 + 3 + 4, "embedding, blocks, merging, norm and head"
         rate = peak * (warm[number] if number < 2 else 0.3 if number >= 5 else 1.0)
@@ -200,7 +200,7 @@ def test_every_field_of_muon_is_in_its_groups_and_in_adamws_beside_it(
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.0, False)])
 def test_sgd_has_nesterovs_momentum_where_it_has_momentum(momentum: float, nesterov: bool) -> None:
-    """torch refuses it without, and it is our default."""
+    """Nesterov is our default, but torch refuses it without momentum, so it is switched off there."""
     from neuscale.training.optim import create_optimizer
 
     config = SGDConfig(momentum=momentum, nesterov=True)

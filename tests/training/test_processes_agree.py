@@ -1,4 +1,4 @@
-"""Two real processes that train one model: BatchNorm's statistics, and the step at which both stop."""
+"""Two real processes that train one model agree on BatchNorm's statistics and on the step to stop at."""
 
 import json
 import os
@@ -53,7 +53,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
-    """What each of the two has come to."""
+    """Results of the two ranks."""
     folder = tmp_path_factory.mktemp("two")
     app = str(Path(__file__).parents[2] / "app")
     plain = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")}

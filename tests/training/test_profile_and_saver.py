@@ -1,4 +1,4 @@
-"""A profile is of the steps that it says, and a save takes as long as the deadline is told."""
+"""Profiles cover the documented steps, and the saver measures the save time that the deadline uses."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def profiled(folder: Path, steps: int, progress: ListeningProgress) -> set[str]:
-    """The names of the steps that a trace has."""
+    """Return the names of the steps in a recorded trace."""
     with StepProfiler(folder, CPU, True, progress) as profiler:
         for number in range(steps):
             with record_function(f"our step {number}"):
@@ -86,7 +86,7 @@ def test_the_slowest_save_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_tensors_of_another_form_are_copied_whole() -> None:
-    """The memory of the save before is used only where it fits: same shape, type and strides."""
+    """The buffers of the previous save are reused only for the same shape, dtype and strides."""
     saver, seen = BackgroundSaver(), []
     values = [
         torch.arange(6.0).reshape(2, 3),

@@ -1,4 +1,4 @@
-"""What a recipe can ask for does what its name says."""
+"""Options of a recipe do what their names say."""
 
 import math
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def test_layer_decay_lowers_the_rate_towards_the_input(model: str, last: int) ->
     embedding = {"swin_t": "features.0.0.weight", "vit_ti4": "conv_proj.weight"}[model]
     head = {"swin_t": "head.weight", "vit_ti4": "heads.head.weight"}[model]
     assert (layers[embedding], layers[head]) == (0, last)
-    if model == "swin_t":  # a merging goes with the block before it
+    if model == "swin_t":  # a merging belongs to the block before it
         assert layers["features.2.reduction.weight"] == layers["features.1.1.mlp.0.weight"] == 2
         assert layers["features.3.0.mlp.0.weight"] == 3
 

@@ -1,4 +1,4 @@
-"""Steps on three processes, with micro-batches, against training written out by hand (`tests/reference`)."""
+"""Steps on three processes, with micro-batches, match training written out by hand (`tests/reference`)."""
 
 import itertools
 import json
@@ -47,7 +47,7 @@ WORDS += ["train.log_every_steps=1"]
 
 
 def test_three_processes_make_the_steps_of_one(photos: Photos, tmp_path: Path) -> None:
-    """The mean of all images' gradients, dropout of each process's own, and the same weights in the end."""
+    """Gradients are means over all images, dropout differs by rank, and the weights match at each step."""
     environment = {
         **os.environ,
         "NEUSCALE_DATA": str(photos.folder.parent / "data"),
@@ -73,7 +73,7 @@ def test_three_processes_make_the_steps_of_one(photos: Photos, tmp_path: Path) -
             assert_close(after[name], expected, 1e-6, f"step {step}, {name}")
     assert json.loads((tmp_path / "three" / "manifest.json").read_text())["machine"]["processes"] == 3
 
-    # The processes evaluate two, two and three of the seven images, normalised as those of training.
+    # The ranks evaluate two, two and three of the seven images, normalised like the training images.
     held_out = Photos(photos.folder.parent / "val")
     images = torch.stack([normalize(pixels, *photos.mean_and_std) for pixels in held_out.pixels])
     logits, labels = vit(weights[-1], images, heads=3, keep=lambda *_: 1.0), torch.tensor(held_out.labels)

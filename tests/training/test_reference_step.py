@@ -1,7 +1,7 @@
-"""Each recipe at a small size, step by step, against training written out by hand (`tests/reference`).
+"""Each recipe at a small size matches, step by step, training written out by hand (`tests/reference`).
 
-What a step is made of is compared apart, each from what the program had before it, so that rounding does
-not add up: the images; loss, accuracy and gradients of them; the update by those gradients; the average.
+The parts of a step are compared separately, each starting from the program's own values, so that rounding
+does not add up: the images; their loss, accuracy and gradients; the update by those gradients; the average.
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from reference.training import Photos, Recipe, Reference, Updates, assert_close,
 SMALL_SWIN = ["model.patch_size=2", "model.embed_dim=8", "model.window_size=4", "model.depths=[2,2]"]
 SMALL_SWIN += ["model.num_heads=[1,2]"]
 SMALL_VIT = ["model.hidden_dim=12", "model.num_heads=3", "model.num_layers=3", "model.mlp_ratio=2"]
-EPS = 1e-5  # Adam's, so that gradients which are nothing but rounding do not decide an update
+EPS = 1e-5  # Adam's epsilon, so that gradients that are only rounding errors do not decide an update
 
 
 def swin_layer(name: str) -> int:
-    """0 for the embedding, then the four blocks, a merging with the block before it, then norm and head."""
+    """Return the layer: 0 embedding, 1 to 4 blocks (a merging with the block before it), 5 norm and head."""
     if name.startswith("features.0."):
         return 0
     if not name.startswith("features."):
@@ -39,11 +39,11 @@ def swin_layer(name: str) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe: as the configuration has it, and by hand."""
+    """Recipe as configured by overrides, and as written out by hand."""
 
     words: tuple[str, ...]
     recipe: Recipe
-    pixels_off: float = 0.0  # the part of pixels that another rounding may change, with a policy
+    pixels_off: float = 0.0  # share of pixels that a policy may round differently
 
 
 CASES = {
@@ -202,7 +202,7 @@ class Trained:
 
 @pytest.fixture(scope="module", params=CASES)
 def trained(request: pytest.FixtureRequest, photos: Photos) -> Trained:
-    """Each recipe, trained for two epochs under torch's hooks, with a checkpoint after each step."""
+    """Each recipe, trained for two epochs under torch hooks, with a checkpoint after each step."""
     case = CASES[request.param]
     words = ["data=image_folder", "data.name=photos", "data.image_size=null", "run.device=cpu"]
     words += ["train.global_batch_size=12", "train.max_steps=6", "train.epochs=2"]
@@ -233,7 +233,7 @@ def test_the_images_of_each_step_are_these(trained: Trained) -> None:
             differences = (images - batch.images).abs()
             off += int((differences > 2e-6).sum())
             total += differences.numel()
-    # The operations of a policy may round a pixel, or choose one of two that are as near, the other way.
+    # A policy's operations may round a pixel the other way, or choose another of two equally near pixels.
     assert off <= trained.case.pixels_off * total
 
 

@@ -1,4 +1,4 @@
-"""The manifest of a run tells its best from its last, what stopped it, and what changed when it went on."""
+"""The manifest records the best and the last result of a run, what stopped it and what changed on resume."""
 
 import hashlib
 import itertools
@@ -35,7 +35,7 @@ TOP1 = (0.25, 0.75, 0.5, 0.625)
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moments are called T1, T2, …; an evaluation has the next of TOP1; a command line is the run's own."""
+    """Fake times T1, T2, …; each evaluation takes the next of TOP1, and the command line is fixed."""
     moments, scores = itertools.count(1), iter(TOP1)
     monkeypatch.setattr(record, "now", lambda: f"T{next(moments)}")
     real = trainer.evaluate
@@ -142,7 +142,7 @@ def test_a_stopped_run_says_by_what_and_each_resume_what_changed(
 
 
 class Broken(ListeningProgress):
-    """Ends training by an error at its first step."""
+    """Progress that raises an error when training starts, before the first step."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()

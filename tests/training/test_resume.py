@@ -1,4 +1,4 @@
-"""A run that was stopped and went on is the run that was never stopped, to the last bit."""
+"""A stopped and resumed run is bit-identical to one that was never stopped."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ConfigBuilder = Callable[..., Config]
 
 
 class SignalAt:
-    """A progress that sends this process a signal when training reports its n-th step."""
+    """Progress that sends this process a signal when training reports its n-th step."""
 
     def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
         self.left, self.number = step, number
@@ -128,13 +128,13 @@ def test_going_back_behind_a_damaged_checkpoint_changes_nothing(tiny: ConfigBuil
 
 
 def test_curves_have_no_zigzag_after_a_crash(tiny: ConfigBuilder) -> None:
-    """What a killed run logged beyond its last checkpoint is not drawn twice."""
+    """Points that a killed run logged after its last checkpoint are not drawn twice."""
     config = tiny("train.epochs=2", "run.name=broken", "checkpoint.keep_last=9")
     run = train(config, None, SignalAt(9)).run
     newest = CheckpointFolder(run.checkpoints).paths()[-1]
     shutil.rmtree(newest)  # as if it had been killed at step 9 after a checkpoint at step 5
     with run.metrics_file.open("a") as file:
-        file.write('{"split": "train", "st')  # a line cut short
+        file.write('{"split": "train", "st')  # a truncated line
     trained = train(config, run)
 
     steps = [line["step"] for line in curves(trained.run) if line["split"] == "train"]

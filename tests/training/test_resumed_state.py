@@ -1,4 +1,4 @@
-"""What a run knows of itself besides its weights is there again when it goes on."""
+"""State of a run besides its weights is restored on resume."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ ConfigBuilder = Callable[..., Config]
 
 
 class StandInTime:
-    """A clock that is a quarter of a second later each time one looks."""
+    """Fake clock that advances by a quarter of a second at each reading."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -27,7 +27,7 @@ class StandInTime:
 def test_time_of_training_adds_up_and_speed_is_of_this_process(
     tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step takes two looks at the clock, so half a second: a quarter of it waiting for the batch."""
+    """A step takes two ticks of the clock: a quarter of a second for the batch, and as much for computing."""
     monkeypatch.setattr(meters, "time", StandInTime())
     words = ["train.epochs=2", "train.log_every_steps=1", "checkpoint.every_steps=1"]
     stopped = train(tiny(*words, "train.max_steps=4", "run.name=timed"))
@@ -52,7 +52,7 @@ def test_the_average_goes_on_from_itself_and_from_its_count_of_updates(tiny: Con
     words = ["train.epochs=2", "train.ema_decay=0.9", "optim.lr=0.05", "model.dropout=0"]
     whole = train(tiny(*words, "run.name=whole")).run
     cut = train(tiny(*words, "checkpoint.every_steps=1", "checkpoint.keep_last=9", "run.name=cut")).run
-    # Without what came after the third step, it goes on from there.
+    # Without the checkpoints after the third step, the run resumes from there.
     for path in CheckpointFolder(cut.checkpoints).paths():
         if int(path.name.removeprefix("step-")) > 3:
             path.rename(path.with_name(f"gone-{path.name}"))

@@ -1,4 +1,4 @@
-"""Every field of `run` and `tracking` is what a run is, and where it is recorded."""
+"""Every field of `run` and `tracking` takes effect on the run and on its trackers."""
 
 import dataclasses
 import importlib.machinery
@@ -28,7 +28,7 @@ from neuscale.training.trainer import Trainer
 ConfigBuilder = Callable[..., Config]
 TrainerBuilder = Callable[..., Trainer]
 
-# The fields that the tests below look for.
+# The fields that the tests below check.
 FIELDS: dict[type, str] = {
     schema.RunConfig: "name seed time_limit deterministic device",
     schema.TrackingConfig: "trackers sample_images project options",
@@ -79,7 +79,7 @@ def test_the_seed_is_that_of_the_model_of_drop_path_and_of_dropout(
 def test_a_run_is_stopped_at_its_time_limit(
     asked: str, ends: bool, tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This process is an hour and a half old less 50 s, of which a minute is kept for saving."""
+    """The process is 90 minutes less 50 s old, and a minute is reserved for saving."""
     monkeypatch.setattr(limit, "_BEGAN", time.monotonic() - 90 * 60 + 50)
     outcome = train(tiny(*QUICK, f"run.time_limit={asked}", "run.name=limited")).outcome
     assert (outcome.steps, outcome.stopped_by) == ((6, None) if ends else (1, "run.time_limit"))
@@ -158,7 +158,7 @@ def test_a_run_asks_for_the_device_and_the_precision_of_its_fields(
 
 
 class Board:
-    """A stand-in for TensorBoard that counts images."""
+    """Fake TensorBoard that counts images."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.shown: list[tuple[str, int]] = []
@@ -186,7 +186,7 @@ boards: list[Board] = []
 def test_tensorboard_has_as_many_images_as_are_asked_for(
     trackers: str, images: int, shown: Any, tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many as a batch has, at most; without TensorBoard there is none."""
+    """At most as many images as a batch has are shown; without TensorBoard there are none."""
     monkeypatch.setattr(tensorboard, "TensorBoard", Board)
     boards.clear()
     fields = [f"tracking.trackers={trackers}", f"tracking.sample_images={images}"]
@@ -196,7 +196,7 @@ def test_tensorboard_has_as_many_images_as_are_asked_for(
 
 @pytest.fixture
 def stand_in_wandb(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is asked of Weights & Biases: `init`'s options first, then each point, then "finished"."""
+    """Calls to the fake Weights & Biases: the options of `init`, the config, each point, then "finished"."""
     said: list[Any] = []
     module: Any = types.ModuleType("wandb")
     module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
@@ -246,7 +246,7 @@ def test_weights_and_biases_is_told_nothing_where_nobody_asks(
     assert stand_in_wandb == []
     train(tiny(*QUICK, "tracking.trackers=[wandb]", "run.name=plain"))
     assert stand_in_wandb[0]["project"] == "neuscale"
-    # The environment's entity, group and tags are W&B's own matter, where nothing else is given.
+    # Unless they are set here, entity, group and tags are left to W&B's environment variables.
     assert not {"entity", "group", "tags"} & stand_in_wandb[0].keys()
     assert stand_in_wandb[0]["mode"] is None
 

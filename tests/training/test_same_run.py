@@ -1,4 +1,4 @@
-"""A run that goes on is the same run: what would change its numbers is refused, field by field."""
+"""A resumed run is the same run: changes that would alter its numbers are refused, field by field."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ BEGUN = [
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """A run that has begun with BEGUN."""
+    """Run that was started with BEGUN."""
     found = RunFolder(tmp_path / "begun")
     found.path.mkdir()
     found.config_file.write_text(config_to_yaml(compose_config(BEGUN)))
@@ -90,5 +90,5 @@ def test_other_data_under_the_same_name_are_refused(run: RunFolder) -> None:
         UsageError, match="begun: was trained on other data than what is now prepared as 'pets'"
     ):
         check_same_data(prepared("abd1" * 16), run)
-    run.manifest_file.write_text("{}")  # of a run that ended before it said so
+    run.manifest_file.write_text("{}")  # as of a run that ended before it recorded its data
     check_same_data(prepared("abd1" * 16), run)

@@ -1,4 +1,4 @@
-"""What is saved when: a checkpoint that was asked for and is not there is noticed when it is needed."""
+"""Checkpoints are saved on schedule; a missing one would be noticed only when it is needed."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from neuscale.training.run import train
 def test_every_steps_also_where_an_epoch_ends_there(
     tiny: Callable[..., Config], every: int, steps: list[int]
 ) -> None:
-    """An epoch has five steps, and only the last is evaluated."""
+    """An epoch has five steps, and only the last epoch is evaluated."""
     words = [
         "train.epochs=4",
         "eval.every_epochs=4",

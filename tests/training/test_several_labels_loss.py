@@ -1,4 +1,4 @@
-"""The loss where images may have several labels, and the focal loss, against their formulas."""
+"""The multi-label loss and the focal loss match their formulas."""
 
 import math
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_each_class_is_a_question_of_its_own(
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_the_focal_loss_is_that_of_its_paper(mixed: bool) -> None:
-    """Lin et al. 2017, equation 4, of the softmax: (1 - p)^gamma times -log p."""
+    """Equation 4 of Lin et al. 2017, with the softmax: (1 - p)^gamma times -log p."""
     generator = torch.Generator().manual_seed(4)
     logits = torch.randn(6, 4, generator=generator, dtype=torch.float64)
     labels, partners = (torch.randint(0, 4, (6,), generator=generator) for _ in range(2))

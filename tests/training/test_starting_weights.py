@@ -1,4 +1,4 @@
-"""A run that starts from weights: those of a run by its name, and images normalised as for these."""
+"""A run may start from the weights of another run, by name, with images normalised to match."""
 
 import json
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_images_are_normalised_as_for_the_weights_wherever_the_run_is_used(
     data = second.config().data
     assert (data.mean, data.std) == ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
     assert (data.interpolation, data.crop) == ("bicubic", 0.75)
-    # The data set is the same one, by its own fingerprint.
+    # The data set's own fingerprint is the same.
     assert load_manifest(second.manifest_file)["data"]["fingerprint"] == manifest["data"]["fingerprint"]
     measured = evaluate_run(second, "last", "val", "cpu", Silent()).evaluation
     checkpoint = open_checkpoint(CheckpointFolder(second.checkpoints).paths()[-1])
@@ -87,19 +87,19 @@ def test_images_are_normalised_as_for_the_weights_wherever_the_run_is_used(
         "resized to 21×21 (bicubic, antialiased), of which the middle 16×16 is kept"
         in (exported.folder / "README.md").read_text()
     )
-    # What the exported model says of the bytes is what the run's own does.
+    # The exported model gives the same results from the raw bytes as the run itself.
     tiny_data = neuscale.load_data("tiny")
     pixels = torch.from_numpy(tiny_data.images("val").copy())
     logits = load_exported(exported.folder)(pixels)
     losses = F.cross_entropy(logits, torch.from_numpy(tiny_data.labels("val")))
     assert measured.loss == pytest.approx(losses.item(), rel=1e-4)
     assert neuscale.evaluate(second.name, tiny_data).top1 == measured.top1
-    # It goes on as it began, and from an exported model the record tells.
+    # The run resumes with its settings, and an exported model's record supplies them too.
     assert train(second.config(["train.epochs=2"]), second).outcome.steps == 10
     found, _ = starting_config(tiny(f"model.weights={exported.folder / 'model.safetensors'}"))
     assert found.data.mean == [0.4, 0.5, 0.6]
     assert (found.data.interpolation, found.data.crop) == ("bicubic", 0.75)
-    # What is said on the command line holds.
+    # Settings on the command line take precedence.
     own, _ = starting_config(tiny("model.weights=first", "data.mean=[0,0,0]", "data.std=[1,1,1]"))
     assert own.data.mean == [0, 0, 0] and own.data.crop == 0.75
     own, _ = starting_config(tiny("model.weights=first", "data.interpolation=bilinear", "data.crop=1"))
@@ -121,7 +121,7 @@ def test_pixels_are_those_of_the_mean_and_deviation(build_trainer: Callable[...,
 def test_a_librarys_own_weights_say_how() -> None:
     swin = replace(compose_config(["model=swin_t"]).model, weights="imagenet")
     imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    # torchvision's Swin-T: resized to 232, of which the middle 224.
+    # torchvision's Swin-T: resize to 232, then crop the central 224.
     assert module.weights_preprocessing(swin) == {**imagenet, "interpolation": "bicubic", "crop": 224 / 232}
     model = compose_config(["model=torchvision", "model.arch=efficientnet_v2_l"]).model
     half = {"mean": [0.5] * 3, "std": [0.5] * 3}

@@ -1,4 +1,4 @@
-"""A stop between two steps: which signals ask for one, what a second one does, and that all ranks agree."""
+"""Stopping between steps: signals that request it, the effect of a second signal, and agreement of ranks."""
 
 import signal
 import threading
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def had(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The signals that nobody handled."""
+    """Signals that nobody handled."""
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     with signals_survived() as unhandled:
         yield unhandled
@@ -37,7 +37,7 @@ def test_a_signal_asks_for_a_stop_after_this_step(had: list[int], number: signal
         assert stop.agreed(1)
         assert stop.agreed(2)
     assert had == []
-    if number != signal.SIGUSR2:  # which then waits: nobody is there to save
+    if number != signal.SIGUSR2:  # SIGUSR2 then stays pending: there is nothing left to save
         send(number)
         assert had == [number], "afterwards it does what it did before"
 
@@ -48,7 +48,7 @@ class Ended(Exception):
 
 @pytest.fixture(autouse=True)
 def ends(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
-    """The signals by which this process would have ended itself, each with how it was handled then."""
+    """Signals by which this process would have killed itself, each with its handler at that time."""
     ended: list[tuple[int, Any]] = []
 
     def kill(_pid: int, number: int) -> None:
@@ -61,7 +61,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds, which only passes where a test lets it."""
+    """Fake time in seconds, which passes only where a test advances it."""
     now = [100.0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     return now
@@ -72,7 +72,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_second_signal_ends_at_once_where_it_comes_later(
     ends: list[tuple[int, Any]], clock: list[float], first: signal.Signals, second: signal.Signals
 ) -> None:
-    """make and the terminal send the same request twice; somebody who waits no longer comes after that."""
+    """make and the terminal send the same request twice; a later signal comes from an impatient user."""
     with request() as stop:
         send(first)
         clock[0] += 0.1
@@ -94,7 +94,7 @@ def test_a_second_signal_ends_at_once_where_it_comes_later(
 def test_a_signal_to_save_is_no_first_and_no_second_one(
     ends: list[tuple[int, Any]], clock: list[float]
 ) -> None:
-    """A scheduler sends SIGUSR2, and SIGTERM minutes after it, to a run that is saving."""
+    """A scheduler sends SIGUSR2, and minutes later SIGTERM, to a run that is saving."""
     with request() as stop:
         send(signal.SIGUSR2)
         clock[0] += 60
@@ -118,7 +118,7 @@ def test_an_evaluation_stops_after_a_batch(asked_after: int) -> None:
                 if number == asked_after:
                     send(signal.SIGTERM)
         assert seen == list(range(1, max(1, asked_after) + 1)) and stop.words == "SIGTERM"
-    with request() as stop:  # after the batches that all processes have, nobody is asked
+    with request() as stop:  # after the batches that all processes have, a stop is not checked
         for number in stop.watched(range(1, 20), common=10):
             if number == 11:
                 send(signal.SIGTERM)
@@ -139,7 +139,7 @@ def test_a_launchers_processes_take_two_of_a_kind_for_one(
 
 
 def test_a_signal_that_is_ignored_stays_so(had: list[int]) -> None:
-    """A script's background jobs have SIGINT ignored, those under nohup SIGHUP; SIGTERM stops them."""
+    """Jobs in the background of a script ignore SIGINT, those under nohup SIGHUP; SIGTERM stops them."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with request() as stop:
@@ -195,7 +195,7 @@ def test_the_deadline_is_named_and_leaves_time_to_save(monkeypatch: pytest.Monke
 def test_processes_agree_and_one_is_enough(
     monkeypatch: pytest.MonkeyPatch, device: str, others: float
 ) -> None:
-    """Each must ask the others at the same steps, whichever signals it has had: on a GPU every ten."""
+    """Each rank must ask the others at the same steps, whichever signals it has had: on a GPU every ten."""
     asked: list[float] = []
 
     def reduce(flag: torch.Tensor, op: Any) -> None:

@@ -1,4 +1,4 @@
-"""A stop during an evaluation loses nothing: the epoch is saved, and next time the evaluation is first."""
+"""A stop during an evaluation loses nothing: the epoch is saved, and a resumed run evaluates it first."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def curves(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def stop_while_evaluating(config: Config, which: int, monkeypatch: pytest.MonkeyPatch) -> TrainedRun:
-    """Train until after the second batch of the evaluation number `which`."""
+    """Train, and stop after the second batch of evaluation number `which`."""
     begun = [0]
     real = ListeningTask.advance
 
@@ -76,7 +76,7 @@ def test_a_stop_while_evaluating(
 def test_an_epoch_is_saved_before_it_is_evaluated(
     tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that is killed while it evaluates, however long that takes, has the epoch."""
+    """A process killed during an evaluation, however long that takes, has already saved the epoch."""
     found = []
     from neuscale.training import trainer as module
 

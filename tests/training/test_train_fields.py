@@ -1,4 +1,4 @@
-"""Every field of `train`, `eval` and `checkpoint` is what training does."""
+"""Every field of `train`, `eval` and `checkpoint` takes effect in training."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from neuscale.training.trainer import Trainer
 ConfigBuilder = Callable[..., Config]
 TrainerBuilder = Callable[..., Trainer]
 
-# The fields that the tests below look for.
+# The fields that the tests below check.
 FIELDS: dict[type, str] = {
     TrainConfig: "epochs max_steps global_batch_size micro_batch loss class_weights label_smoothing "
     "focal_gamma precision freeze_layers linear_probe ema_decay patience compile channels_last "
@@ -44,7 +44,7 @@ def test_every_field_is_looked_for(schema: type) -> None:
 
 @dataclasses.dataclass
 class Seen:
-    """What a training did: the images of each forward pass by mode, the loader's orders, the saves."""
+    """Record of a training: shapes of each forward pass by mode, calls of the loader, and saves."""
 
     train: list[torch.Size] = dataclasses.field(default_factory=list)
     eval: list[torch.Size] = dataclasses.field(default_factory=list)
@@ -59,7 +59,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """One training of 15 steps with fields that are nobody's defaults."""
+    """Training of 15 steps with non-default fields."""
     from .conftest import TINY, compose_config
 
     found = Seen()
@@ -128,7 +128,7 @@ def test_points_evaluations_and_checkpoints_come_as_often_as_is_asked_for(seen: 
 
 
 def first_step(trainer: Trainer) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Take step 0: the mean loss that was summed, the logits [12, 3] and the labels."""
+    """Take step 0 and return the mean loss that was summed, the logits [12, 3] and the labels."""
     logits: list[torch.Tensor] = []
     trainer.raw_model.head.register_forward_hook(
         lambda _module, _args, out: logits.append(out.detach().clone())

@@ -1,4 +1,4 @@
-"""Memory that runs out, time that runs out, losses that are no numbers, disks that fail."""
+"""Out of memory, time limits, non-finite losses and disk errors."""
 
 import json
 import re
@@ -33,7 +33,7 @@ ConfigBuilder = Callable[..., Config]
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A model that runs out of memory above 3 images, in training; the sizes that it was given."""
+    """Sizes of the batches given to a model that runs out of memory above 3 images in training."""
     forward = SwinTransformer.forward
     sizes: list[int] = []
 
@@ -77,7 +77,7 @@ def test_a_given_micro_batch_that_does_not_fit_is_an_error(
 def test_memory_is_tried_before_training_where_processes_must_agree(
     tiny: ConfigBuilder, small_memory: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trial of a GPU run, on the CPU: what it computed leaves no trace."""
+    """The memory trial of a GPU run, here on the CPU, leaves no gradients and no change of the weights."""
 
     def with_trial(self: Trainer, batches: list[Batch]) -> None:
         if self.step == 0:
@@ -164,7 +164,7 @@ def test_a_loss_that_is_no_number_is_traced_to_its_step_and_images(
 
 
 def test_a_checkpoint_is_never_of_a_model_that_is_no_number(tiny: ConfigBuilder, tmp_path: Path) -> None:
-    """Saved more often than logged: the check is made there as well."""
+    """Saves may be more frequent than logged points, so the loss is checked before each save as well."""
     config = tiny(
         "train.epochs=2",
         "train.log_every_steps=1000",
@@ -183,7 +183,7 @@ def test_a_checkpoint_is_never_of_a_model_that_is_no_number(tiny: ConfigBuilder,
 
 
 def test_what_is_saved_is_the_state_of_its_moment() -> None:
-    """Training goes on while the thread writes; the copy must not."""
+    """Training goes on while the thread writes, but the copy must not change."""
     saver, gate = BackgroundSaver(), threading.Event()
     state = {"weights": {"a": torch.zeros(1000)}, "list": [torch.ones(2), 3], "text": "x"}
     seen: list[Any] = []

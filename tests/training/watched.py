@@ -1,4 +1,4 @@
-"""A training that is watched: what it computed, and how long everything took by a clock that we turn."""
+"""Instrumented training: records what is computed, and measures times by a fake clock."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ from neuscale.training import metrics_logger, trainer
 from neuscale.training.tracking.tracker import Tracker
 
 BATCH = 12
-WAIT, COMPUTE, EVALUATION = 0.25, 1.0, 1000.0  # seconds; those of a step times (its number + 1)
+WAIT, COMPUTE, EVALUATION = 0.25, 1.0, 1000.0  # seconds; the first two are multiplied by (step + 1)
 
 
 @dataclass
 class Watched:
-    """Of each step, by its number: logits and labels of its micro-batches, and its learning rate.
+    """Logits and labels of each step's micro-batches and its learning rate, by the step's number.
 
     Step i (from 0) waits for data for (i + 1) / 4 seconds and computes for i + 1 seconds.
     """
@@ -44,7 +44,7 @@ class Watched:
 
 
 def watch(patch: pytest.MonkeyPatch) -> Watched:
-    """Watches the trainings of this process from here on."""
+    """Record the trainings of this process from here on."""
     watched = Watched()
     real_loss, real_step = loss_module.batch_loss, trainer.Trainer.forward_backward
     real_loader, real_evaluate, real_images = trainer.create_loader, trainer.evaluate, Tracker.images
@@ -70,7 +70,7 @@ def watch(patch: pytest.MonkeyPatch) -> Watched:
             augment: Any, seed: int, epoch: int, first: int, steps: int, *rest: Any
         ) -> Iterator[Any]:
             for i, batch in enumerate(batches(augment, seed, epoch, first, steps, *rest)):
-                watched.seconds += WAIT * (5 * epoch + first + i + 1)  # five steps an epoch
+                watched.seconds += WAIT * (5 * epoch + first + i + 1)  # five steps per epoch
                 yield batch
 
         made.training = training
@@ -95,5 +95,5 @@ def watch(patch: pytest.MonkeyPatch) -> Watched:
 
 
 def seconds_of(steps: range) -> float:
-    """What these steps took."""
+    """Return the seconds that these steps take on the fake clock."""
     return sum((WAIT + COMPUTE) * (number + 1) for number in steps)
