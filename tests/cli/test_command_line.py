@@ -61,6 +61,8 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "--weights": "auto",
         "--force": False,
         "--opset": None,
+        "--precision": "fp32",
+        "--max-accuracy-drop": (5.0, 0),
         **JSON,
     },
     "submit": {

@@ -14,7 +14,7 @@ CHOICES = [
     ("predict some image.png --weights", "auto raw ema", "expected auto, raw or ema."),
     ("predict some image.png --device", "auto cpu cuda mps", "expected auto, cpu, cuda or mps."),
     ("export some --to torch --weights", "auto raw ema", "expected auto, raw or ema."),
-    ("export some --to", "safetensors torch onnx", "expected safetensors, torch, onnx or hub:OWNER/NAME."),
+    ("export some --to", "safetensors torch onnx openvino", "torch, onnx, openvino or hub:OWNER/NAME."),
     ("data prepare image_folder --layout", "packed files folder", "expected packed, files or folder."),
     ("runs list --sort", "started name state experiment top1 loss time speed size", "--sort other: expected"),
 ]

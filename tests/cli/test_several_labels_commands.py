@@ -128,6 +128,17 @@ def test_the_exported_model_and_its_card_say_several_labels(
     assert answer.stdout.strip() == str([name for name in NAMES if shares[name] >= 0.5])
 
 
+def test_an_export_in_half_precision_is_measured_by_its_map(command: Run, tmp_path: Path) -> None:
+    assert command("train", "train.epochs=1", "run.name=half").code == 0
+    words = ["--to", "safetensors", "--precision", "bf16", "--output", str(tmp_path / "model"), "--json"]
+    said = command("export", "half", *words, "--max-accuracy-drop", "100")
+    assert said.code == 0, said.err
+    measured, trained = said.json["measured"]["metrics"]["map"], said.json["metrics"]["map"]
+    assert measured == pytest.approx(trained, abs=0.1)
+    assert f"| mAP | {trained:.2%} | {measured:.2%}" in (tmp_path / "model" / "README.md").read_text()
+    assert f"mAP {measured:.2%}" in command("export", "half", *words[:4], "--max-accuracy-drop", "100").out
+
+
 def test_a_run_goes_on_from_a_checkpoint_to_the_same_bits(command: Run, runs: Path) -> None:
     words = ["augment.mixup_alpha=0.2", "train.class_weights=balanced", "train.focal_gamma=1"]
     words += ["eval.metric=micro_f1", "checkpoint.keep_last=9"]

@@ -9,7 +9,7 @@ from conftest import TINY_RECIPE
 from durability.power_cut import recorded
 from neuscale.config import compose_config
 from neuscale.data.prepare import prepare
-from neuscale.inference.export import export
+from neuscale.inference.export import ExportOptions, export
 from neuscale.progress import Silent
 from neuscale.runs.folder import RunFolder
 from neuscale.training.run import train
@@ -42,10 +42,10 @@ def test_it_is_whole_or_the_older_one_or_not_there(
     model = root / "models" / "mine"
     older = None
     if replaced:
-        export(run, "safetensors", model, "step-00000001", "auto", False, Silent())
+        export(run, "safetensors", ExportOptions(model, "step-00000001"), Silent())
         older = files(model)
     with recorded(root) as record:
-        export(run, "safetensors", model, "last", "auto", replaced, Silent())
+        export(run, "safetensors", ExportOptions(model, "last", force=replaced), Silent())
         record.done("exported")
     newer = files(model)
     assert newer.keys() == {"model.safetensors", "model.json", "README.md"}

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neuscale.inference import export as export_module
-from neuscale.inference.classifier import Preprocessing, load_exported, reloaded
+from neuscale.inference import verify
+from neuscale.inference.classifier import Preprocessing, load_exported
 from neuscale.inference.model_card import _picture
+from neuscale.inference.runtimes import reloaded
 
 from .conftest import ODD_CLASSES, ODD_METRICS, Odd
 from .test_model_card import run_code
@@ -179,7 +181,7 @@ def test_compared_are_images_spread_over_the_split_in_batches_of_three_sizes(
 
         return run
 
-    monkeypatch.setattr(export_module, "reloaded", watched)
+    monkeypatch.setattr(verify, "reloaded", watched)
     assert command("export", "odd", "--to", "safetensors", "--output", tmp_path / "a").code == 0
     assert [len(images) for images in seen] == [1, 3, 25]
     assert torch.equal(torch.cat(seen), pixels(odd))

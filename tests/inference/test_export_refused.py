@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neuscale.inference import export as export_module
+from neuscale.inference import verify
 from neuscale.inference.classifier import Classifier, load_exported
 
 from .conftest import Odd
@@ -56,7 +57,7 @@ def test_it_is_refused(
     command: Command, odd: Odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     change, said = WRONG[wrong]
-    monkeypatch.setattr(export_module, "reloaded", lambda _, folder: partial(change, load_exported(folder)))
+    monkeypatch.setattr(verify, "reloaded", lambda _, folder: partial(change, load_exported(folder)))
     found = command("export", "odd", "--to", "safetensors", "--output", tmp_path / "new" / "model")
     assert (found.code, found.out) == (1, "")
     assert "the exported model.safetensors gives" in found.words
@@ -85,7 +86,7 @@ def test_the_tolerance_is_a_ten_thousandth_of_the_largest_logit_or_of_one(
 
     monkeypatch.setattr(export_module, "Classifier", Plain)
     monkeypatch.setattr(
-        export_module,
+        verify,
         "reloaded",
         lambda _, folder: lambda images: load_exported(folder)(images) * scale + step,
     )

@@ -1,6 +1,6 @@
 """A trained model with its preprocessing inside: from the bytes of images to class scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,11 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std, dtype=torch.float32))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.preprocessing.resized(normalize(images, self.mean, self.std)))
+        return self.model(self.model_input(images))
+
+    def model_input(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] → float32 [B, C, S, S]: normalised and resized."""
+        return self.preprocessing.resized(normalize(images, self.mean, self.std))
 
     def decode(self, content: bytes) -> Tensor:
         """An image file as the model takes it: uint8 [1, C, H, W]."""
@@ -124,7 +128,12 @@ class Classifier(nn.Module):
 RECORD = "model.json"
 
 
-FILES = {"safetensors": "model.safetensors", "torch": "model.pt2", "onnx": "model.onnx"}
+FILES = {
+    "safetensors": "model.safetensors",
+    "torch": "model.pt2",
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+}
 
 
 def load_exported(folder: str | Path) -> Classifier:
@@ -165,20 +174,3 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise CheckpointError(f"{folder / RECORD}: holds no record of a model.", "Export the run again.")
     return record
-
-
-def reloaded(kind: str, folder: Path) -> Callable[[Tensor], Tensor]:
-    """The model read back from its file: uint8 [B, C, H, W] → logits [B, classes]."""
-    if kind == "safetensors":
-        return load_exported(folder)
-    if kind == "torch":
-        return torch.export.load(folder / FILES[kind]).module()
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(folder / FILES[kind], providers=["CPUExecutionProvider"])
-
-    def run(images: Tensor) -> Tensor:
-        (logits,) = session.run(None, {"images": images.numpy()})
-        return torch.from_numpy(logits)
-
-    return run

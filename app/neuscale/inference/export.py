@@ -1,37 +1,58 @@
-"""Taking a trained model away: a folder with the model, its record and a card, read back and compared."""
+"""Export of a trained model: a folder with the model, its record and a card, read back and verified."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from neuscale.config import config_to_yaml
 from neuscale.data.catalog import CATALOG
-from neuscale.data.formats.image_list import ListedDataset, read_image_file
 from neuscale.errors import UsageError, UserError
 from neuscale.fs import replacing_folder
-from neuscale.inference.classifier import FILES, RECORD, Classifier, reloaded
+from neuscale.hardware import available_cores, cpu_name
+from neuscale.inference.classifier import FILES, RECORD, Classifier
 from neuscale.inference.evaluate_run import evaluate_restored, evaluation_loader
-from neuscale.inference.graph_formats import OPSET, RUNTIMES, check_onnx, check_opset, write_onnx, write_torch
+from neuscale.inference.graph_formats import (
+    OPSET,
+    RUNTIMES,
+    check_opset,
+    write_onnx,
+    write_openvino,
+    write_torch,
+)
 from neuscale.inference.model_card import model_card
+from neuscale.inference.quantize import (
+    CALIBRATION_IMAGES,
+    DTYPES,
+    LARGEST_INT8_OPSET,
+    HalfPrecision,
+    check_precision,
+    quantize_onnx,
+    rounded,
+)
 from neuscale.inference.restore import Restored, restore
+from neuscale.inference.runtimes import check_packages, reloaded
+from neuscale.inference.verify import (
+    CHECKED_IMAGES,
+    compare,
+    difference,
+    evaluate_file,
+    file_size,
+    spread_images,
+    time_file,
+)
 from neuscale.progress import Progress
 from neuscale.runs.differences import check_same_data
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import read_manifest
 from neuscale.training.checkpoint import AVERAGE, open_checkpoint
 from neuscale.version import __version__
-
-CHECKED_IMAGES = 64
-
-
-# Of the largest logit: far above what another order of sums makes, far below what changes a class.
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -56,95 +77,141 @@ def check_output(folder: Path, force: bool) -> None:
         )
 
 
-def export(
-    run: RunFolder,
-    kind: str,
-    output: Path | None,
-    checkpoint: str,
-    weights: str,
-    force: bool,
-    progress: Progress,
-    opset: int | None = None,
-) -> Exported:
-    """Write `run`'s model to a folder as "safetensors", "torch" or "onnx".
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of an export.
 
-    `output` None: `export/KIND` in the run folder; `opset`: ONNX's operator set, OPSET where it is None.
-    The folder is there when the model in it was read back and gave the same numbers. Arguments and errors are
-    those of `restore`; UserError where the model cannot be exported or the numbers differ.
+    `output` None: `export/KIND` in the run folder, with the precision where it is not fp32. `opset`: of
+    ONNX; None: OPSET. `max_accuracy_drop`: percentage points that a precision below fp32 may cost. `force`:
+    replace an exported model.
     """
-    folder = output if output is not None else run.path / "export" / kind
-    check_output(folder, force)
-    if kind == "onnx":
-        check_onnx()
-        check_opset(opset if opset is not None else OPSET)
-    elif opset is not None:
+
+    output: Path | None = None
+    checkpoint: str = "best"
+    weights: str = "auto"
+    force: bool = False
+    opset: int | None = None
+    precision: str = "fp32"
+    max_accuracy_drop: float = 5.0
+
+
+def export(run: RunFolder, kind: str, options: ExportOptions, progress: Progress) -> Exported:
+    """Write `run`'s model to a folder as "safetensors", "torch", "onnx" or "openvino".
+
+    The folder is there once the model in it was read back: in fp32 it gave the same numbers, in a lower
+    precision it was evaluated on the validation split. Arguments and errors are those of `restore`;
+    UserError where the model cannot be exported, the numbers differ or the accuracy drops too far.
+    """
+    precision = options.precision
+    name = kind if precision == "fp32" else f"{kind}-{precision}"
+    folder = options.output if options.output is not None else run.path / "export" / name
+    check_output(folder, options.force)
+    check_precision(kind, precision)
+    check_packages(kind)
+    graph = kind in ("onnx", "openvino")
+    opset = options.opset if options.opset is not None else OPSET
+    if graph:
+        check_opset(opset, LARGEST_INT8_OPSET if precision.startswith("int8") else max(RUNTIMES))
+    elif options.opset is not None:
         raise UsageError(f"`opset` means nothing for {kind}.", "Remove it.")
-    restored = restore(run, checkpoint, weights, "cpu", progress, stage=False, eager=True)
+    restored = restore(run, options.checkpoint, options.weights, "cpu", progress, stage=False, eager=True)
     check_same_data(restored.data, run)
     classifier = Classifier(restored.model, restored.preprocessing, restored.data.meta.classes).eval()
-    images = _check_images(restored)
-    record = _record(restored, kind, _metrics(restored, progress))
-    if kind == "onnx":
-        record["opset"] = opset if opset is not None else OPSET
-        record["onnxruntime"] = RUNTIMES[record["opset"]]
+    record = {**_record(restored, kind, _metrics(restored, progress)), "precision": precision}
+    if graph:
+        record["opset"], record["onnxruntime"] = opset, RUNTIMES[opset]
+    images = spread_images(restored, "val", CHECKED_IMAGES)
+    calibration = spread_images(restored, "train", CALIBRATION_IMAGES) if precision == "int8-static" else None
     with replacing_folder(folder) as partial:
-        record = _write(classifier, images, kind, partial, record)
+        # The record is there for who reads the model back; it is complete after the comparison.
+        (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        _write_model(classifier, images[:2], kind, precision, partial, record, calibration)
+        if precision == "fp32":
+            record["check"] = compare(classifier, images, kind, partial)
+        else:
+            found = difference(classifier, images, reloaded(kind, partial), FILES[kind])
+            record["check"] = {"images": len(images), "max_abs_difference": found}
+            record["measured"] = _measured(restored, classifier, images, kind, partial, record, progress)
+            _check_accuracy(record, options.max_accuracy_drop)
+        (partial / RECORD).write_text(
+            json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        (partial / "README.md").write_text(model_card(kind, record), encoding="utf-8")
     return Exported(folder, folder / FILES[kind], record)
 
 
-def _write(
-    classifier: Classifier, images: Tensor, kind: str, folder: Path, record: dict[str, Any]
-) -> dict[str, Any]:
-    """Write model, record and card; returns the record with the outcome of the comparison."""
+def _write_model(
+    classifier: Classifier,
+    example: Tensor,
+    kind: str,
+    precision: str,
+    folder: Path,
+    record: dict[str, Any],
+    calibration: Tensor | None,
+) -> None:
+    """Write the model's file, or files, into `folder`."""
     path = folder / FILES[kind]
-    # The record is there for who reads the model back; it is complete after the comparison.
-    (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
     if kind == "safetensors":
         state = {name: value.contiguous() for name, value in classifier.model.state_dict().items()}
-        path.write_bytes(save(state, metadata={"format": "pt"}))  # save_file's are for their owner alone
-    else:
-        write = write_torch if kind == "torch" else write_onnx
-        write(classifier, images[:2], path, record)
-    record = {**record, "check": _compared(classifier, images, kind, folder)}
-    (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(kind, record), encoding="utf-8")
-    return record
+        # save_file's are for their owner alone
+        path.write_bytes(save(rounded(state, precision), metadata={"format": "pt"}))
+        return
+    # OpenVINO stores the weights of an fp32 graph in fp16; the others compute in it.
+    half = precision in DTYPES and kind != "openvino"
+    model = HalfPrecision(classifier, DTYPES[precision]).eval() if half else classifier
+    if kind == "torch":
+        write_torch(model, example, path, record)
+        return
+    quantised = precision.startswith("int8")
+    if kind == "onnx" and not quantised:
+        write_onnx(model, example, path, record)
+        return
+    with TemporaryDirectory(prefix="neuscale-export-") as scratch:
+        graph = Path(scratch, "graph.onnx")
+        write_onnx(model, example, graph, record)
+        if quantised:
+            target = path if kind == "onnx" else Path(scratch, "quantised.onnx")
+            quantize_onnx(graph, target, calibration)
+            graph = target
+        if kind == "openvino":
+            write_openvino(graph, path, precision)
 
 
-@torch.inference_mode()
-def _compared(classifier: Classifier, images: Tensor, kind: str, folder: Path) -> dict[str, Any]:
-    """The largest difference of a logit between the model and the written file, on batches of three sizes."""
-    again = reloaded(kind, folder)
-    expected = classifier(images)
-    sizes = [1, 3, len(images) - 4] if len(images) > 4 else [1] * len(images)
-    found = torch.cat([again(part) for part in torch.split(images, sizes)])
-    if found.shape != expected.shape:  # a difference of other shapes would be broadcast, or none at all
-        raise UserError(
-            f"the exported {FILES[kind]} gives {'×'.join(map(str, found.shape))} numbers instead of"
-            f" {'×'.join(map(str, expected.shape))}.",
-            "Nothing was written; export it in another format.",
-        )
-    difference = float((found - expected).abs().max())
-    largest = max(1.0, float(expected.abs().max()))
-    if not difference <= TOLERANCE * largest:  # NaN as well
-        raise UserError(
-            f"the exported {FILES[kind]} gives other numbers than the model (by {difference:.2g}).",
-            "Nothing was written; export it in another format.",
-        )
-    return {"images": len(images), "max_abs_difference": difference}
+def _measured(
+    restored: Restored,
+    classifier: Classifier,
+    images: Tensor,
+    kind: str,
+    folder: Path,
+    record: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Accuracy of the file in `folder` on the validation split; size and latency, beside the fp32 file's."""
+    run = reloaded(kind, folder)
+    found = {"metrics": evaluate_file(restored, run, progress).scalars(), "bytes": file_size(folder)}
+    with TemporaryDirectory(prefix="neuscale-export-") as scratch:
+        other = Path(scratch)
+        _write_model(classifier, images[:2], kind, "fp32", other, record, None)
+        found["fp32_bytes"] = file_size(other)
+        if kind == "safetensors":  # run in fp32 whatever it is stored in
+            return found
+        found["latency"] = time_file(run, images, progress)
+        found["fp32_latency"] = time_file(reloaded(kind, other), images, progress)
+    return {**found, "processor": cpu_name(), "cores": available_cores()}
 
 
-def _check_images(restored: Restored) -> Tensor:
-    """Validation images, spread over all of them: uint8 [N, C, H, W]."""
-    data, preprocessing = restored.data, restored.preprocessing
-    count = data.meta.counts["val"]
-    chosen = np.unique(np.linspace(0, count - 1, min(CHECKED_IMAGES, count)).astype(int))
-    if isinstance(data, ListedDataset):
-        files = [data.files("val")[i] for i in chosen]
-        pixels = [preprocessing.decode(read_image_file(data.files_folder, file)) for file in files]
-    else:
-        pixels = [data.image("val", int(i)) for i in chosen]
-    return torch.from_numpy(np.stack(pixels))
+def _check_accuracy(record: dict[str, Any], most: float) -> None:
+    """Raise UserError where a lower precision costs more than `most` percentage points, or gives NaN."""
+    name, metric = ("mAP", "map") if record["several_labels"] else ("top-1", "top1")
+    before, after = record["metrics"][metric], record["measured"]["metrics"][metric]
+    drop = 100 * (before - after)
+    if drop <= most and math.isfinite(record["measured"]["metrics"]["loss"]):
+        return
+    raise UserError(
+        f"in {record['precision']}, {name} falls from {before:.2%} to {after:.2%}, by more than the"
+        f" {most:g} percentage points of `max_accuracy_drop`.",
+        "Nothing was written; export it in another precision, or raise `max_accuracy_drop`.",
+    )
 
 
 def _metrics(restored: Restored, progress: Progress) -> dict[str, float]:

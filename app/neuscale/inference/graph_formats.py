@@ -1,10 +1,9 @@
-"""A model as a graph that runs without this package: torch.export and ONNX.
+"""A model as a graph that runs without this package: torch.export, ONNX and OpenVINO.
 
 The batch is dynamic. Attention is traced in its plain form: the strides that a fast kernel of this
 machine happens to return would otherwise be written into the graph.
 """
 
-import importlib.util
 import json
 import warnings
 from collections.abc import Iterator
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from neuscale.errors import UsageError, UserError
-from neuscale.inference.classifier import Classifier
 
 # An ONNX file is one protobuf message, of 2 GB at most; weights of more lie beside it.
-_LARGEST_ONNX = 1_800_000_000
+LARGEST_ONNX = 1_800_000_000
 
 # Of each operator set the oldest ONNX Runtime that ran a vision transformer exported with it, of 1.15 to 1.23
 # (the files are of ONNX's IR version 10, which none before 1.18 reads).
@@ -28,19 +26,7 @@ RUNTIMES = {18: "1.18", 19: "1.18", 20: "1.18", 21: "1.18", 22: "1.21", 23: "1.2
 OPSET = 20
 
 
-def check_onnx() -> None:
-    """UsageError where a package that ONNX needs is missing."""
-    needed = ("onnx", "onnxscript", "onnxruntime")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        verb = "are" if len(missing) > 1 else "is"
-        raise UsageError(
-            f"ONNX: {' and '.join(missing)} {verb} not installed.",
-            "Install what it needs: pip install 'neuscale[onnx]'",
-        )
-
-
-def write_torch(classifier: Classifier, example: Tensor, path: Path, record: dict[str, Any]) -> None:
+def write_torch(classifier: nn.Module, example: Tensor, path: Path, record: dict[str, Any]) -> None:
     """Write a `torch.export` program; `record` lies in it as the extra file model.json."""
     with _tracing("torch.export"):
         batch = torch.export.Dim("batch")
@@ -48,13 +34,13 @@ def write_torch(classifier: Classifier, example: Tensor, path: Path, record: dic
     torch.export.save(program, path, extra_files={"model.json": json.dumps(record)})
 
 
-def check_opset(opset: int) -> None:
+def check_opset(opset: int, largest: int) -> None:
     """Raise UsageError for an operator set that is not known to work."""
-    if opset not in RUNTIMES:
-        raise UsageError(f"`opset` {opset}: expected {min(RUNTIMES)} to {max(RUNTIMES)}.")
+    if opset not in RUNTIMES or opset > largest:
+        raise UsageError(f"`opset` {opset}: expected {min(RUNTIMES)} to {largest}.")
 
 
-def write_onnx(classifier: Classifier, example: Tensor, path: Path, record: dict[str, Any]) -> None:
+def write_onnx(classifier: nn.Module, example: Tensor, path: Path, record: dict[str, Any]) -> None:
     """Write an ONNX model from "images" to "logits"; `record` lies in its metadata, a key for each field.
 
     `record["opset"]` is its operator set.
@@ -74,7 +60,25 @@ def write_onnx(classifier: Classifier, example: Tensor, path: Path, record: dict
         assert program is not None
         for name, value in record.items():
             program.model.metadata_props[name] = value if isinstance(value, str) else json.dumps(value)
-    program.save(path, external_data=size > _LARGEST_ONNX)
+    program.save(path, external_data=size > LARGEST_ONNX)
+
+
+def write_openvino(source: Path, path: Path, precision: str) -> None:
+    """Convert the ONNX model at `source` to OpenVINO's model.xml and model.bin; fp16: the weights' type."""
+    import openvino
+
+    try:
+        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=precision == "fp16")
+    except Exception as error:  # each operator has its own way to resist
+        raise UserError(
+            f"OpenVINO cannot read this model ({first_line(error)}).", "Export it as ONNX."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message that is not empty, 200 characters at most."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:200]
 
 
 @contextmanager
@@ -85,8 +89,7 @@ def _tracing(tool: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # each model has its own way to resist
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"{tool} cannot make a graph of this model ({said[:200]}).",
+            f"{tool} cannot make a graph of this model ({first_line(error)}).",
             "Export its weights as safetensors.",
         ) from error

@@ -50,7 +50,7 @@ An image classifier with {record["parameters"]:,} parameters and {len(classes)} 
 {accuracy}, loss {metrics["loss"]:.4f}, on the {counts["val"]:,} validation images.
 The file was read back and compared with the model that was trained, on {check["images"]} of these images:
 the largest difference of a logit is {check["max_abs_difference"]:.2g}.
-
+{_precision(record)}
 ## Data
 
 {_text(data["title"])} ({_code_span(data["name"])}): \
@@ -94,6 +94,55 @@ Run {_code_span(record["run"])}, {checkpoint}, \
 """
 
 
+_PRECISIONS = {
+    "fp16": "The model is in half precision (float16)",
+    "bf16": "The model is in half precision (bfloat16)",
+    "int8": "Weights are 8-bit integers (per channel), and activations are quantised when the model is run,"
+    " by their range in the batch: an image's logits depend a little on the others in its batch",
+    "int8-static": "Weights are 8-bit integers (per channel), and activations have ranges that were"
+    " measured on training images",
+}
+
+
+def _precision(record: dict[str, Any]) -> str:
+    """A section on a precision below fp32: what it costs and what it gains; empty for fp32."""
+    if "measured" not in record:
+        return ""
+    found, metrics = record["measured"], record["measured"]["metrics"]
+    name, metric = ("mAP", "map") if record["several_labels"] else ("Top-1", "top1")
+    drop = 100 * (metrics[metric] - record["metrics"][metric])
+    rows = [
+        (name, f"{record['metrics'][metric]:.2%}", f"{metrics[metric]:.2%} ({drop:+.2f} points)"),
+        ("Loss", f"{record['metrics']['loss']:.4f}", f"{metrics['loss']:.4f}"),
+        ("Size", _megabytes(found["fp32_bytes"]), _megabytes(found["bytes"])),
+    ]
+    for before, after in zip(found.get("fp32_latency", []), found.get("latency", []), strict=True):
+        size = before["batch_size"]
+        title = f"Latency, {size} image{'s' if size > 1 else ''}"
+        rows.append((title, f"{before['median_ms']:.2f} ms", f"{after['median_ms']:.2f} ms"))
+    if "latency" in found:
+        machine = f"{_text(found['processor'])}, {found['cores']} cores"
+        where = f"Times are medians on the CPU ({machine})."
+    else:
+        where = "It is computed in fp32: the loaded model is as fast as before."
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"""
+## Precision
+
+{_PRECISIONS[record["precision"]]}. On all validation images:
+
+| | fp32 | this file |
+|---|---|---|
+{table}
+
+{where}
+"""
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
 def _resized(preprocessing: Preprocessing) -> str:
     side = preprocessing.image_size
     if (side, side) == (preprocessing.width, preprocessing.height):
@@ -115,6 +164,7 @@ _FITS = {
 _NEEDS = {
     "safetensors": "With NeuScale installed, from this folder:",
     "torch": "With torch (NeuScale is not needed), from this folder:",
+    "openvino": "With openvino (neither torch nor NeuScale is needed), from this folder:",
     "onnx": "With onnxruntime {onnxruntime} or later (operator set {opset}; neither torch nor NeuScale is"
     " needed), from this folder:",
 }
@@ -136,8 +186,11 @@ print(model.classes[logits.argmax()])"""
     run = {
         "torch": 'logits = torch.export.load("model.pt2").module()(torch.from_numpy(images))',
         "onnx": 'logits = onnxruntime.InferenceSession("model.onnx").run(None, {"images": images})[0]',
+        "openvino": 'settings = {"INFERENCE_PRECISION_HINT": "f32"}'
+        '\nmodel = openvino.Core().compile_model("model.xml", "CPU", settings)'
+        '\nlogits = model({"images": images})["logits"]',
     }[kind]
-    library = "torch" if kind == "torch" else "onnxruntime"
+    library = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}[kind]
     return f"""import json, numpy, {library}
 from PIL import Image, ImageOps
 {_picture(preprocessing)}

@@ -1,0 +1,153 @@
+"""Exports in fewer bits: half-precision floats, and 8-bit integers by ONNX Runtime.
+
+int8: weights are quantised per channel when exported, activations per batch when run. int8-static:
+activations, too, are quantised by ranges that were measured on training images.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from neuscale.errors import UsageError, UserError
+from neuscale.inference.classifier import Classifier
+from neuscale.inference.graph_formats import LARGEST_ONNX, first_line
+from neuscale.inference.runtimes import FORMAT_NAMES
+
+# ONNX Runtime has no bfloat16 on the CPU, and OpenVINO no activations that are quantised when a model is run.
+PRECISIONS = {
+    "safetensors": ("fp32", "fp16", "bf16"),
+    "torch": ("fp32", "fp16", "bf16"),
+    "onnx": ("fp32", "fp16", "int8", "int8-static"),
+    "openvino": ("fp32", "fp16", "int8-static"),
+}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+# Matrix products hold nearly all of the weights and of the time; the rest loses more than it gains. Few
+# versions of ONNX Runtime have a convolution whose activations are quantised when it is run.
+_QUANTISED = {"int8": ["MatMul", "Gemm"], "int8-static": ["MatMul", "Gemm", "Conv"]}
+
+# ONNX Runtime 1.23, the oldest that reads operator set 23, cannot quantise in it.
+LARGEST_INT8_OPSET = 22
+
+CALIBRATION_IMAGES = 256
+
+
+def check_precision(kind: str, precision: str) -> None:
+    """Raise UsageError where format `kind` has no such precision."""
+    if precision in PRECISIONS[kind]:
+        return
+    others = [FORMAT_NAMES[other] for other, known in PRECISIONS.items() if precision in known]
+    raise UsageError(
+        f"`precision` {precision}: {FORMAT_NAMES[kind]} has {', '.join(PRECISIONS[kind])}.",
+        f"Formats that have it: {', '.join(others)}." if others else "",
+    )
+
+
+class HalfPrecision(nn.Module):
+    """`classifier` with its model in fp16 or bf16: uint8 [B, C, H, W] → logits float32 [B, classes].
+
+    Images are normalised and resized in float32.
+    """
+
+    def __init__(self, classifier: Classifier, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.classifier, self.dtype = deepcopy(classifier), dtype
+        self.classifier.model.to(dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier.model(self.classifier.model_input(images).to(self.dtype))
+        return logits.float()
+
+
+def rounded(state: dict[str, Tensor], precision: str) -> dict[str, Tensor]:
+    """A state dict with its floats in the type of `precision`.
+
+    Raises UserError where a number is beyond its range.
+    """
+    if precision not in DTYPES:
+        return state
+    dtype = DTYPES[precision]
+    cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    for name, value in cast.items():
+        if not torch.equal(value.isfinite(), state[name].isfinite()):
+            raise UserError(
+                f"{name}: holds numbers beyond the range of {precision}.", "Export it as bf16, or as fp32."
+            )
+    return cast
+
+
+class _Calibration:
+    """Batches of training images, as ONNX Runtime asks for them."""
+
+    def __init__(self, batches: Sequence[NDArray[Any]]) -> None:
+        self._batches: Iterator[NDArray[Any]] = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"images": batch}
+
+
+def quantize_onnx(source: Path, path: Path, calibration: Tensor | None) -> None:
+    """Quantise the ONNX model at `source` to 8 bits and write it to `path`.
+
+    `calibration`: images uint8 [N, C, H, W] that the ranges of activations are measured on, or None to
+    quantise them when the model is run. Raises UserError where ONNX Runtime cannot.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+    model = onnx.load(source)
+    # Shapes noted by the exporter, which the quantiser's transposed weights contradict.
+    del model.graph.value_info[:]
+    weights = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+    operators = _QUANTISED["int8" if calibration is None else "int8-static"]
+    if not any(node.op_type in operators for node in model.graph.node):
+        raise UserError(
+            f"this model has no operator that can be quantised so ({', '.join(operators)}).",
+            "Export it as int8-static, or as fp16.",
+        )
+    options = {
+        "per_channel": True,
+        "weight_type": QuantType.QInt8,
+        "op_types_to_quantize": operators,
+        "use_external_data_format": weights > LARGEST_ONNX,
+    }
+    try:
+        with _quiet_root_logger():
+            if calibration is None:
+                quantize_dynamic(model, path, **options)
+            else:
+                reader = _Calibration([part.numpy() for part in torch.split(calibration, 32)])
+                quantize_static(
+                    model,
+                    path,
+                    reader,
+                    quant_format=QuantFormat.QDQ,
+                    activation_type=QuantType.QUInt8,
+                    **options,
+                )
+    except Exception as error:  # each operator has its own way to resist
+        raise UserError(
+            f"ONNX Runtime cannot quantise this model ({first_line(error)}).",
+            "Export it as fp16, or as fp32.",
+        ) from error
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """The quantiser's advice, which is for who calls it by hand, is not shown."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
