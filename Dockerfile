@@ -1,10 +1,10 @@
-# One image for training with a GPU or without: make image, or docker build --tag neuscale .
+# Image for training with or without a GPU: make image, or docker build --tag neuscale .
 # Each step is a script in scripts/image, which apptainer.def runs as well.
 
 ARG DEVEL_IMAGE=nvidia/cuda:13.0.2-devel-ubuntu24.04@sha256:5dc1bca23d05bd37b011be68ec470c03b403a5da07ec3a86e41af9470e9d0cc6
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04@sha256:2ab6381d970b211fb93853796dc6707eb8a72575a375c422b17cf4d8b2641701
 
-# What installs and builds; nothing of it is in the image.
+# Tools that install and build; they are not part of the final image.
 FROM ${BASE_IMAGE} AS tools
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN --mount=type=bind,source=scripts/image/system.sh,target=/src/system.sh \
@@ -17,7 +17,7 @@ RUN --mount=type=bind,source=scripts/image/index.sh,target=/src/index.sh \
     --mount=type=secret,id=index \
     bash /src/tools.sh /src/requirements-build.lock
 
-# The locked packages: they come before any source, so that a change of the code leaves them alone.
+# Locked packages, installed before any source is used, so that a code change does not invalidate this stage.
 FROM ${BASE_IMAGE} AS packages
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN --mount=type=bind,source=scripts/image/system.sh,target=/src/system.sh \
@@ -33,7 +33,7 @@ RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     --mount=type=secret,id=index \
     bash /src/packages.sh /src/requirements.lock /src/requirements-build.lock
 
-# The wheel of the native ops, compiled with nvcc against the very packages of the image.
+# Wheel of the native ops, compiled with nvcc against the packages of the image.
 FROM ${DEVEL_IMAGE} AS ops
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN --mount=type=bind,source=scripts/image/system.sh,target=/src/system.sh \
@@ -46,7 +46,7 @@ RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     --mount=type=bind,source=cuda_ops,target=/src/cuda_ops \
     bash /src/ops.sh /src/cuda_ops /wheels
 
-# The wheel of the program.
+# Wheel of the program.
 FROM tools AS app
 RUN --mount=type=bind,source=scripts/image/app.sh,target=/src/app.sh \
     --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \
@@ -55,7 +55,7 @@ RUN --mount=type=bind,source=scripts/image/app.sh,target=/src/app.sh \
     --mount=type=bind,source=app,target=/src/app \
     bash /src/app.sh /src /wheels
 
-# The image. The steps that change most often come last.
+# Final image. Steps that change most often come last.
 FROM packages AS final
 RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     --mount=type=bind,from=ops,source=/wheels,target=/wheels \
@@ -66,12 +66,13 @@ RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     --mount=type=bind,source=scripts/image/install.sh,target=/src/install.sh \
     bash /src/install.sh /wheels/*.whl
 
-# After what compiles Python files: it is the date of the data's record, and would change how they are compiled.
+# SOURCE_DATE_EPOCH is the date in the data set's record. It is set after the steps that compile Python
+# files, because it would change how they are compiled.
 ARG SOURCE_DATE_EPOCH
 RUN --mount=type=bind,source=scripts/image/data.sh,target=/src/data.sh \
     bash /src/data.sh
 
-# make passes all of these; VERSION and LOCK_SHA256 are compared with what is there.
+# make passes all of these; finish.sh compares VERSION and LOCK_SHA256 with the image's contents.
 ARG VERSION=unknown
 ARG REVISION
 ARG LOCK_SHA256
@@ -85,7 +86,7 @@ LABEL org.opencontainers.image.title="NeuScale" \
       org.opencontainers.image.revision="${REVISION}" \
       neuscale.lock.sha256="${LOCK_SHA256}"
 
-# For whatever is started without the entry point; environment.sh sets the rest.
+# For commands that are started without the entry point; environment.sh sets the rest.
 ENV PATH=/usr/local/bin:/opt/neuscale/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONNOUSERSITE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
@@ -94,12 +95,12 @@ WORKDIR /runs
 VOLUME ["/runs"]
 USER 1000:1000
 STOPSIGNAL SIGTERM
-# Whatever would keep it from training: folders, disk, driver, shared memory.
+# Check everything that would prevent training: folders, disk, driver, shared memory.
 HEALTHCHECK --interval=5m --timeout=60s --start-period=30s --retries=2 CMD ["neuscale", "doctor"]
 ENTRYPOINT ["neuscale"]
 CMD ["--help"]
 
-# The tests, run in the image while it is built: docker build --target test .
+# Tests, run in the image during its build: docker build --target test .
 FROM final AS test
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 USER 0:0
@@ -117,5 +118,5 @@ ARG PYTEST_ADDOPTS=-q
 RUN --network=none --mount=type=bind,target=/src \
     bash /src/scripts/image/test.sh run /src
 
-# What `docker build .` makes.
+# Default target of `docker build .`.
 FROM final

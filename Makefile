@@ -1,4 +1,4 @@
-# Every workflow of NeuScale. A bare `make` explains itself.
+# All workflows of NeuScale; `make` without a target lists them.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -10,7 +10,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.ready
 OPS   := $(VENV)/.ops
 
-# The first of these that is there and is 3.11 to 3.13; or say PYTHON=…
+# The first of these that exists and is Python 3.11 to 3.13; override it with PYTHON=…
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
 
@@ -19,9 +19,9 @@ GPUS ?=
 ARGS ?=
 PORT ?= 6006
 CUDA ?=
-# Tests run in a process per core, four at most; those that share an expensive run stay together.
+# Tests run in one process per core, at most four; tests of a file stay together to share an expensive run.
 PYTEST_JOBS ?= -n auto --maxprocesses 4 --dist loadfile
-# Containers: where `make train` runs, the image's names, and what the .sif is made from.
+# Containers: where `make train` runs, the names of the images, and the source of the .sif.
 IN    ?= venv
 IMAGE ?= neuscale:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 SIF   ?= neuscale.sif
@@ -106,7 +106,7 @@ shell: ## Open a shell in the image, on ./data and ./runs
 tensorboard: $(STAMP) ## Show the curves of all runs in the browser, on PORT=6006
 	@$(BIN)/tensorboard --logdir "$${NEUSCALE_RUNS:-runs}" --port $(PORT)
 
-# Built again when a source of it changed; beside this environment's torch, whose headers it needs.
+# Rebuilt when one of its sources changes; built with the torch of this environment, whose headers it needs.
 $(OPS): $(STAMP) $(shell find cuda_ops -type f -not -path '*/build/*' -not -path '*/tests/*' -not -name '*.pyc')
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation \
 		--reinstall-package neuscale_ops $(if $(CUDA),-C cmake.define.NEUSCALE_OPS_CUDA=$(CUDA)) ./cuda_ops
@@ -121,7 +121,7 @@ ops: $(OPS) ## Build and install the native ops (CUDA=ON: fail without nvcc; CUD
 test-gpu: $(OPS) ## Run what needs an NVIDIA GPU, and write its measurements to benchmarks/results (ARGS=ARCHIVE of CIFAR-10)
 	@bash scripts/test_gpu.sh $(BIN)/python $(ARGS)
 
-# In the order of the files: by the number of their tests, those that start many processes would come last.
+# Files run in their own order: sorted by number of tests, those that start many processes would run last.
 .PHONY: test
 test: $(STAMP) $(OPS) ## Run the tests, with lint and types first
 	@$(MAKE) lint
@@ -136,7 +136,8 @@ test-fuzz: $(STAMP) $(OPS) ## Try FUZZ_EXAMPLES=5000 damaged files on each parse
 test-mutants: $(STAMP) $(OPS) ## Plant known bugs one at a time, and count those that the tests catch (ARGS=--chosen: a dozen)
 	@$(BIN)/python scripts/test_mutants.py $(ARGS)
 
-# What touches torch, torchvision, Accelerate, numpy, Hydra and Typer; the rest is the same with any version of them.
+# Tests of code that uses torch, torchvision, Accelerate, numpy, Hydra or Typer; other code does not depend on
+# their versions.
 LOWEST := tests/config tests/models tests/training tests/runs tests/data/test_loader.py tests/data/test_loaders_agree.py \
 	tests/data/test_prepare.py tests/evaluation/test_evaluate.py tests/cli/test_train_and_eval.py \
 	tests/cli/test_library_models.py tests/cli/test_tracking.py tests/cli/test_startup.py tests/cli/test_hub.py \

@@ -1,10 +1,10 @@
-"""What saving a checkpoint costs training, in the background and if it waited for the disk.
+"""Time that saving a checkpoint costs training, in the background and blocking.
 
     .venv/bin/python benchmarks/checkpoint.py [--device cuda]
 
-Trains Swin-T with AdamW on CIFAR-10 (which must be prepared) and saves it. `blocking`: a save that
-training waits for; `stall`: how long training stands still for a save in the background; `lost`: by
-how much the steps beside that save take longer in all, the stall included. Medians.
+Trains Swin-T with AdamW on CIFAR-10 (which must be prepared) and saves it. `blocking` is the time of a
+save that training waits for; `stall`, the time that training is blocked by a save in the background;
+`lost`, the total delay of the steps during that save, including the stall. Times are medians.
 Writes `benchmarks/results/checkpoint.csv`, or `checkpoint-<gpu>.csv`.
 """
 
@@ -35,7 +35,7 @@ PLAIN_STEPS = 8
 
 
 class Measurement:
-    """A trainer whose steps and saves are timed one by one."""
+    """Trainer whose steps and saves are timed one by one."""
 
     def __init__(self, device: str, folder: Path) -> None:
         words = ["experiment=cifar10_swin_t", f"train.global_batch_size={BATCH}", f"run.device={device}"]
@@ -70,7 +70,7 @@ class Measurement:
         return time.perf_counter() - began
 
     def background(self) -> tuple[float, float]:
-        """Seconds that training stood still, and seconds lost until the save was done."""
+        """Seconds that training was blocked, and seconds lost in total until the save finished."""
         plain = statistics.median(self.step() for _ in range(PLAIN_STEPS))
         began = time.perf_counter()
         self.trainer.save({}, is_best=False)
@@ -97,7 +97,7 @@ def main() -> None:
         measured = Measurement(given.device, Path(folder))
         for _ in range(3):
             measured.step()
-        measured.blocking()  # takes the memory that later saves use again
+        measured.blocking()  # warm-up: allocates the memory that later saves reuse
         for _ in range(given.rounds):
             measured.step()
             blocking.append(measured.blocking())

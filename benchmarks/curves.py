@@ -1,4 +1,4 @@
-"""The curves of a run as a picture for the README.
+"""Plot the curves of a run, for the README.
 
 .venv/bin/python benchmarks/curves.py runs/NAME docs/NAME.png
 """
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 
 def draw(curves: list[dict[str, Any]], picture: Path) -> None:
-    """Training loss, and accuracy in training and validation, over the steps."""
+    """Plot loss and accuracy in training and validation over the steps, and save to `picture`."""
     figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     points = [line for line in curves if line["split"] == "train"]

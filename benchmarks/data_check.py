@@ -1,9 +1,9 @@
-"""Planted copies and wrong labels that `neuscale data check` finds in CIFAR-10: precision and recall.
+"""Precision and recall of `neuscale data check` for copies and wrong labels planted in CIFAR-10.
 
     python benchmarks/data_check.py cifar10-jpeg.tar.gz
 
-Of 20,000 images 5 % get another label, 200 are copied as they are and 200 changed (compressed, scaled or
-brightened). Labels are judged by two runs, each trained on one half and looking at the other.
+Of 20,000 images, 5 % get a wrong label, 200 are copied exactly and 200 with a change (compressed, scaled
+or brightened). Two runs check the labels, each trained on one half and evaluated on the other.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SEED = 7
 
 
 def changed(content: bytes, how: int) -> bytes:
-    """An image that was compressed again, scaled or brightened."""
+    """Return the image compressed again (`how` 0), scaled (1) or brightened (2)."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     if how == 1:
         image = image.resize((40, 40), Image.Resampling.BICUBIC).resize(image.size, Image.Resampling.BICUBIC)
@@ -35,7 +35,7 @@ def changed(content: bytes, how: int) -> bytes:
 def plant(
     archive: Path, folder: Path, images: int, share: float, copies: int
 ) -> tuple[dict[str, str], set[frozenset[str]]]:
-    """Write the cut to `folder`; returns the files with wrong labels and their classes, and the copies."""
+    """Write the subset to `folder`; return the true classes of mislabelled files, and the pairs of copies."""
     from neuscale.data.sources.open_images import open_tree
 
     random = np.random.default_rng(SEED)

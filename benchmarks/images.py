@@ -1,8 +1,8 @@
-"""How large the images are, and what in them is: from a built Docker image, and a .sif if there is one.
+"""Sizes of the images and their parts, from a built Docker image, and from a .sif if there is one.
 
     .venv/bin/python benchmarks/images.py [IMAGE [SIF]]            # after make image sif
 
-Sizes are of files as they lie in the image; the .sif is compressed. Writes `benchmarks/results/images.csv`.
+Sizes are those of uncompressed files; only the .sif is compressed. Writes `benchmarks/results/images.csv`.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from table import write_table
 
-# Each part with the paths that hold it; what is under an earlier one is not counted again.
+# Parts and their paths; files that an earlier part contains are not counted again.
 PARTS = {
     "CUDA's libraries and Triton": ["{packages}/nvidia", "{packages}/triton"],
     "torch and torchvision": ["{packages}/torch", "{packages}/torchvision", "{packages}/torchvision.libs"],
@@ -23,7 +23,7 @@ PARTS = {
     "Python, a C++ compiler and the base image": ["/usr", "/etc", "/var", "/opt"],
 }
 
-# Prints the bytes of each part; runs in the image.
+# Program that prints the bytes of each part; it runs in the image.
 MEASURE = """
 import json, os, sys, sysconfig
 seen, found = set(), {}
@@ -42,7 +42,7 @@ print(json.dumps(found))
 
 
 def main(image: str, sif: Path) -> None:
-    """Measure and writes the table."""
+    """Measure the sizes and write the table."""
     details: dict[str, Any] = json.loads(_said("docker", "image", "inspect", image))[0]
     python = ("/opt/neuscale/bin/python", "-I", "-c", MEASURE, json.dumps(PARTS))
     inside: dict[str, int] = json.loads(_inside(image, *python))

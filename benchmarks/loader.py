@@ -1,11 +1,11 @@
-"""Batches of CIFAR-10, cropped, mirrored and normalised to float32: this loader and its peers, in one run.
+"""Loading of CIFAR-10 batches, cropped, flipped and normalised to float32: our loaders against others.
 
     .venv/bin/python benchmarks/loader.py
 
-Needs CIFAR-10 prepared, and the native ops (`make ops`). Each side makes whole batches of 128
-for a few seconds after a warm-up, the sides taking turns; the table has the median of the
-rounds. For "from disk" the pages of the packed file are dropped from memory before each round,
-which then goes through images that it has not read yet. Writes `benchmarks/results/loader.csv`.
+Requires CIFAR-10 prepared, and the native ops (`make ops`). After a warm-up, the loaders take
+turns, and each makes batches of 128 for a few seconds per round; the table has the medians over the
+rounds. For "from disk", the packed file is dropped from the page cache before each round, which
+then reads one epoch. Writes `benchmarks/results/loader.csv`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ BATCH = 128
 
 
 def torchvision_cifar10(data: PackedDataset, transform: Callable[..., Any]) -> Dataset[Any]:
-    """torchvision's own CIFAR10 class on our pixels: its archive need not be there."""
+    """torchvision's CIFAR10 data set with our pixels, so that its archive is not needed."""
     peer = datasets.CIFAR10.__new__(datasets.CIFAR10)
     peer.data = np.ascontiguousarray(data.images("train").transpose(0, 2, 3, 1))
     peer.targets = data.labels("train").tolist()
@@ -63,7 +63,7 @@ def dataloader(data: PackedDataset, transform: Callable[..., Any], workers: int)
 
 
 def timm_loader(data: PackedDataset, workers: int) -> Iterator[Any]:
-    """timm's collate and batched normalisation, with CIFAR's transforms for each image."""
+    """timm's loader: its collate and batched normalisation, with CIFAR's transforms for each image."""
     meta = data.meta
     loader = timm.data.create_loader(
         torchvision_cifar10(data, lambda image: image),
@@ -94,14 +94,14 @@ def ours(
 
 
 def drop_pages(data: PackedDataset) -> None:
-    """Take the training images out of memory: the next to read them waits for the disk."""
+    """Drop the training images from the page cache, so that the next read waits for the disk."""
     data.images("train")._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
     with (data.folder / images_file("train")).open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def epoch_from_disk(data: PackedDataset) -> float:
-    """Images a second over one epoch that begins with nothing in memory."""
+    """Images per second over one epoch that starts with a cold page cache."""
     drop_pages(data)
     batches = ours(data, StreamLoader)
     steps = data.meta.counts["train"] // BATCH
@@ -112,7 +112,7 @@ def epoch_from_disk(data: PackedDataset) -> float:
 
 
 def rate(batches: Iterator[Any], seconds: float) -> float:
-    """Images a second."""
+    """Images per second, measured for `seconds`."""
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         next(batches)

@@ -1,12 +1,13 @@
-"""The loop around a training step beside other loops.
+"""Overhead of our training loop, compared with other loops.
 
     .venv/bin/python benchmarks/loop.py
 
-They train one small model on the same batches from memory with the same optimizer: a bare PyTorch
-loop, Accelerate's as its documentation has it, Lightning's Trainer, and ours with its schedule,
-logging and weight average. Each runs in a process of its own, since ours sets the C library's
-allocator, and in one thread, as what is compared is the work around the model. The sides take turns
-in random order; medians, also of the ratios within each round. Writes `benchmarks/results/loop.csv`.
+The loops train one small model on batches of one shape from memory, with AdamW: a bare PyTorch loop,
+Accelerate's as in its documentation, Lightning's Trainer, and ours with its schedule, logging and
+weight average. Each runs in its own process, because ours configures the C library's allocator, and in
+one thread, because the work around the model is compared. The loops take turns in random order; times
+are medians, and ratios are medians of the ratios within each round. Writes
+`benchmarks/results/loop.csv`.
 """
 
 import argparse
@@ -130,7 +131,7 @@ def lightning_loop() -> float:
 
 
 def ours(config: Config) -> float:
-    """Trainer's own clock: loader, schedule, logging and average included; no evaluation."""
+    """Seconds of the trainer's timer, with loader, schedule, logging and average, without evaluation."""
     data = PackedDataset.open(packed_path("cifar10"))
     trainer = Trainer(config, data, create_accelerator("cpu", "fp32"), Silent())
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +156,7 @@ SIDES = {
 
 
 def measure_here(name: str) -> float:
-    """Seconds a step, in this process: the median of some short trainings after a first."""
+    """Seconds per step in this process: the median of REPEATS short trainings after a warm-up."""
     torch.set_num_threads(1)
     side = SIDES[name]
     side()

@@ -1,12 +1,12 @@
-"""The native ops beside eager torch, torch.compile and a copy of the same bytes, on CPU or GPU.
+"""Speed of the native ops, compared with eager torch, torch.compile and a copy of the same bytes.
 
     .venv/bin/python benchmarks/ops.py --output benchmarks/results/ops-cpu.json
     .venv/bin/python benchmarks/ops.py --keep-memory --output benchmarks/results/ops-cpu-kept.json
 
-Needs neuscale_ops (`make ops`). Sides take turns for some rounds; the table has medians in
-milliseconds and how many times as long as ours the others took. By default the C library gives
-large results back to the system and gets new pages for the next; `--keep-memory` has it keep them,
-as `neuscale train` does on a CPU.
+Requires neuscale_ops (`make ops`) and runs on CPU or GPU. The implementations take turns over several
+rounds; the table has medians in milliseconds, and the times of the others divided by ours. By default
+the C library returns the memory of large results to the system and gets new pages for the next; with
+`--keep-memory` it keeps them, as in `neuscale train` on a CPU.
 """
 
 import argparse

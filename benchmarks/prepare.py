@@ -1,14 +1,14 @@
-"""Tiny ImageNet's zip to an array of decoded images: `neuscale data prepare` and the usual ways, in one run.
+"""Time from Tiny ImageNet's zip to an array of decoded images: `neuscale data prepare` against usual ways.
 
     .venv/bin/python benchmarks/prepare.py tiny-imagenet-200.zip --folder /tmp --folder /dev/shm
 
-Each side runs as a process of its own, the sides taking turns; time and peak memory are those of
-the whole process, start included, and the table has the medians. The usual ways unpack with `zipfile`
-and decode one image after another into one array that is saved; ours also compares checksums,
-sorts the validation images into their classes, writes checksums and syncs. How long unpacking takes
-depends on the file system, so that it is in the table, and a way that unpacks nothing is too. The last rows
-are of a zip with each training image several times, about as many as all of Tiny ImageNet has: where the
-start of a process counts less, and to see whether memory grows.
+Each side runs in its own process, and the sides take turns. Time and peak memory are those of the whole
+process, including its start; the table has the median time and the highest memory. The usual ways unpack
+with `zipfile` and decode one image after another into an array that is saved; ours also compares
+checksums, sorts the validation images into their classes, writes checksums and syncs. The time of
+unpacking depends on the file system, so the table names it, and also has a way that unpacks nothing. The
+last rows are of a zip with each training image several times, about as many images as all of Tiny
+ImageNet has: process start counts less there, and memory growth becomes visible.
 Writes `benchmarks/results/prepare.csv`.
 """
 
@@ -80,7 +80,7 @@ LARGER = ("zipfile.extractall, Pillow", "zipfile in memory, Pillow", "neuscale d
 
 @dataclass
 class Measured:
-    """Seconds and peak memory (MB) of each run, and how many images there were."""
+    """Seconds and peak memory (MB) of each run, and the number of images."""
 
     images: int
     seconds: list[float] = field(default_factory=list)
@@ -88,9 +88,9 @@ class Measured:
 
 
 def run(program: str, archive: Path, parent: Path, measured: Measured) -> None:
-    """One process from start to end, in a folder below `parent` that is removed afterwards."""
+    """Run and measure one process, in a temporary folder below `parent`."""
     with tempfile.TemporaryDirectory(dir=parent) as folder:
-        os.sync()  # what the side before left to be written
+        os.sync()  # write out what the previous side left
         began = time.perf_counter()
         command = [sys.executable, "-c", program, str(archive), folder]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -99,7 +99,7 @@ def run(program: str, archive: Path, parent: Path, measured: Measured) -> None:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise SystemExit(f"{' '.join(command[:2])} failed with {process.returncode}")
-        # In kilobytes on Linux, in bytes on a Mac.
+        # ru_maxrss is in kilobytes on Linux, in bytes on macOS.
         measured.peak_mb.append(usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
 
 
@@ -109,7 +109,7 @@ def image_count(archive: Path) -> int:
 
 
 def repeated(archive: Path, target: Path, times: int) -> Path:
-    """The same archive with each training image `times` times, under names of their own."""
+    """Write a copy of the archive with each training image `times` times, under different names."""
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
         for info in source.infolist():
             if info.is_dir():
@@ -144,10 +144,10 @@ def main() -> None:
 
 
 def measure(archive: Path, folder: Path, rounds: int, programs: dict[str, str]) -> list[dict[str, str]]:
-    """A row for each side, all of them working below `folder`."""
+    """Rows of all sides, which work in temporary folders below `folder`."""
     count = image_count(archive)
     sides = {name: Measured(count) for name in programs}
-    for name in programs:  # a warm-up: files and bytecode come from memory for all of them
+    for name in programs:  # warm-up: files and bytecode come from the page cache for all sides
         run(programs[name], archive, folder, Measured(count))
     for _ in range(rounds):
         for name, measured in sides.items():
@@ -157,7 +157,7 @@ def measure(archive: Path, folder: Path, rounds: int, programs: dict[str, str]) 
 
 
 def row(name: str, folder: Path, measured: Measured, base: float) -> dict[str, str]:
-    """One line of the table; `base` is what the first side took."""
+    """Row of the table; `base` is the median time of the first side."""
     seconds = statistics.median(measured.seconds)
     return {
         "machine": f"{cpu_name()}, {available_cores()} cores",
@@ -174,7 +174,7 @@ def row(name: str, folder: Path, measured: Measured, base: float) -> dict[str, s
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that `folder` is on, where the system tells."""
+    """Type of the file system of `folder`; empty if /proc/mounts cannot be read."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:

@@ -1,8 +1,8 @@
-"""The quickstart over several seeds: accuracy, training time and throughput, and a picture of the curves.
+"""Accuracy, training time and throughput of the quickstart over several seeds, and a plot of its curves.
 
     make setup && .venv/bin/python benchmarks/quickstart.py --seeds 3
 
-Runs the `neuscale` command as a user does, with nothing else on the machine. Writes
+Runs the `neuscale` command as a user does; nothing else should run on the machine. Writes
 `benchmarks/results/quickstart.csv`, one row per seed, and `docs/quickstart.png`.
 """
 
@@ -24,7 +24,7 @@ PICTURE = ROOT / "docs/quickstart.png"
 
 
 def train(seed: int, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
-    """(result, curves, manifest) of one quickstart."""
+    """Run one quickstart; return (result, curves, manifest)."""
     words = ["train", "experiment=quickstart", f"run.seed={seed}", f"run.name=seed{seed}", "--json"]
     done = subprocess.run(
         program(*words),

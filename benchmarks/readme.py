@@ -1,4 +1,4 @@
-"""The README's tables from the files in results/, between their markers.
+"""Write the README's tables, between their markers, from the files in results/.
 
     .venv/bin/python benchmarks/readme.py [README [RESULTS]]       # make results
 
@@ -22,20 +22,20 @@ MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.D
 
 
 def percent(row: Row) -> str:
-    """Mean ± spread, in %."""
+    """Mean ± standard deviation of top-1, in %."""
     spread = f" ± {100 * float(row['top1_std']):.2f}" if row["top1_std"] else ""
     return f"{100 * float(row['top1']):.2f}{spread}"
 
 
 def duration(row: Row) -> str:
-    """The time of training, in the unit that suits it."""
+    """Training time in seconds, minutes or hours."""
     seconds = float(row["train_seconds"])
     if seconds < 600:
         return f"{seconds:,.0f} s"
     return f"{seconds / 60:,.0f} min" if seconds < 36000 else f"{seconds / 3600:,.1f} h"
 
 
-# The columns of each table, by the name of its file: their titles, and how they are made of a row.
+# Columns of each table, by the name of its file: titles, and functions from a row to a cell.
 TABLES: dict[str, Columns] = {
     "experiments": {
         "recipe": lambda row: " ".join([row["experiment"], row["changes"]]).strip(),
@@ -90,7 +90,7 @@ TABLES: dict[str, Columns] = {
 
 
 def rows_of(name: str, results: Path) -> list[Row]:
-    """What a table is made of."""
+    """Rows of a table's CSV; for ops-cpu, speed ratios from its two JSON files."""
     if name != "ops-cpu":
         with (results / f"{name}.csv").open(newline="") as file:
             return list(csv.DictReader(file))
@@ -108,7 +108,7 @@ def rows_of(name: str, results: Path) -> list[Row]:
 
 
 def table(name: str, results: Path) -> str:
-    """The table of results in Markdown."""
+    """Table of results in Markdown."""
     if name not in TABLES:
         raise SystemExit(f"table: {name}: known are {', '.join(TABLES)}")
     rows = rows_of(name, results)
@@ -119,7 +119,7 @@ def table(name: str, results: Path) -> str:
 
 
 def main(readme: Path, results: Path) -> None:
-    """Fills the marked places of `readme` from the files in `results`."""
+    """Replace the marked tables of `readme` by those from the files in `results`."""
     text = readme.read_text()
     found = MARKED.findall(text)
     if not found:

@@ -1,4 +1,4 @@
-"""How long continuous integration takes here, stage by stage, from what `.ci/run` printed.
+"""Duration of each stage of continuous integration on this machine, from the output of `.ci/run`.
 
     .ci/run 2>&1 | tee ci.log && .venv/bin/python benchmarks/stages.py ci.log
 
@@ -14,12 +14,12 @@ from table import cpu_name, write_table
 from neuscale.hardware import available_cores
 
 STAGE = re.compile(r"^== ([\w-]+)$(.*?)^== \1: (\d+) s$", re.MULTILINE | re.DOTALL)
-# The last line of pytest: what passed and what did not.
+# Last line of pytest, with the number of passed tests.
 SUMMARY = re.compile(r"(\d+) passed.* in [\d.]+s")
 
 
 def main(log: Path) -> None:
-    """Write a row for each stage that came to its end."""
+    """Write a row for each finished stage."""
     machine = f"{cpu_name()}, {available_cores()} cores"
     rows = []
     for name, said, seconds in STAGE.findall(log.read_text()):

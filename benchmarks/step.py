@@ -1,8 +1,8 @@
-"""A training step of our models beside torchvision's.
+"""Speed of a training step of our models, compared with torchvision's.
 
     .venv/bin/python benchmarks/step.py [--device cuda] [--precision bf16]
 
-The sides take turns; medians. Writes `benchmarks/results/step.csv`, or `step-<gpu>.csv`.
+The models take turns; times are medians. Writes `benchmarks/results/step.csv`, or `step-<gpu>.csv`.
 """
 
 import argparse

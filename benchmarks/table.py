@@ -1,4 +1,4 @@
-"""What the benchmarks here share: the machine's name, and a table of results as CSV."""
+"""Shared by the benchmarks: the CPU's name, and tables of results as CSV."""
 
 import csv
 import re
@@ -11,7 +11,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write_table(name: str, rows: list[dict[str, str]], folder: Path = RESULTS) -> None:
-    """Write and prints `results/<name>.csv`, a column for each key of the rows."""
+    """Write and print `<folder>/<name>.csv`, with a column for each key of the rows."""
     path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
@@ -22,7 +22,7 @@ def write_table(name: str, rows: list[dict[str, str]], folder: Path = RESULTS) -
 
 
 def named_for(name: str, device: Any) -> str:
-    """The name of a table of that device: a GPU's results stand beside the CPU's."""
+    """Name of a device's table: `name` on a CPU, `name-<gpu>` on a GPU, so that both are kept."""
     if device.type != "cuda":
         return name
     import torch

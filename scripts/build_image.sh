@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the image IMAGE with its labels, for docker-compose.yml and docker run.
+# Build the Docker image IMAGE with its labels, for docker-compose.yml and docker run.
 #   build_image.sh IMAGE [OPTION of docker build …]
-# In the environment, where wanted: BASE_IMAGE and DEVEL_IMAGE (other base images, by tag and digest),
-# INDEX_FILE (a file with the address of a package index; it is mounted while packages are installed).
+# Optional environment variables: BASE_IMAGE and DEVEL_IMAGE (other base images, by tag and digest),
+# INDEX_FILE (a file with the URL of a package index; it is mounted while packages are installed).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 image=${1:?the name of the image}
@@ -19,6 +19,6 @@ if revision=$(git rev-parse HEAD 2>/dev/null); then
   SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
   arguments+=(--build-arg "REVISION=$revision")
 fi
-# The time in the image is that of the source.
+# The timestamp of the image is that of the source.
 arguments+=(--build-arg "SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}")
 DOCKER_BUILDKIT=1 docker build --tag "$image" "${arguments[@]}" "$@" .

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the Apptainer image SIF, from apptainer.def or from a Docker image that is there.
+# Build the Apptainer image SIF, from apptainer.def or from an existing Docker image.
 #   build_sif.sh SIF definition|docker [IMAGE]
-# In the environment, where wanted: REGISTRY, BASE_IMAGE and DEVEL_IMAGE for the definition's base images,
-# INDEX_FILE (a file with the address of a package index), APPTAINER_BUILD (options of apptainer build).
+# Optional environment variables: REGISTRY, BASE_IMAGE and DEVEL_IMAGE for the definition's base images,
+# INDEX_FILE (a file with the URL of a package index), APPTAINER_BUILD (options of apptainer build).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 sif=${1:?the .sif file} from=${2:?definition or docker} image=${3:-}
@@ -17,7 +17,7 @@ case $from in
     apptainer build --force "${options[@]}" "$partial" "docker-archive:$scratch/image.tar"
     ;;
   definition)
-    # Both stages and the compressed image are there at once (measured).
+    # Both stages and the compressed image exist at the same time; the size in GB is measured.
     needed=18 build=${APPTAINER_TMPDIR:-${TMPDIR:-/tmp}}
     free=$(df --output=avail --block-size=G "$build" | tail -1 | tr -dc 0-9)
     if ((free < needed)); then
@@ -35,4 +35,4 @@ case $from in
   *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 chmod 644 "$partial"
-mv "$partial" "$sif" # whole or not at all
+mv "$partial" "$sif" # atomic: never a partial file

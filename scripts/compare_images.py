@@ -1,9 +1,9 @@
-"""Compares two Docker images file by file: contents, kind, mode and owner, and their configuration.
+"""Compare two Docker images file by file (content, kind, mode, owner), and their configuration.
 
     python scripts/compare_images.py IMAGE OTHER
 
-Times of files are left out: they are those of the build, and the only thing that two builds of one
-commit may have differently. Exit code 1 where anything else differs.
+File times are ignored: they are those of the build, and the only difference that two builds of one
+commit may have. The exit code is 1 if anything else differs.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 
 
 class Entry(NamedTuple):
-    """What a path of an image is."""
+    """Properties of a path in an image."""
 
     kind: str
     mode: str
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    """Print what differs; the exit code."""
+    """Print the differences and return the exit code."""
     if len(arguments) != 2:
         print(__doc__)
         return 2
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 
 def entries(archive: IO[bytes]) -> dict[str, Entry]:
-    """Every path of a tar archive, read as a stream."""
+    """Entries of all paths in a tar archive, read as a stream."""
     found = {}
     with tarfile.open(fileobj=archive, mode="r|") as tar:
         for member in tar:
@@ -67,7 +67,7 @@ def entries(archive: IO[bytes]) -> dict[str, Entry]:
 
 
 def differences(here: dict[str, Entry], there: dict[str, Entry]) -> list[str]:
-    """What differs, a line for each path."""
+    """Differences, one line for each path."""
     found = {
         path: _difference(here.get(path), there.get(path)) for path in sorted(here.keys() | there.keys())
     }
@@ -89,7 +89,7 @@ def _sha256(reader: IO[bytes]) -> str:
 
 
 def _configuration(image: str) -> dict[str, Any]:
-    """What a container of the image starts with: command, environment, labels, user, …"""
+    """Architecture and configuration of an image: command, environment, labels, user, …"""
     said = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=True)
     found: dict[str, Any] = json.loads(said.stdout)[0]
     return {"Architecture": found["Architecture"], **found["Config"]}
@@ -97,7 +97,7 @@ def _configuration(image: str) -> dict[str, Any]:
 
 @contextmanager
 def _exported(image: str) -> Iterator[IO[bytes]]:
-    """The files of the image as a tar stream."""
+    """Files of the image as a tar stream."""
     created = subprocess.run(["docker", "create", image], capture_output=True, check=True, text=True)
     container = created.stdout.strip()
     try:

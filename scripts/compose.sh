@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# docker compose with this machine's settings: makes .env where there is none, and asks for no GPU where there is none.
-#   compose.sh WORD…
+# Run docker compose with this machine's settings: create .env if needed, and request no GPU without one.
+#   compose.sh ARGUMENT…
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ ! -e .env ]]; then
@@ -12,8 +12,8 @@ if ! nvidia-smi --list-gpus 2>/dev/null | grep -q .; then
   echo "no NVIDIA GPU on this machine: training on the CPU (docker-compose.cpu.yml)"
   files+=(--file docker-compose.cpu.yml)
 fi
-# Docker makes folders that are not there, and as root. Which they are says Compose itself: it has rules of its own for
-# quotes, comments, variables and ~ in .env.
+# Create missing bind-mount folders, which Docker would create as root. Compose itself prints their paths,
+# because it has its own rules for quotes, comments, variables and ~ in .env.
 settings=$(docker compose "${files[@]}" config --format json)
 awk '/"type": "bind"/ { bind = 1 } bind && /"source": / { source = $0 }
   bind && /"target": / { if ($0 ~ /"\/(data|runs)"/) print source; bind = 0 }' <<<"$settings" |

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves the requirements for all platforms and Pythons, with hashes and without index addresses.
+# Resolve the requirements for all platforms and Python versions, with hashes and without index URLs.
 #   scripts/lock.sh UV [--upgrade …]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +10,7 @@ compile() {
 }
 compile pyproject.toml --output-file requirements.lock "$@"
 compile pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock "$@"
-# What builds the packages that come as source only.
+# Build requirements of the packages that are distributed as source only.
 compile requirements-build.in --constraints requirements-dev.lock --output-file requirements-build.lock "$@"
 # The oldest versions that pyproject.toml allows, for 'make test-lowest'.
 compile pyproject.toml --group test --resolution lowest-direct \

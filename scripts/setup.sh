@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the virtual environment $1 from the hash-locked requirements, with uv.
-# uv is taken from where it is: the environment itself, PATH, else installed into the environment with pip.
+# Create the virtual environment $1 from the hash-locked requirements, with uv.
+# uv is taken from the environment or from PATH; if neither has it, pip installs it into the environment.
 set -euo pipefail
 venv=$1
 python=${PYTHON:-}
@@ -22,7 +22,7 @@ if [[ -x $venv/bin/uv ]]; then
 elif command -v uv >/dev/null; then
   uv=$(command -v uv)
 else
-  # The lock holds uv's version and hashes as well.
+  # The lock file contains uv's version and hashes as well.
   uv_lock=$(mktemp)
   trap 'rm -f "$uv_lock"' EXIT
   awk '/^uv==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements-dev.lock >"$uv_lock"
@@ -30,9 +30,9 @@ else
   uv=$venv/bin/uv
 fi
 began=$SECONDS
-# Bytecode is compiled now and not at each start, where an environment cannot write it.
+# Compile bytecode now, not at each start in an environment that is not writable.
 "$uv" pip sync --quiet --compile-bytecode --python "$venv/bin/python" --require-hashes \
   --build-constraints requirements-build.lock requirements-dev.lock
-# The package itself, editable; what builds it is among the locked packages.
+# Install the package itself, editable; its build requirements are among the locked packages.
 "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation --editable .
 echo "$venv is ready ($((SECONDS - began)) s)"

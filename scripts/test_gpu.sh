@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Runs what needs an NVIDIA GPU, and writes its measurements to benchmarks/results. Whatever fails, the rest still runs.
-#   test_gpu.sh PYTHON [ARCHIVE]    PYTHON imports neuscale and neuscale_ops; ARCHIVE holds CIFAR-10, else it is fetched
+# Run tests and benchmarks that need an NVIDIA GPU, and write measurements to benchmarks/results.
+# After a failure the remaining steps still run.
+#   test_gpu.sh PYTHON [ARCHIVE]    PYTHON can import neuscale and neuscale_ops; ARCHIVE contains CIFAR-10
+#                                   (downloaded if not given)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=${1:?a Python that imports neuscale and neuscale_ops}

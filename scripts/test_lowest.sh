@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs tests with the oldest versions that pyproject.toml allows, in an environment of their own beside .venv: the
-# program's wheel, and the very wheel of the native ops that was built beside the newest torch.
+# Run tests with the oldest versions that pyproject.toml allows, in a separate environment: the program's
+# wheel, and the wheel of the native ops built with the newest torch.
 #   test_lowest.sh VENV [OPTION of pytest …]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -8,8 +8,8 @@
 A table has one entry per bug: `bug` (what goes wrong), `file`, `old` and `new` (the text that is
 replaced; `old` occurs once in the file), `tests` (the nearest tests, as pytest takes them), and
 optionally `chosen = true`, or `survives = "reason"` for a bug that no test can or should see.
-Optional packages are hidden from the tests. Mutation tools (cosmic-ray, mutmut) make thousands of
-mutants most of which no user would notice; this table has the ones that users would suffer from.
+Optional packages are hidden from the tests. Mutation tools (cosmic-ray, mutmut) create thousands of
+mutants, most of which no user would notice; these tables contain bugs that would harm users.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TABLES = ROOT / "tests" / "mutants"
 TIMEOUT = 300.0
 WANTED, WANTED_OF_A_FOLDER = 0.90, 0.80
 
-# Runs of the tests are forked from a process that has imported the libraries, and nothing of the program.
+# Test runs are forked from a process that has imported these libraries, but no module of the program.
 PROCESSES = multiprocessing.get_context("forkserver")
 LIBRARIES = ["pytest", "hypothesis", "torch", "torchvision", "torchmetrics", "accelerate", "safetensors"]
 LIBRARIES += ["hydra", "omegaconf", "typer", "rich", "matplotlib", "tensorboard", "jinja2", "filelock"]
@@ -42,7 +42,7 @@ LIBRARIES += ["hydra", "omegaconf", "typer", "rich", "matplotlib", "tensorboard"
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug: `old` becomes `new` in `file`; `tests` are to catch it. `folder`: what its score counts for."""
+    """Bug that replaces `old` by `new` in `file`; `tests` should catch it, and scores are per `folder`."""
 
     table: str
     bug: str
@@ -54,7 +54,7 @@ class Mutant:
     survives: str = ""
 
     def has_one_of(self, words: Sequence[str]) -> bool:
-        """True where the bug or the file contains one of `words`, or where there are none."""
+        """True if the bug or the file contains one of `words`, or if there are no words."""
         return not words or any(word in f"{self.bug} {self.file}" for word in words)
 
     @property
@@ -65,7 +65,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a mutant was caught, by which test, and the seconds that took."""
+    """Result of a mutant: caught or not, by which test, and the seconds it took."""
 
     mutant: Mutant
     caught: bool
@@ -83,7 +83,7 @@ def load_mutants() -> list[Mutant]:
 
 
 def check_mutant(mutant: Mutant) -> None:
-    """Raise ValueError for an entry that does not fit the source any more."""
+    """Raise ValueError if an entry no longer matches the source, or one of its tests does not exist."""
     found = (ROOT / mutant.file).read_text().count(mutant.old)
     if found != 1 or mutant.old == mutant.new:
         raise ValueError(f"{mutant.table}: '{mutant.bug}': `old` occurs {found} times in {mutant.file}")
@@ -93,7 +93,7 @@ def check_mutant(mutant: Mutant) -> None:
 
 
 def copy_repository(target: Path) -> None:
-    """Copy the tracked and the new files of the working tree."""
+    """Copy the tracked and the new, not ignored files of the working tree to `target`."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -109,7 +109,7 @@ def copy_repository(target: Path) -> None:
 
 
 def _pytest_in(copy: Path, arguments: list[str], output: Path) -> None:
-    """What a forked process does: run pytest in `copy`, and end with its exit code."""
+    """Run pytest in `copy` in a forked process, and exit with its exit code."""
     os.setsid()
     written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(written, 1)
@@ -132,7 +132,7 @@ def _pytest_in(copy: Path, arguments: list[str], output: Path) -> None:
 
 
 def run_tests(tests: Sequence[str], copy: Path, *options: str) -> tuple[int, str]:
-    """pytest's exit code and output for `tests` in `copy`; code 124 after TIMEOUT."""
+    """Run `tests` in `copy`; return pytest's exit code (124 after TIMEOUT) and output."""
     output = copy.with_suffix(".out")
     arguments = ["-q", "--no-header", "-p", "without_optional_packages", "-p", "no:cacheprovider"]
     process = PROCESSES.Process(target=_pytest_in, args=(copy, [*arguments, *options, *tests], output))
@@ -147,7 +147,7 @@ def run_tests(tests: Sequence[str], copy: Path, *options: str) -> tuple[int, str
 
 
 def try_mutant(mutant: Mutant, copy: Path) -> Verdict:
-    """Plant a bug in `copy`, run its tests, and take it out again."""
+    """Plant a bug in `copy`, run its tests, and remove it again."""
     path = copy / mutant.file
     sound = path.read_text()
     path.write_text(sound.replace(mutant.old, mutant.new))
@@ -157,14 +157,14 @@ def try_mutant(mutant: Mutant, copy: Path) -> Verdict:
     finally:
         path.write_text(sound)
     failed = [line.split(" - ")[0] for line in out.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if code > 2 and code != 124 and not failed:  # below 0: pytest itself was ended by a signal
+    if code > 2 and code != 124 and not failed:  # below 0: a signal killed pytest
         raise RuntimeError(f"'{mutant.bug}': pytest ended with {code}:\n{out}")
     by = failed[0] if failed else {0: "", 124: "its time ran out"}.get(code, f"pytest ended with {code}")
     return Verdict(mutant, code != 0, by, time.monotonic() - began)
 
 
 def try_all(mutants: Sequence[Mutant], jobs: int, folder: Path) -> list[Verdict]:
-    """Verdicts on all mutants, `jobs` at a time, each printed as it comes."""
+    """Verdicts on all mutants, tried `jobs` at a time; each is printed as soon as it is known."""
     copies: SimpleQueue[Path] = SimpleQueue()
     for job in range(jobs):
         copy_repository(folder / f"copy{job}")
@@ -185,7 +185,7 @@ def try_all(mutants: Sequence[Mutant], jobs: int, folder: Path) -> list[Verdict]
 
 
 def report(verdicts: Sequence[Verdict]) -> bool:
-    """Print the score by folder and what survived; False where a score is lower than wanted."""
+    """Print the scores by folder and the survivors; return False if a score is too low."""
     folders: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         folders[verdict.mutant.folder].append(verdict)
@@ -204,7 +204,7 @@ def report(verdicts: Sequence[Verdict]) -> bool:
 
 
 def write_scores(verdicts: Sequence[Verdict], path: Path) -> None:
-    """Write a CSV of the bugs planted and caught by folder."""
+    """Write a CSV with the numbers of planted and caught bugs by folder."""
     folders = sorted({verdict.mutant.folder for verdict in verdicts})
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs a neuscale command in the Docker or the Apptainer image, on ./data and ./runs, as the user who calls it.
-#   train_in.sh docker|apptainer IMAGE-OR-SIF WORD…
+# Run a neuscale command in the Docker or Apptainer image, with ./data and ./runs, as the calling user.
+#   train_in.sh docker|apptainer IMAGE-OR-SIF ARGUMENT…
 set -euo pipefail
 cd "$(dirname "$0")/.."
 where=${1:?docker or apptainer} image=${2:?the image} && shift 2
 data=${NEUSCALE_DATA:-$PWD/data} runs=${NEUSCALE_RUNS:-$PWD/runs}
-mkdir -p "$data" "$runs" # Docker would make them, and as root
+mkdir -p "$data" "$runs" # Docker would create them as root
 data=$(cd "$data" && pwd) runs=$(cd "$runs" && pwd)
 gpus() { nvidia-smi --list-gpus 2>/dev/null | grep -q .; }
 case $where in
   docker)
     options=(--rm --init --shm-size 2g --stop-timeout 120 --user "$(id -u):$(id -g)")
     options+=(--volume "$data:/data" --volume "$runs:/runs")
-    # A container does not know its image; the run's manifest names it.
+    # The run's manifest records the image, which a container cannot find out itself.
     options+=(--env "NEUSCALE_IMAGE=$image")
     if digest=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null); then
       options+=(--env "NEUSCALE_IMAGE_DIGEST=$digest")

@@ -3,8 +3,8 @@ include(CheckCXXSourceCompiles)
 add_library(neuscale_ops_cpu MODULE
   csrc/schema.cpp csrc/cpu/gelu_rows.cpp csrc/cpu/bias_gelu.cpp csrc/cpu/crop_flip_normalize.cpp)
 target_link_libraries(neuscale_ops_cpu PRIVATE neuscale_torch torch_cpu)
-# Neither flag changes a value: errno and the floating-point status flags are not read here, and
-# loops with a choice in them vectorise only without them.
+# Neither -fno-math-errno nor -fno-trapping-math changes a result: this code reads neither errno nor
+# the floating-point status flags. Loops with conditionals vectorise only with these options.
 target_compile_options(neuscale_ops_cpu PRIVATE -O3 -Wall -Wextra -fno-math-errno -fno-trapping-math)
 
 check_cxx_source_compiles("

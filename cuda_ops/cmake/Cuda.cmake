@@ -1,4 +1,5 @@
-# The CUDA library, where it can be built. A GPU is not looked for: images are built without one.
+# Build the CUDA library if a CUDA build of torch, nvcc and cuBLASLt are found. No GPU is required,
+# because images are built on machines without one.
 include(CheckLanguage)
 
 if(NEUSCALE_OPS_CUDA STREQUAL "OFF")
@@ -10,7 +11,7 @@ else()
   find_library(NEUSCALE_CUBLASLT NAMES libcublasLt.so.13 cublasLt
     HINTS "${NEUSCALE_TORCH}/../nvidia/cu13/lib" /usr/local/cuda/lib64)
   if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
-    # Its usual place is often not on PATH.
+    # nvcc's usual folder is often not on PATH.
     find_program(NEUSCALE_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin)
     if(NEUSCALE_NVCC)
       set(CMAKE_CUDA_COMPILER "${NEUSCALE_NVCC}")
@@ -32,14 +33,14 @@ else()
     target_compile_definitions(neuscale_ops_cuda PRIVATE USE_CUDA
       "NEUSCALE_ARCHITECTURES=\"${NEUSCALE_ARCHITECTURE_WORDS}\"")
     target_compile_options(neuscale_ops_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-t0>")
-    # The same sources give the same bytes: nvcc names symbols by chance, and temporary files by
-    # their process, unless it is told not to.
+    # Reproducible builds: by default nvcc gives symbols random names, and puts its process id into
+    # the names of temporary files.
     foreach(source csrc/cuda/bias_gelu.cu csrc/cuda/crop_flip_normalize.cu)
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-frandom-seed=${source}")
     endforeach()
     target_link_options(neuscale_ops_cuda PRIVATE LINKER:-s)
-    # The copy that torch brings and loads; a toolkit need not hold one. Only the two plain C++
-    # files see its headers, and after the toolkit's own.
+    # The cuBLASLt that torch ships and loads, because a toolkit may lack it. Only the two plain C++
+    # files see its headers, and search them after the toolkit's own.
     set_source_files_properties(csrc/cuda/linear_gelu.cpp csrc/cuda/epilogue_gemm.cpp PROPERTIES
       INCLUDE_DIRECTORIES "${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES}"
       COMPILE_OPTIONS "-isystem;${NEUSCALE_CUBLAS_INCLUDE};-Wall;-Wextra")

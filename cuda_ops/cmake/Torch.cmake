@@ -15,9 +15,9 @@ add_library(neuscale_torch INTERFACE)
 target_include_directories(neuscale_torch SYSTEM INTERFACE "${NEUSCALE_TORCH}/include")
 target_link_directories(neuscale_torch INTERFACE "${NEUSCALE_TORCH}/lib")
 target_compile_features(neuscale_torch INTERFACE cxx_std_17)
-# 2.11's part of the stable ABI, whatever the version of the headers.
+# Use only the part of the stable ABI that torch 2.11 has, also with newer headers.
 target_compile_definitions(neuscale_torch INTERFACE TORCH_TARGET_VERSION=0x020b000000000000 TORCH_STABLE_ONLY)
-# Checks name the file and line of a failure: as in this repository, not as on the machine that built it.
+# Failed checks report file and line: map paths of the build machine to neuscale_ops/… and torch/….
 include(CheckCXXCompilerFlag)
 foreach(map "${CMAKE_SOURCE_DIR}=neuscale_ops" "${NEUSCALE_TORCH}=torch")
   check_cxx_compiler_flag("-fmacro-prefix-map=${map}" NEUSCALE_HAS_PREFIX_MAP)
@@ -28,12 +28,12 @@ foreach(map "${CMAKE_SOURCE_DIR}=neuscale_ops" "${NEUSCALE_TORCH}=torch")
   endif()
 endforeach()
 if(UNIX AND NOT APPLE)
-  # The symbols come from torch at run time: name its libraries even where none is used directly.
+  # Torch provides the symbols at run time: link its libraries even if none is used directly.
   target_link_options(neuscale_torch INTERFACE "LINKER:--no-as-needed")
 endif()
 
-# No prefix, the same suffix everywhere, nothing visible but the registration, and no path of the
-# machine that built it: torch has loaded its libraries before these are.
+# Build without file name prefix, with suffix .so on every platform, hidden symbols, and no RPATH of
+# the build machine: torch's libraries are already loaded when these are.
 function(neuscale_module name)
   set_target_properties(${name} PROPERTIES
     PREFIX "" SUFFIX ".so" CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden

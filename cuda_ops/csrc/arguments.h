@@ -1,4 +1,4 @@
-// What every op asks of its tensors before it touches their memory.
+// Checks that the ops make on their tensors before they access their memory.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -15,7 +15,7 @@ namespace neuscale {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// A call through the dispatcher costs half a microsecond: only where it changes something.
+// Return a contiguous version. A dispatcher call costs half a microsecond: make it only if needed.
 inline Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
@@ -25,7 +25,7 @@ inline Approximate approximate_of(int64_t value) {
   return static_cast<Approximate>(value);
 }
 
-// The last dimension is the columns, all others are rows.
+// Tensor as a matrix: the last dimension is the columns, all other dimensions are the rows.
 struct Matrix {
   int64_t rows;
   int64_t columns;

@@ -1,4 +1,4 @@
-// The arguments of crop_flip_normalize, checked and as pointers.
+// Checked arguments of crop_flip_normalize, as raw pointers.
 #pragma once
 
 #include "arguments.h"
@@ -6,7 +6,7 @@
 
 namespace neuscale {
 
-// Holds dense versions of the tensors as long as the pointers are in use.
+// Owns contiguous versions of the tensors; it must outlive the pointers of arguments().
 class CropTensors {
  public:
   CropTensors(const Tensor& images_given, const Tensor& index_given, const Tensor& top_given,

@@ -1,4 +1,4 @@
-// What the CPU's loop and the CUDA kernel of crop_flip_normalize are told; free of torch.
+// Arguments of the CPU loop and the CUDA kernel of crop_flip_normalize; independent of torch.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@ namespace neuscale {
 
 struct CropArguments {
   const uint8_t* images;  // [images_count, channels, height, width]
-  const int64_t* index;   // [batch], as the three below
+  const int64_t* index;   // [batch], like the three below
   const int64_t* top;
   const int64_t* left;
   const bool* flip;

@@ -14,14 +14,14 @@
 
 namespace neuscale {
 
-// The type that the result is rounded to; the arithmetic is float32's for all.
+// Type that the result is rounded to; all arithmetic is in float32.
 enum class Precision { kFloat32, kFloat16, kBFloat16 };
 
-// That of a storage type; whoever declares another type's load() and store() adds it.
+// Precision of a storage type; specialise it where load() and store() of another type are declared.
 template <typename T>
 constexpr Precision kPrecision = Precision::kFloat32;
 
-// Here exp(-x) is 2^-127, whose bits times_power() makes those of 0: no other cut is needed.
+// From here on the exponent of exp(-x) is -127, for which times_power() gives 0: no other cut is needed.
 constexpr float kLargestExponent = 88.0f;
 
 NEUSCALE_INLINE float as_float(int32_t bits) {
@@ -46,9 +46,9 @@ NEUSCALE_INLINE float reciprocal(float x) {
 #endif
 }
 
-// x >= 0, and no more than the limit; the limit where x is NaN. What follows stays finite, and the
-// caller multiplies by x itself, so that NaN reaches the result. The order of floats that are not
-// negative is that of their bits, and integers have a minimum in one instruction.
+// min(x, limit) for x >= 0; `limit` if x is NaN. Later steps stay finite, and the caller multiplies
+// by x itself, so that NaN reaches the result. Non-negative floats have the order of their bits, and
+// a minimum of integers is one instruction.
 NEUSCALE_INLINE float limited(float x, float limit) {
   const int32_t bits = as_bits(x), most = as_bits(limit);
   return as_float(bits < most ? bits : most);
@@ -62,7 +62,7 @@ NEUSCALE_INLINE float polynomial(float x, float c, Floats... higher) {
 }
 
 // 2^n * mantissa, where n is a whole number in [-127, 127] and `shifted` is n + kShift.
-constexpr float kShift = 12582912.0f + 127.0f;  // 1.5 * 2^23 rounds what is added to it, in the low bits
+constexpr float kShift = 12582912.0f + 127.0f;  // adding to 1.5 * 2^23 rounds to an integer, in the low bits
 NEUSCALE_INLINE float times_power(float mantissa, float shifted) {
   return mantissa * as_float(static_cast<int32_t>(static_cast<uint32_t>(as_bits(shifted)) << 23));
 }
@@ -70,11 +70,11 @@ NEUSCALE_INLINE float times_power(float mantissa, float shifted) {
 // exp(-(x + rest)) for x in [0, kLargestExponent] and |rest| much below x; 0 at the limit.
 NEUSCALE_INLINE float exp_minus(float x, float rest) {
 #if defined(__CUDA_ARCH__)
-  // One MUFU.EX2, which takes what is not a normal number for 0.
+  // One MUFU.EX2 instruction, which flushes subnormal numbers to 0.
   const float head = x * 1.44269504f;
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(-head));
-  // What rounding took from the argument, which would cost up to 87 units in the last place.
+  // Rounding error of the argument; without a correction it would cost up to 87 ulp.
   const float tail = fmaf(x, 1.44269504f, -head) + x * 1.92596299e-8f;
   return fmaf(result, -(rest + tail * 0.693147181f), result);
 #else
@@ -87,7 +87,7 @@ NEUSCALE_INLINE float exp_minus(float x, float rest) {
 #endif
 }
 
-// 2^(x * y + whole) for an exponent in [-127, 0], to 18 bits, for bfloat16 to 13; 0 at -127.
+// 2^(x * y + whole) for an exponent in [-127, 0], to 18 bits, or 13 bits for bfloat16; 0 at -127.
 template <Precision P>
 NEUSCALE_INLINE float power_of_two(float x, float y, float whole) {
 #if defined(__CUDA_ARCH__)

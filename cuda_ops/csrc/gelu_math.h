@@ -1,5 +1,5 @@
-// GELU and its derivative for one float, without branches: what the CPU's rows and the CUDA
-// kernels both compute. Coefficients come from tools/fit_gelu_math.py, which names their source.
+// GELU and its derivative for one float, without branches; used by the CPU loops and the CUDA
+// kernels. Coefficients come from tools/fit_gelu_math.py, which names their source.
 #pragma once
 
 #include "float_math.h"
@@ -14,22 +14,22 @@ NEUSCALE_INLINE float exp_minus_half_square(float a) {
   const float square = a * a;
   return exp_minus(0.5f * square, 0.5f * fmaf(a, a, -square));
 #else
-  // The square of the upper 12 bits is exact; the rest is added after the reduction.
+  // The square of the upper 12 bits is exact; the remainder is added after the range reduction.
   const float upper = as_float(as_bits(a) & ~0xFFF);
   return exp_minus(0.5f * (upper * upper), 0.5f * ((a - upper) * (a + upper)));
 #endif
 }
 
-// Where the tails are cut off, for they vanish in the result: float32 and bfloat16 have no normal
-// number as small, and float16 has none from 8 on, even times its largest gradient.
+// Cut-offs beyond which the tails vanish in the result: they are below the smallest normal number of
+// float32 and bfloat16; for float16 they are so from 8 on, even times its largest gradient.
 template <Precision P>
 constexpr float kLargestTail = P == Precision::kFloat32 ? 13.2665f : P == Precision::kFloat16 ? 8.0f : 13.0f;
 template <Precision P>
 constexpr float kLargestDerivative = P == Precision::kFloat16 ? 8.0f : 13.2665f;
 constexpr float kLargestTanh = 10.03f;
 
-// The upper tail of the normal distribution for a in [0, kLargestTail], 0 at the limit; and
-// exp(-a² / 2).
+// Upper tail of the normal distribution for a in [0, kLargestTail], 0 at the limit; `exponential`
+// is set to exp(-a² / 2).
 NEUSCALE_INLINE float normal_tail(float a, float& exponential) {
   exponential = exp_minus_half_square(a);
   const float w = reciprocal(a + 3.75f);
@@ -40,7 +40,7 @@ NEUSCALE_INLINE float normal_tail(float a, float& exponential) {
   return factor * w * exponential;
 }
 
-// The same tail for the half types, without a division: a power of two.
+// The same tail for float16 and bfloat16, as a power of two, without a division.
 template <Precision P>
 NEUSCALE_INLINE float normal_tail(float a) {
   const float s =
@@ -50,7 +50,7 @@ NEUSCALE_INLINE float normal_tail(float a) {
           : polynomial(a, -1.149852167f, -0.4617641088f, -0.05136354428f, 0.007580993712f,
                        -0.0007702180292f, 4.999488969e-05f, -1.848865862e-06f, 2.947464741e-08f);
   const float tail = power_of_two<P>(s, a, -1.0f);
-  // float16's limit is not one at which the power itself is 0.
+  // At float16's limit the power of two itself is not yet 0.
   return P == Precision::kFloat16 && !(a < kLargestTail<P>) ? 0.0f : tail;
 }
 
@@ -68,8 +68,8 @@ NEUSCALE_INLINE float derivative_tail(float a) {
   return factor * power_of_two<P>(a * -0.72134752f, a, 0.0f);
 }
 
-// The logistic function of sqrt(8 / pi) (u + 0.044715 u³), which is (1 + tanh(…)) / 2 of the
-// tanh form; and its product with one minus itself.
+// cdf(u) of the tanh form, (1 + tanh(…)) / 2, as the logistic function of
+// sqrt(8 / pi) (u + 0.044715 u³); `product` is set to cdf * (1 - cdf).
 template <Precision P>
 NEUSCALE_INLINE float tanh_form_cdf(float u, float& product) {
   const float a = limited(magnitude(u), kLargestTanh);
@@ -81,7 +81,7 @@ NEUSCALE_INLINE float tanh_form_cdf(float u, float& product) {
   return u < 0.0f ? lower : upper;
 }
 
-// u * cdf(u); NaN at -inf, as the formula and torch have it.
+// GELU, u * cdf(u); NaN at -inf, like the formula and torch.
 template <Approximate A, Precision P>
 NEUSCALE_INLINE float gelu(float u) {
   float unused;
@@ -91,8 +91,8 @@ NEUSCALE_INLINE float gelu(float u) {
   return u * (u < 0.0f ? tail : 1.0f - tail);
 }
 
-// The derivative. Where the density vanishes its product with u is 0 for every finite u, as the
-// factor that could overflow is limited; NaN at both infinities.
+// Derivative of GELU. Where the density vanishes, its product with u is 0 for every finite u,
+// because the factor that could overflow is limited; NaN at both infinities.
 template <Approximate A, Precision P>
 NEUSCALE_INLINE float gelu_derivative(float u) {
   float density;

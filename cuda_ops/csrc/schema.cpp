@@ -1,11 +1,11 @@
-// The ops by name. Their Python face checks arguments; what is checked in C++ is what would
-// otherwise be a bad memory access.
+// Schemas of the ops. The Python functions check arguments for users; the C++ code checks only what
+// would otherwise cause an invalid memory access.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(neuscale_ops, m) {
   m.def("bias_gelu(Tensor x, Tensor bias, int approximate) -> Tensor");
   m.def("bias_gelu_backward(Tensor grad, Tensor x, Tensor? bias, int approximate) -> (Tensor, Tensor)");
-  // With the kernel of the CUDA library only: a GEMM's own epilogue.
+  // Implemented by the CUDA library only, in the epilogue of a GEMM.
   m.def("linear_gelu(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)");
   m.def("linear_gelu_backward(Tensor grad, Tensor weight, Tensor pre) -> (Tensor, Tensor)");
   m.def(

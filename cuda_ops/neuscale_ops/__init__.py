@@ -2,8 +2,8 @@
 
     from neuscale_ops import LinearGELU, bias_gelu, crop_flip_normalize, gelu_mlp, linear_gelu
 
-The import loads the compiled libraries and raises ImportError, with the reason and what to do
-about it, where they are missing or do not fit this machine's torch or driver.
+The import loads the compiled libraries. It raises ImportError, with the reason and a fix, if they
+are missing or incompatible with this machine or its torch.
 """
 
 from neuscale_ops.fakes import register
@@ -12,7 +12,7 @@ from neuscale_ops.libraries import build_info, load
 load()
 register()
 
-# The ops exist only once they are loaded.
+# torch.ops.neuscale_ops exists only after load().
 from neuscale_ops.augment import crop_flip_normalize  # noqa: E402
 from neuscale_ops.gelu import bias_gelu  # noqa: E402
 from neuscale_ops.linear import LinearGELU, gelu_mlp, linear_gelu  # noqa: E402

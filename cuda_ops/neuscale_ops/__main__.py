@@ -1,4 +1,4 @@
-"""Prints what was built, as JSON: python -m neuscale_ops"""
+"""Print the build info as JSON: python -m neuscale_ops"""
 
 import json
 

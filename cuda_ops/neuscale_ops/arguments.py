@@ -1,4 +1,4 @@
-"""Checks of what callers pass: TypeError for a wrong kind, ValueError for a wrong value."""
+"""Argument checks: TypeError for a wrong type, dtype or layout, ValueError for a wrong value."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ APPROXIMATE = {"none": 0, "tanh": 1}
 
 
 def approximate_code(approximate: Any) -> int:
-    """The number the ops take for "none" (the exact form, by erf) or "tanh"."""
+    """Integer that the ops take for "none" (the exact form, with erf) or "tanh"; else ValueError."""
     try:
         return APPROXIMATE[approximate]
     except (KeyError, TypeError):
@@ -18,7 +18,7 @@ def approximate_code(approximate: Any) -> int:
 
 
 def check_float(name: str, value: Any) -> None:
-    """`value` is a tensor of float32, float16 or bfloat16."""
+    """Raise TypeError unless `value` is a dense tensor of float32, float16 or bfloat16."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: a tensor, not {type(value).__name__}")
     if value.is_nested or value.layout is not torch.strided:
@@ -29,7 +29,7 @@ def check_float(name: str, value: Any) -> None:
 
 
 def check_bias(x: Tensor, bias: Tensor) -> None:
-    """`bias` is a row that fits the last dimension of `x`, on the same device."""
+    """Raise an error unless `x` and `bias` are float tensors on one device and `bias` is [x.shape[-1]]."""
     check_float("x", x)
     check_float("bias", bias)
     if x.dim() == 0:
@@ -40,6 +40,6 @@ def check_bias(x: Tensor, bias: Tensor) -> None:
 
 
 def check_device(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
-    """Both tensors are on one device."""
+    """Raise ValueError unless both tensors are on one device."""
     if value.device != other.device:
         raise ValueError(f"{name}: on {value.device}, but {other_name} is on {other.device}")

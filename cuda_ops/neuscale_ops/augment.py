@@ -1,4 +1,4 @@
-"""The loader's inner loop: whole batches of bytes to model input in one pass over memory."""
+"""Inner loop of the data loader: a batch of uint8 images to model input in one pass over memory."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from neuscale_ops.arguments import FLOATS, check_device
 
 _op = torch.ops.neuscale_ops.crop_flip_normalize.default
 
-# The last table on a CPU, with the values that it was made from, and its type.
+# Cache with one entry: the last CPU table, and the mean, std and dtype that it was computed from.
 _last: list[tuple[Tensor, Tensor, torch.dtype, Tensor]] = []
 
 
@@ -24,20 +24,20 @@ def crop_flip_normalize(
     padding: int,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Gathers, zero-pads, crops, mirrors, normalises and casts: uint8 [N, C, H, W] → dtype [B, C, H, W].
+    """Gather, zero-pad, crop, flip, normalise and cast: uint8 [N, C, H, W] → dtype [B, C, H, W].
 
-    Image b is `images_u8[index[b]]`, padded by `padding` zeros on each side, cut to H × W at
-    (`top[b]`, `left[b]`), both in 0 … 2 * padding, and mirrored where `flip[b]`; then
-    (x / 255 - mean) / std per channel. `index`, `top` and `left` are int64 [B], `flip` bool [B],
-    `mean` and `std` float [C], all on the device of the images.
+    Output image b is `images_u8[index[b]]`, padded with `padding` zeros on each side, cropped to
+    H × W at (`top[b]`, `left[b]`), both in 0 … 2 * padding, flipped horizontally if `flip[b]`, and
+    normalised per channel: (x / 255 - mean) / std. `index`, `top` and `left` are int64 [B], `flip`
+    bool [B], `mean` and `std` float [C], all on the device of the images.
 
-    A byte has 256 values, so each channel's are normalised once, by torch itself, and looked up:
-    the result has the bits of torch.addcmul(-mean / std, x, 1 / (255 * std)) in float32, rounded
-    to `dtype`.
+    A byte has 256 values, so torch normalises these once per channel and the kernel looks them up:
+    the result is bit-identical to torch.addcmul(-mean / std, x, 1 / (255 * std)) in float32,
+    rounded to `dtype`.
 
-    Raises TypeError and ValueError that name the argument. A number out of range is a ValueError
-    on the CPU. A GPU cannot report one without waiting: an image whose index is out of range
-    comes out as NaN there, and a crop beyond the padding sees zeros.
+    Raises TypeError or ValueError naming the argument. On the CPU, an `index`, `top` or `left` out
+    of range raises ValueError. A GPU cannot report this without synchronising: there, an image
+    whose index is out of range is filled with NaN, and a crop beyond the padding reads zeros.
     """
     _check(images_u8, index, top, left, flip, mean, std, padding, dtype)
     table = _table(mean, std, dtype)
@@ -45,13 +45,13 @@ def crop_flip_normalize(
         return _op(images_u8, index, top, left, flip, table, padding)
     except RuntimeError as error:
         message = str(error).splitlines()[0]
-        if "at position" in message:  # the range check's words
+        if "at position" in message:  # message of the range check
             raise ValueError(message) from None
         raise
 
 
 def normalize_table(mean: Tensor, std: Tensor) -> Tensor:
-    """The normalised value of every byte: float [C] and [C] → float32 [C, 256]."""
+    """Normalised value of every byte in every channel: float [C] and [C] → float32 [C, 256]."""
     mean, std = mean.float(), std.float()
     scale = 1.0 / (255.0 * std)
     shift = -mean / std
@@ -64,14 +64,14 @@ def _table(mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
         return normalize_table(mean, std).to(dtype)
     plain = type(mean) is Tensor and type(std) is Tensor and mean.device.type == "cpu"
     if plain and _last:
-        # One read: another thread may put its own in between. By value: an array that shares their memory may
-        # change them, which no counter sees.
+        # Read the entry once: another thread may replace it. Compare by value: a write to an array that
+        # shares the memory of mean or std changes them without increasing their version counters.
         m, s, d, table = _last[0]
         if d is dtype and _same(m, mean) and _same(s, std):
             return table
     with torch.no_grad():
         table = normalize_table(mean, std).to(dtype)
-    if plain and type(table) is Tensor and not table.is_inference():  # on a GPU comparing would wait for it
+    if plain and type(table) is Tensor and not table.is_inference():  # comparing on a GPU would synchronise
         _last[:] = [(mean.clone(), std.clone(), dtype, table)]
     return table
 

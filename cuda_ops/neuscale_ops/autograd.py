@@ -1,6 +1,7 @@
-"""Autograd and torch.func for the ops themselves, also where a graph of torch.export calls them.
+"""Autograd and torch.func rules of the ops themselves, for graphs that call them directly.
 
-The functions of this package decide for themselves; a graph that torch has traced has the bare ops in it.
+The Python functions of this package choose between the kernel and torch's own operations; a graph traced
+by torch (torch.export, make_fx) contains the bare ops.
 """
 
 from collections.abc import Callable
@@ -25,11 +26,11 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "linear_gelu_backward": plain_linear_gelu_backward,
 }
 
-_libraries: list[Any] = []  # a registration ends with its library
+_libraries: list[Any] = []  # registrations last only as long as their Library object
 
 
 def register(bias_gelu: type[torch.autograd.Function]) -> None:
-    """Register gradients and rules of transforms, once; `bias_gelu`: the Function of that op."""
+    """Register autograd kernels and vmap rules of the ops; `bias_gelu` is the Function of that op."""
     make: Any = torch.library.Library
     library = make("neuscale_ops", "IMPL")
     _libraries.append(library)
@@ -57,7 +58,7 @@ def _kernel(name: str, function: Any, plain: Callable[..., Any]) -> Callable[...
 
 
 def _function(name: str, plain: Callable[..., Any]) -> type[torch.autograd.Function]:
-    """The op with the gradients of `plain`, computed anew."""
+    """Autograd Function with the op as forward, and the gradients of `plain`, recomputed, as backward."""
     op = getattr(torch.ops.neuscale_ops, name).default
 
     class ByTorch(torch.autograd.Function):
@@ -80,7 +81,7 @@ def _function(name: str, plain: Callable[..., Any]) -> type[torch.autograd.Funct
 def _product(
     plain: Callable[..., Any], inputs: list[Any], grads: tuple[Tensor, ...]
 ) -> tuple[Tensor | None, ...]:
-    """The vector-Jacobian product of `plain` at `inputs`, differentiable itself; None for a number."""
+    """Vector-Jacobian product of `plain` at `inputs`, itself differentiable; None for a number."""
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         rest = iter(tensors)
@@ -97,7 +98,7 @@ def _in_front(value: Tensor, dim: int | None) -> Tensor:
 
 
 def _batched_bias(x: Tensor, bias: Tensor | None, dim: int | None) -> Tensor | None:
-    """The bias, to be added to `x` [B, …, C]."""
+    """Bias in a shape that broadcasts to `x` [B, …, C]."""
     if bias is None or dim is None:
         return bias
     bias = bias.movedim(dim, 0)

@@ -1,4 +1,4 @@
-"""Which implementation is faster, by timing both once for each shape on the device at hand."""
+"""Choice of the faster implementation, by timing both once for each shape and device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,10 @@ def choose(
     epilogue: Callable[..., Tensor],
     separate: Callable[..., Tensor],
 ) -> bool:
-    """True for the epilogue. Raises ValueError for one that was asked for and cannot be."""
+    """Return True to use the epilogue.
+
+    Raises ValueError for an unknown implementation, and for an epilogue that does not support the tensors.
+    """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation: one of {', '.join(IMPLEMENTATIONS)}, not {implementation!r}")
     if implementation == "separate":
@@ -45,7 +48,7 @@ def choose(
 
 
 def choices() -> list[dict[str, Any]]:
-    """What was chosen so far, for reports."""
+    """Choices made so far, for reports."""
     return [
         {"op": name, "device": str(device), "dtype": str(dtype), "training": training, "shapes": str(shapes),
          "implementation": "epilogue" if chosen else "separate"}
@@ -54,7 +57,7 @@ def choices() -> list[dict[str, Any]]:
 
 
 def epilogue_fits(tensors: tuple[Tensor, ...]) -> bool:
-    """Whether cuBLASLt's GELU epilogue takes these: x, then the weights and biases in turn."""
+    """Return True if cuBLASLt's GELU epilogue supports the tensors: x, then weights and biases in turn."""
     x = tensors[0]
     if x.device.type != "cuda" or x.dtype not in (torch.float16, torch.bfloat16) or x.numel() == 0:
         return False
@@ -71,13 +74,13 @@ def _faster(
 ) -> bool:
     try:
         with_epilogue = _milliseconds(epilogue, tensors, training)
-    except RuntimeError:  # cuBLASLt has no algorithm for this shape on this card
+    except RuntimeError:  # cuBLASLt has no algorithm for this shape on this GPU
         return False
     return with_epilogue < _milliseconds(separate, tensors, training)
 
 
 def _milliseconds(function: Callable[..., Tensor], tensors: tuple[Tensor, ...], training: bool) -> float:
-    """The median of some timed calls, forward and in training also backward."""
+    """Median time of a forward pass, in training of forward and backward, over TIMINGS calls."""
     device = tensors[0].device
     copies = [t.detach().requires_grad_(training) for t in tensors]
     times = []

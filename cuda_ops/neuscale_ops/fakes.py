@@ -1,4 +1,4 @@
-"""Shapes and types of the ops' results without data, for torch.compile, torch.export and fake tensors."""
+"""Fake kernels of the ops (shapes and dtypes only), for torch.compile, torch.export and fake tensors."""
 
 import torch
 from torch import Tensor
@@ -31,6 +31,6 @@ def crop_flip_normalize(
 
 
 def register() -> None:
-    """Tell torch of all of them, once."""
+    """Register all fake kernels with torch."""
     for fake in (bias_gelu, bias_gelu_backward, linear_gelu, linear_gelu_backward, crop_flip_normalize):
         torch.library.register_fake(f"neuscale_ops::{fake.__name__}", fake)

@@ -17,15 +17,15 @@ _backward = torch.ops.neuscale_ops.bias_gelu_backward.default
 def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     """gelu(x + bias): [..., C] and [C] → [..., C] in x's dtype, computed in float32.
 
-    GELU is Hendrycks and Gimpel's (2016): x · Φ(x), exactly for approximate="none" and by their
-    tanh form for "tanh", as torch.nn.functional.gelu has them. float32, float16 or bfloat16; the
-    bias may have another of these types than x. The bias gradient comes out of the same pass as
-    x's, summed in float32 in a fixed order: equal runs on one device give equal bits, on any
+    GELU (Hendrycks and Gimpel, 2016) is x · Φ(x): exact for approximate="none", their tanh form for
+    "tanh", as in torch.nn.functional.gelu. Dtypes are float32, float16 and bfloat16; x and the bias
+    may have different ones. The backward pass computes both gradients in one pass and sums the bias
+    gradient in float32 in a fixed order: equal runs on one device are bit-identical, with any
     number of threads.
 
-    Under transforms of torch.func, forward-mode differentiation, a second derivative, and for
-    distributed tensors, torch's own operations compute it. Raises TypeError and ValueError that
-    name the argument.
+    For torch.func transforms, forward-mode differentiation, second derivatives and distributed
+    tensors, torch's own operations are used instead. Raises TypeError or ValueError naming the
+    argument.
     """
     try:
         fits = (
@@ -36,7 +36,7 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
             and x.layout is torch.strided
             and bias.layout is torch.strided
         )
-    except (AttributeError, RuntimeError):  # no tensor, or a nested one: the full check says which
+    except (AttributeError, RuntimeError):  # not a tensor, or a nested one: check_bias raises the error
         fits = False
     if not fits:
         check_bias(x, bias)
@@ -47,15 +47,15 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
         return _forward(x, bias, code)
     if torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad):
         return _BiasGelu.apply(x, bias, code)
-    with below_autograd():  # the formula in Python below takes its time also where nothing is differentiated
+    with below_autograd():  # skip the Python autograd kernel, which costs time even without gradients
         return _forward(x, bias, code)
 
 
 class _BiasGelu(torch.autograd.Function):
-    """A Function, as it costs half of what the autograd formula that is registered in Python does.
+    """Autograd Function of bias_gelu; it costs half as much as an autograd formula registered in Python.
 
-    Without setup_context, which costs as much again; the transforms of torch.func, which ask for
-    one, do not come here.
+    It has no setup_context, which would double its cost. torch.func transforms require one, but
+    never reach this class.
     """
 
     @staticmethod

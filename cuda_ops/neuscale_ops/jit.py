@@ -1,10 +1,11 @@
-"""Builds the libraries on first use, for the cards at hand: NEUSCALE_OPS_JIT=1.
+"""Build of the libraries on first use, for the visible GPUs (NEUSCALE_OPS_JIT=1).
 
 For a cluster whose nodes have a compiler but not the image: a source checkout on PYTHONPATH is
-enough. What is built stays in $NEUSCALE_OPS_CACHE (else ~/.cache/neuscale_ops), in a folder named
-after the sources, the machine, torch and the architectures, so that a change of any of them builds again and
-nothing is ever half there: it is built under another name and renamed. A library is loaded only from
-a folder that nobody but this user, or root, can write to.
+enough. The libraries stay in $NEUSCALE_OPS_CACHE (default ~/.cache/neuscale_ops), in a folder named
+after the source hash, the machine, the torch version and the architectures, so a change of any of
+them triggers a new build. The build runs in a temporary folder that is renamed at the end, so the
+cache never holds a partial build. Libraries are loaded only from folders that nobody but this user
+or root can write to.
 """
 
 import fcntl
@@ -26,10 +27,10 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def built_folder() -> Path:
-    """The folder of the libraries, built if need be; one process builds while others wait.
+    """Return the folder of the libraries, building them if needed; one process builds while others wait.
 
-    Raises ImportError with the compiler's last words where the build fails, and where others own or
-    may write to what would be loaded.
+    Raises ImportError, with the last lines of output if the build fails, and if other users own or
+    can write to the files that would be loaded.
     """
     if not (SOURCES / "CMakeLists.txt").is_file():
         raise ImportError(
@@ -38,7 +39,7 @@ def built_folder() -> Path:
         )
     architectures = card_architectures()
     cache = Path(os.environ.get("NEUSCALE_OPS_CACHE") or "~/.cache/neuscale_ops").expanduser()
-    # Machines of several kinds may share a home.
+    # Machines of different architectures may share a home directory.
     kind = f"{platform.system().lower()}-{platform.machine()}"
     cards = "_".join(architectures) or "cpu"
     folder = cache / f"{source_hash()[:16]}-{kind}-torch{torch.__version__}-{cards}"
@@ -49,10 +50,10 @@ def built_folder() -> Path:
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.mkdir(mode=0o700, exist_ok=True)
         _check_own(cache)
-        # The system frees the lock of a process that dies; the empty file stays.
+        # The kernel releases the lock of a process that dies; the empty lock file stays.
         with (cache / f"{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in cache.glob(f"building-{folder.name}-*"):  # by a build that was killed
+            for left in cache.glob(f"building-{folder.name}-*"):  # from a killed build
                 shutil.rmtree(left, ignore_errors=True)
             if not (folder / DONE).is_file():
                 _build(folder, architectures)
@@ -65,7 +66,7 @@ def built_folder() -> Path:
 
 
 def source_hash() -> str:
-    """SHA-256 over the names and contents of everything the build reads."""
+    """SHA-256 over the names and contents of all files that the build reads."""
     digest = hashlib.sha256()
     files = [SOURCES / "CMakeLists.txt", *SOURCES.glob("cmake/*.cmake"), *SOURCES.glob("csrc/**/*.*")]
     for path in sorted(files):
@@ -74,7 +75,7 @@ def source_hash() -> str:
 
 
 def card_architectures() -> list[str]:
-    """Of the cards this process sees, as CMake names them: ["90-real"]; none without a card."""
+    """Architectures of the visible GPUs in CMake's notation, as ["90-real"]; empty without a GPU."""
     if not torch.cuda.is_available():
         return []
     found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
@@ -101,15 +102,15 @@ def _build(folder: Path, architectures: list[str]) -> None:
         _run([cmake, "--build", f"{work}/build", "--parallel", str(len(os.sched_getaffinity(0)))])
         _run([cmake, "--install", f"{work}/build"])
         built = Path(work, "out", "neuscale_ops")
-        for path in (built, *built.rglob("*")):  # whatever the umask is
+        for path in (built, *built.rglob("*")):  # independent of the umask
             path.chmod(path.stat().st_mode & ~_OTHERS_WRITE)
         built.rename(folder)
 
 
 def _check_own(cache: Path, *folders: Path) -> None:
-    """Raise ImportError unless the cache, and all in `folders`, belongs to this user or root alone."""
+    """Raise ImportError unless only this user or root owns, and can write to, the cache and `folders`."""
     for path in (cache, *folders, *(file for folder in folders for file in folder.rglob("*"))):
-        # The cache itself may be a link; one inside is refused, since its mode is 777.
+        # The cache itself may be a symlink; a symlink inside it is refused, because its mode is 777.
         status = path.stat() if path == cache else path.lstat()
         if status.st_uid not in (0, os.getuid()) or status.st_mode & _OTHERS_WRITE:
             raise ImportError(
@@ -119,7 +120,7 @@ def _check_own(cache: Path, *folders: Path) -> None:
 
 
 def _tool(name: str) -> str | None:
-    """A program beside this Python, or on PATH."""
+    """Path of a program beside this Python or on PATH, else None."""
     return shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 

@@ -1,4 +1,4 @@
-"""The compiled libraries: where they are, loading them, and what they say of themselves."""
+"""Compiled libraries: location, loading, and build info."""
 
 import ctypes
 import hashlib
@@ -12,19 +12,19 @@ import torch
 
 CPU = "neuscale_ops_cpu.so"
 CUDA = "neuscale_ops_cuda.so"
-TORCH_TARGET = "2.11"  # of the stable ABI the libraries are built for
+TORCH_TARGET = "2.11"  # torch version of the stable ABI that the libraries are built for
 
-# ELF's numbers of processors, by the names that the kernel has for them.
+# ELF machine numbers by the kernel's machine names (uname -m).
 _MACHINES = {"x86_64": 62, "aarch64": 183, "ppc64le": 21, "riscv64": 243}
 
 _loaded: dict[str, Path] = {}
 
 
 def load() -> None:
-    """Load the CPU's library, and the CUDA library where torch is a build for CUDA.
+    """Load the CPU library, and the CUDA library if it exists and torch is a CUDA build.
 
-    A CUDA library is loaded without a GPU too, so that a program that only looks (`neuscale
-    doctor`, an image's build) sees the same ops. Raises ImportError in words.
+    The CUDA library is loaded even without a GPU, so that programs that only inspect it (`neuscale
+    doctor`, the image build) see the same ops. Raises ImportError with the reason and a fix.
     """
     folder = _folder()
     if not (folder / CPU).is_file():
@@ -54,11 +54,11 @@ def _load_library(path: Path) -> None:
 
 
 def _why_not(path: Path) -> str | None:
-    """The reason why a library cannot be loaded here, whatever torch there is, and what to do; else None."""
+    """Reason why this machine cannot load the library with any torch, and a fix; None if there is none."""
     try:
         head = path.read_bytes()[:20]
         no_exec = bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
-    except (OSError, AttributeError):  # os.ST_NOEXEC is Linux's
+    except (OSError, AttributeError):  # os.ST_NOEXEC exists on Linux only
         return None
     if head[:4] != b"\x7fELF":
         return f"{path} is damaged, or of another system than Linux: build it here with 'make ops'."
@@ -92,11 +92,11 @@ def _cuda_words(path: Path) -> str:
 
 
 def build_info() -> dict[str, Any]:
-    """What was built and loaded, for people and for reports.
+    """Description of the loaded libraries, for users and reports.
 
-    `version`; `torch_target`, the lowest torch that fits; `cpu` and `cuda`, each None where that
-    library is not loaded, else its `path` and `sha256`, and for CUDA the `architectures` it has
-    code for; `source`: "jit" or "installed".
+    Keys: `version`; `torch_target`, the lowest supported torch; `source`, "jit" or "installed";
+    `cpu` and `cuda`, each None if that library is not loaded, else its `path` and `sha256`, and for
+    CUDA the `architectures` that it is compiled for.
     """
     found = {name: _describe(_loaded[name]) if name in _loaded else None for name in (CPU, CUDA)}
     cuda = found[CUDA]
@@ -116,7 +116,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _architectures(path: Path) -> list[str]:
-    """As CMake names them: "90-real" is machine code, "100" machine code and PTX for later cards."""
+    """Architectures in CMake's notation: "90-real" is machine code, "100" adds PTX for later GPUs."""
     function = ctypes.CDLL(str(path)).neuscale_ops_cuda_architectures
     function.restype = ctypes.c_char_p
     return str(function().decode()).split()

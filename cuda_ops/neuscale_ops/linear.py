@@ -1,4 +1,4 @@
-"""A Linear followed by GELU, and the two Linears of an MLP around it."""
+"""Linear layer followed by GELU, and MLP of two Linear layers with GELU between them."""
 
 from typing import Any
 
@@ -23,14 +23,15 @@ def linear_gelu(
 ) -> Tensor:
     """gelu(x weightᵀ + bias): [..., K], [N, K] and [N] → [..., N].
 
-    `implementation` says where bias and GELU are done: "epilogue", inside the GEMM by cuBLASLt
-    (CUDA, tanh form, float16 or bfloat16, K and N multiples of 8); "separate", by `bias_gelu`
-    after it; "auto", the faster of the two on this device, timed once for each shape, and
-    separate inside torch.compile and CUDA graphs, where nothing can be timed.
+    `implementation` selects where bias and GELU are computed: "epilogue", in the epilogue of the
+    cuBLASLt GEMM (CUDA, tanh form, float16 or bfloat16, K and N multiples of 8); "separate", by
+    `bias_gelu` after the GEMM; "auto", the faster of the two on this device, timed once for each
+    shape. Inside torch.compile and CUDA graph capture, where nothing can be timed, "auto" is
+    "separate".
 
-    Under autocast everything is cast as torch.nn.functional.linear casts. Raises TypeError and
-    ValueError that name the argument. Where `bias_gelu` leaves it to torch's own operations, so does this;
-    with "epilogue" it is differentiable once.
+    Under autocast, all tensors are cast as by torch.nn.functional.linear. Raises TypeError or
+    ValueError naming the argument. Like `bias_gelu`, it uses torch's own operations for torch.func
+    transforms and distributed tensors. With "epilogue" it can be differentiated only once.
     """
     code = approximate_code(approximate)
     _check(x, weight, bias)
@@ -53,8 +54,9 @@ def gelu_mlp(
 ) -> Tensor:
     """linear(gelu(linear(x, weight1, bias1)), weight2, bias2): [..., K] → [..., P].
 
-    weight1 is [N, K] and weight2 [P, N]. As `linear_gelu`, and with "epilogue" the backward of
-    the second Linear also applies GELU's derivative and sums bias1's gradient inside its GEMM.
+    weight1 is [N, K] and weight2 [P, N]. The other arguments, autocast and errors are as in
+    `linear_gelu`. With "epilogue", the backward GEMM of the second Linear also applies GELU's
+    derivative and sums the gradient of bias1.
     """
     code = approximate_code(approximate)
     _check(x, weight1, bias1)
@@ -69,9 +71,9 @@ def gelu_mlp(
 
 
 class LinearGELU(nn.Linear):
-    """A Linear with its GELU: [..., in_features] → [..., out_features].
+    """Linear layer followed by GELU: [..., in_features] → [..., out_features].
 
-    A Linear in its parameters, their names and their initialisation: a checkpoint of either
+    Parameter names, shapes and initialisation are those of nn.Linear: a checkpoint of either class
     loads into the other.
     """
 
@@ -156,7 +158,7 @@ class _GeluMlp(torch.autograd.Function):
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors as autocast would hand them to a GEMM."""
+    """Cast the tensors as autocast casts the inputs of a GEMM."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors

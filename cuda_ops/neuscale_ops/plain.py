@@ -1,6 +1,6 @@
-"""The ops by torch's own operations: where torch transforms or distributes what it computes.
+"""The ops in torch's own operations, for torch.func transforms and distributed tensors.
 
-Every transform has rules for these; the fused kernels have them for a gradient only.
+Torch's operations have rules for every transform; the fused kernels have them for gradients only.
 """
 
 import torch
@@ -13,21 +13,21 @@ _transforms_active = torch._C._are_functorch_transforms_active
 
 
 def is_transformed(*tensors: Tensor) -> bool:
-    """True inside torch.func's transforms and forward-mode differentiation, and for distributed tensors."""
+    """True inside torch.func transforms and forward-mode differentiation, and if a tensor is a DTensor."""
     if _transforms_active() or forward_ad._current_level >= 0:
         return True
     return any(type(tensor).__name__ == "DTensor" for tensor in tensors)
 
 
 def plain_bias_gelu(x: Tensor, bias: Tensor, approximate: int) -> Tensor:
-    """gelu(x + bias), in float32, in x's dtype."""
+    """gelu(x + bias), computed in float32 and returned in x's dtype."""
     return F.gelu(x.float() + bias.float(), approximate=_APPROXIMATE[approximate]).to(x.dtype)
 
 
 def plain_bias_gelu_backward(
     grad: Tensor, x: Tensor, bias: Tensor | None, approximate: int
 ) -> tuple[Tensor, Tensor]:
-    """The gradients by x and by the bias; without a bias, x is the sum of both and has its dtype."""
+    """Gradients of x and of the bias; without `bias`, x already includes it, and both have x's dtype."""
     before = x.float() if bias is None else x.float() + bias.float()
     dx = torch.ops.aten.gelu_backward(grad.float(), before, approximate=_APPROXIMATE[approximate])
     rows = list(range(dx.dim() - 1))
@@ -36,11 +36,11 @@ def plain_bias_gelu_backward(
 
 
 def plain_linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """gelu(x weightᵀ + bias) in the tanh form, and what it is of."""
+    """gelu(x weightᵀ + bias) in the tanh form, and the pre-activation x weightᵀ + bias."""
     before = F.linear(x, weight, bias)
     return F.gelu(before, approximate="tanh"), before
 
 
 def plain_linear_gelu_backward(grad: Tensor, weight: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the hidden layer of an MLP: the gradients by `pre` and by the first bias."""
+    """Gradients of the hidden layer of an MLP: of its pre-activation `pre` and of the first bias."""
     return plain_bias_gelu_backward(grad @ weight, pre, None, 1)

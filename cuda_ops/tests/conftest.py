@@ -1,4 +1,4 @@
-"""What the tests of the ops share: skipping without a card, and torch's number of threads."""
+"""Shared by the tests of the ops: skipping without a GPU, and torch's number of threads."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,7 @@ import torch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test marked gpu is skipped, with the reason, where there is no card."""
+    """Skip tests marked gpu, with the reason, if no GPU is available."""
     if torch.cuda.is_available():
         return
     for item in items:
@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's number of threads; put back afterwards."""
+    """Function that sets torch's number of threads; the fixture restores it after the test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

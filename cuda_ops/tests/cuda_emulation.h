@@ -1,6 +1,6 @@
-// Runs CUDA kernels as C++20: each CUDA thread of a block is a thread of the system, blocks run
-// one after another. So the sanitizers see what a GPU would not report: a read past the end, a
-// misaligned access, a race on shared memory, a barrier that not every thread reaches.
+// Runs CUDA kernels as C++20: each CUDA thread of a block is an OS thread, and blocks run one after
+// another. The sanitizers then find what a GPU would not report: a read past the end, a misaligned
+// access, a race on shared memory, a barrier that not every thread reaches.
 #pragma once
 
 #include <barrier>
@@ -15,15 +15,15 @@ struct dim3 {
 
 namespace emulation {
 
-// A block's barrier, and what a thread knows of its place.
+// Indices and sizes that a CUDA thread can read, and the barrier of its block.
 struct Place {
   dim3 thread, block, block_size, grid_size;
   std::barrier<>* barrier = nullptr;
 };
 inline thread_local Place place;
 
-// Threads that leave a kernel early drop out of the barrier, as they do on a GPU; between blocks
-// another barrier holds all of them, since shared memory (static here) is one block's at a time.
+// Threads that leave a kernel early drop out of the barrier, as on a GPU. A second barrier separates
+// the blocks, because shared memory (static here) belongs to one block at a time.
 inline void launch(dim3 grid, dim3 block, const std::function<void()>& kernel) {
   const unsigned count = block.x * block.y;
   std::barrier<> between(count);
@@ -42,8 +42,8 @@ inline void launch(dim3 grid, dim3 block, const std::function<void()>& kernel) {
   for (auto& thread : threads) thread.join();
 }
 
-// Memory of exactly `count` elements, at 16 bytes' alignment as a GPU's: one element further is
-// the sanitizer's.
+// Memory of exactly `count` elements, aligned to 16 bytes as on a GPU: the sanitizer reports an access
+// beyond the last element.
 template <typename T>
 class Memory {
  public:

@@ -1,4 +1,4 @@
-// crop_flip_normalize's CUDA kernel on the CPU, against a loop that looks at one pixel at a time.
+// CUDA kernel of crop_flip_normalize, emulated on the CPU, compared with a loop over single pixels.
 #include <memory>
 
 #include "cuda_emulation.h"
@@ -31,7 +31,7 @@ void run(int64_t height, int64_t width, int64_t padding) {
     flip[b] = b % 2;
   }
   index[2] = kImages, index[3] = -1;                    // no such images
-  top[4] = 5000000000, left[5] = -5000000000;           // crops that see nothing
+  top[4] = 5000000000, left[5] = -5000000000;           // crops outside of the image
   const CropArguments a{images.data(), index.data(), top.data(), left.data(), flip.data(), kImages,
                         kBatch, kChannels, height, width, padding};
   constexpr T kNaN = static_cast<T>(0xFFFF);

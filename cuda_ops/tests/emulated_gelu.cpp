@@ -1,5 +1,5 @@
-// bias_gelu's CUDA kernels on the CPU, at shapes that fit no tile, against double arithmetic.
-// Exits with 1 and says which shape where a number is off.
+// CUDA kernels of bias_gelu, emulated on the CPU at small, mostly uneven shapes, compared with double
+// arithmetic. Prints the shape of wrong numbers, and then exits with 1.
 #include <memory>
 
 #include "cuda_emulation.h"
@@ -28,7 +28,7 @@ double derivative(double u, Approximate form) {
   return c + u * c * (1 - c) * std::sqrt(8 / M_PI) * (1 + 3 * 0.044715 * u * u);
 }
 
-// A repeatable number in -4 … 4.
+// Deterministic number in -4 … 4.
 float number(size_t i) { return static_cast<float>((i * 2654435761u >> 7) % 8001) / 1000.0f - 4.0f; }
 
 template <typename T>

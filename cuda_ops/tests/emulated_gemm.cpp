@@ -1,5 +1,5 @@
-// The GEMMs with an epilogue, handed to a stand-in for cuBLASLt: are sizes, transposes, leading
-// dimensions and pointers those of the formulas in epilogue_gemm.h?
+// GEMMs with an epilogue, run with a fake cuBLASLt: sizes, transposes, leading dimensions and pointers
+// must match the formulas in epilogue_gemm.h.
 #include <cmath>
 #include <cstdio>
 #include <vector>

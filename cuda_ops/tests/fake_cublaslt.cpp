@@ -1,6 +1,6 @@
-// The few functions of cuBLASLt that epilogue_gemm.cpp calls, on the CPU in float64, by their
-// documentation: matrices in columns, an operation for each side, and the two epilogues. It holds
-// the layouts and pointers handed over to that documentation; it says nothing about a GPU.
+// Fake of the few cuBLASLt functions that epilogue_gemm.cpp calls, on the CPU in float64, written from
+// their documentation: column-major matrices, an operation for each operand, and the two epilogues. It
+// checks layouts and pointers against that documentation; it proves nothing about a real GPU.
 #include <cublasLt.h>
 
 #include <cmath>

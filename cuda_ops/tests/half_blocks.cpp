@@ -1,5 +1,5 @@
-// Float16 converted by the processor's instructions against the integer steps of storage.h, and
-// nothing written beyond the end. Prints how many numbers differ.
+// Compares float16 conversion by the processor's instructions with the integer code of storage.h, and
+// checks for writes beyond the end. Prints how many numbers differ.
 #include "cpu/half_blocks.h"
 
 #include <cmath>
@@ -29,8 +29,8 @@ int64_t wrong_widened() {
   return wrong;
 }
 
-// Float32 bits in steps that meet every exponent, and every tie between two float16 numbers with
-// its neighbours.
+// Float32 bit patterns that cover every exponent, and every tie between two float16 numbers with its
+// neighbours.
 int64_t wrong_narrowed() {
   constexpr int64_t kCount = int64_t{1} << 16;
   auto from = std::make_unique<float[]>(kCount);

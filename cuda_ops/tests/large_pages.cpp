@@ -1,4 +1,4 @@
-// When large pages are asked for, and whether the kernel was. Prints what is wrong.
+// Checks when large pages are requested, and that the request reaches the kernel. Prints failures.
 #include "cpu/large_pages.h"
 
 #include <cstdio>
@@ -17,7 +17,7 @@ void expect(bool right, const char* what) {
   std::puts(what);
 }
 
-// The flags of the mapping that holds an address, as /proc/self/smaps has them.
+// VmFlags of the mapping that contains an address, from /proc/self/smaps.
 std::string flags_of(const void* address) {
   std::ifstream maps("/proc/self/smaps");
   std::string line;
@@ -52,7 +52,7 @@ int main() {
   const char guard = 7;
   std::memset(memory, guard, 100);
   bool asked = false;
-  // Where large pages are slow to come by just now, the pause has to pass.
+  // If large pages are slow at the moment, the pause must pass first.
   for (int i = 0; i < 10 * LargePages::kLongestPause && !asked; ++i) {
     neuscale::ask_for_large_pages(memory + 100, bytes - 200);
     asked = flags_of(memory + 2 * neuscale::kLargePage).find(" hg ") != std::string::npos;

@@ -1,4 +1,4 @@
-"""The numbers of bias_gelu on the CPU, against float64."""
+"""Results of bias_gelu on the CPU, compared with float64."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ FORMS = ["none", "tanh"]
 
 
 def samples(dtype: torch.dtype, columns: int) -> torch.Tensor:
-    """Numbers from -14 to 14, normal ones and the extremes, in rows of `columns`."""
+    """Numbers from -14 to 14, normally distributed numbers and EXTREMES, in rows of `columns`."""
     torch.manual_seed(0)
     values = torch.cat([torch.linspace(-14, 14, 4001), torch.randn(2000), torch.tensor(EXTREMES)]).to(dtype)
     return values[: len(values) // columns * columns].view(-1, columns) if columns > 1 else values[:, None]
@@ -20,7 +20,7 @@ def samples(dtype: torch.dtype, columns: int) -> torch.Tensor:
 @pytest.mark.parametrize("approximate", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_forward_is_float64_rounded(dtype, approximate):
-    # 37 columns: a vector loop and its tail, whatever the instruction set
+    # one row, wider than a segment of 4096 columns
     x = torch.cat([samples(dtype, 1), samples(dtype, 1).flip(0)]).T.contiguous()
     y = bias_gelu(x, torch.zeros(x.shape[1], dtype=dtype), approximate)
     assert y.dtype == dtype
@@ -55,7 +55,7 @@ def test_a_bias_of_another_type_keeps_its_digits(dtype, bias_dtype):
 @pytest.mark.parametrize("payload", [0x7FFFFFFF, -1, 0x7F800001, -0x400000])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_of_any_bits_in_the_bias_stays_nan(dtype, payload):
-    """Uninitialised memory is often all ones, which rounding could make into a zero."""
+    """A NaN bias gives NaN; uninitialised memory is often all ones, which rounding could turn into zero."""
     bias = torch.full((20,), payload, dtype=torch.int32).view(torch.float32)
     x = torch.ones(2, 20, dtype=dtype, requires_grad=True)
     y = bias_gelu(x, bias.requires_grad_())
@@ -104,7 +104,7 @@ def test_strides_do_not_matter():
 
 
 def test_bits_do_not_depend_on_threads(threads):
-    """A run on a laptop and its replay on a server would differ otherwise."""
+    """Results are bit-identical on any number of threads, so a replay on another machine is equal."""
     torch.manual_seed(4)
     x, bias, grad = torch.randn(777, 130), torch.randn(130), torch.randn(777, 130)
     results = []
@@ -119,7 +119,7 @@ def test_bits_do_not_depend_on_threads(threads):
 
 
 def test_large_results():
-    """Rows wider than a segment and not, shared out among threads: nothing may be lost at the edges."""
+    """Rows wider and narrower than a segment, split over threads, are correct up to the edges."""
     x = torch.randn(2100, 4099)
     bias = torch.randn(4099)
     for columns in (4099, 4000):
@@ -133,7 +133,7 @@ def test_large_results():
 
 @pytest.mark.parametrize("approximate", FORMS)
 def test_gradcheck_by_finite_differences(approximate):
-    """float32 differences of a float32 op, so coarse; independent of our own derivative."""
+    """Gradients match finite differences in float32: coarse, but independent of our own derivative."""
     torch.manual_seed(5)
     x, bias = torch.randn(3, 5, requires_grad=True), torch.randn(5, requires_grad=True)
     assert torch.autograd.gradcheck(
@@ -142,10 +142,10 @@ def test_gradcheck_by_finite_differences(approximate):
 
 
 def test_half_rounds_every_value_as_torch_does():
-    """Our integer conversions against torch's, on every bit pattern and on ties."""
+    """Our integer conversions match torch's on every bit pattern and on ties."""
     for dtype in (torch.float16, torch.bfloat16):
         every = torch.arange(-32768, 32768, dtype=torch.int16).view(dtype)
-        y = bias_gelu(every[None], torch.full((65536,), 200.0))  # gelu(u) = u far to the right
+        y = bias_gelu(every[None], torch.full((65536,), 200.0))  # gelu(u) = u for large u
         u = every.float() + 200.0
         far = u > 20
         assert torch.equal(y[0][far], u.to(dtype)[far])

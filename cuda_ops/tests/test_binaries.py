@@ -1,4 +1,4 @@
-"""What the compiled libraries need and what their kernels do, read from the files themselves."""
+"""Symbols, registers and memory accesses of the compiled libraries, read from the files."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import pytest
 from neuscale_ops import build_info
 
 TORCH_SYMBOLS = Path(__file__).with_name("torch_2_11_symbols.txt")
-REGISTERS = 64  # 256 threads of these fit a multiprocessor four times
+REGISTERS = 64  # four blocks of 256 threads with so many registers fit on a multiprocessor
 
 
 def library(name: str) -> Path:
@@ -30,7 +30,7 @@ def undefined_symbols(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_only_symbols_of_torch_2_11(name):
-    """One more, and the wheel would not load with the oldest torch it promises."""
+    """The libraries use only symbols of torch 2.11, so the wheel loads with the oldest supported torch."""
     used = {s for s in undefined_symbols(library(name)) if re.match("(aoti_)?torch_", s)}
     assert used
     assert used <= set(TORCH_SYMBOLS.read_text().split())
@@ -38,14 +38,14 @@ def test_only_symbols_of_torch_2_11(name):
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_no_python_and_no_cpp_symbols_of_torch(name):
-    """Python's would tie the wheel to one version of it, torch's C++ ones to one torch."""
+    """The libraries use no symbols that tie the wheel to one Python (Py…) or one torch (its C++ symbols)."""
     used = undefined_symbols(library(name))
     assert not [s for s in used if re.match("_?Py[A-Z_]", s)]
     assert not [s for s in used if re.match(r"_ZNK?(2at|3c10|5torch)", s)]
 
 
 def tool(name: str) -> str:
-    """cuobjdump or nvdisasm: on PATH, in the toolkit or among what torch's Triton brings."""
+    """Path of cuobjdump or nvdisasm: on PATH, in the CUDA toolkit, or in the packages that torch installs."""
     import torch
 
     places = [
@@ -71,7 +71,7 @@ def cuobjdump(*options: str) -> str:
 
 
 def test_kernels_spill_nothing_and_leave_room():
-    """A spilled register goes to memory and back, as the hidden activation did."""
+    """Kernels spill no registers, which would cost memory traffic, and use at most REGISTERS of them."""
     words = cuobjdump("-res-usage")
     usage = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", words)
     assert len(usage) >= 25
@@ -80,7 +80,7 @@ def test_kernels_spill_nothing_and_leave_room():
 
 
 def test_vector_kernels_move_16_bytes_an_access():
-    """Narrower accesses cannot fill the memory bus."""
+    """Vector kernels access memory in 16 bytes; narrower accesses cannot saturate the memory bus."""
     bodies = re.split(r"Function : ", cuobjdump("-sass"))[1:]
     vectors = 0
     for body in bodies:

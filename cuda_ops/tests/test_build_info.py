@@ -1,4 +1,4 @@
-"""What the package says of itself: reports are compared by it."""
+"""build_info() describes the loaded libraries, so that reports can be compared."""
 
 import hashlib
 import json

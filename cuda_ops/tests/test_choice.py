@@ -1,4 +1,4 @@
-"""Which implementation of a Linear with GELU is taken, with stand-ins for the card and its clock."""
+"""Choice between the implementations of Linear with GELU, with a fake GPU and fake timings."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ def separate(*_tensors):
 
 @pytest.fixture
 def timed(monkeypatch):
-    """A card on which the epilogue fits: `milliseconds` of each way, and the calls that were timed."""
+    """Fake GPU that supports the epilogue: `milliseconds` of each implementation, and the timed `calls`."""
     state = SimpleNamespace(milliseconds={epilogue: 1.0, separate: 2.0}, calls=[])
 
     def milliseconds(function, given, training):

@@ -1,4 +1,4 @@
-"""crop_flip_normalize on the CPU has the bits of torch's own operations, one after another."""
+"""crop_flip_normalize on the CPU is bit-identical to a sequence of torch's own operations."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from neuscale_ops import crop_flip_normalize
 
 
 def one_by_one(images, index, top, left, flip, mean, std, padding, dtype):
-    """Image by image with slices; the arithmetic as in `neuscale.data.augment.crops.normalize`."""
+    """Reference that crops images one by one and normalises like `neuscale.data.augment.crops.normalize`."""
     _, _, H, W = images.shape
     out = []
     for i, y, x, mirrored in zip(index.tolist(), top.tolist(), left.tolist(), flip.tolist(), strict=True):
@@ -57,7 +57,7 @@ def test_every_byte_of_every_channel():
 
 
 def test_the_loaders_own_functions_agree():
-    """The loader falls back to these where the package is missing: a run must not change."""
+    """The loader's fallback without this package gives identical results, so a run does not change."""
     augment = pytest.importorskip("neuscale.data.augment.crops")
     images = bytes_of(40, 3, 32, 32)
     index, top, left, flip = draws(images, 128, 4)
@@ -67,7 +67,7 @@ def test_the_loaders_own_functions_agree():
 
 
 def test_new_statistics_are_noticed():
-    """The table is kept between calls; a changed mean must make a new one."""
+    """A changed mean replaces the table that is cached between calls."""
     images = bytes_of(4, 3, 8, 8)
     given = draws(images, 6, 1)
     mean, std = MEAN.clone(), STD.clone()
@@ -117,7 +117,7 @@ def test_threads_do_not_matter(threads):
     [("index", -1), ("index", 4), ("top", -1), ("top", 3), ("left", 2**40), ("left", -(2**40))],
 )
 def test_a_number_out_of_range_is_named(name, value):
-    """It would be a read outside the images."""
+    """A number out of range raises an error that names it, instead of a read outside the images."""
     images = bytes_of(4, 3, 8, 8)
     given = dict(zip(("index", "top", "left", "flip"), draws(images, 6, 1), strict=True))
     given[name][3] = value

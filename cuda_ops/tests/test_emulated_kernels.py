@@ -1,7 +1,7 @@
-"""The CUDA kernels run as C++ under sanitizers, and would fail if they were wrong.
+"""CUDA kernels, compiled as C++, pass under sanitizers, and fail with a planted bug.
 
 Each planted bug is a change to a copy of a kernel's source. A test that passes on a broken kernel
-says nothing about the sound one.
+would prove nothing about the correct one.
 """
 
 import os
@@ -46,7 +46,7 @@ def build(program: str, sanitizer: str, sources: Path, to: Path) -> Path:
 
 
 def run(binary: Path) -> subprocess.CompletedProcess[str]:
-    # A barrier that not every thread reaches waits for ever: that is a failure too.
+    # A barrier that not every thread reaches blocks forever: the timeout is a failure too.
     try:
         return subprocess.run([str(binary)], capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
@@ -75,7 +75,7 @@ def test_a_planted_bug_is_caught(tmp_path, what, program, sanitizer, file, text,
 
 
 def test_gemms_hand_cublaslt_what_its_documentation_asks(tmp_path):
-    """A wrong transpose or leading dimension would train on rubbish, on cards only."""
+    """Transposes, leading dimensions and pointers match cuBLASLt's documentation; GPUs report no error."""
     headers = cublas_headers()
     if not headers:
         pytest.skip("needs cublasLt.h and a CUDA toolkit's headers")
@@ -95,7 +95,7 @@ def test_gemms_hand_cublaslt_what_its_documentation_asks(tmp_path):
 
 
 def cublas_headers() -> list[str]:
-    """Compiler options for the toolkit's headers and, after them, those of torch's own cuBLAS."""
+    """Compiler options for the CUDA toolkit's headers, then torch's cuBLAS; empty if headers are missing."""
     import torch
 
     toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"

@@ -1,4 +1,4 @@
-"""float16 by the processor's own instructions is the float16 of every other machine."""
+"""float16 conversion by the processor's F16C instructions equals the portable integer conversion."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ def differing(sources: Path, to: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_both_ways_give_the_same_bits(tmp_path):
-    """On a processor without F16C this compares the integer steps with themselves."""
+    """F16C and integer conversion agree; without F16C the integer conversion is compared with itself."""
     done = differing(OPS / "csrc", tmp_path)
     assert (done.returncode, done.stdout) == (0, "0 numbers differ\n"), done.stderr[-3000:]
 

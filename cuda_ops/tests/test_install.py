@@ -1,4 +1,4 @@
-"""Imports that must fail in words, and the build on first use."""
+"""Error messages of failed imports, and the build on first use."""
 
 import json
 import os
@@ -32,7 +32,7 @@ except ImportError as error:
 
 
 def checkout(to: Path) -> Path:
-    """A copy of the sources without anything built."""
+    """Copy of the sources without build outputs."""
     return Path(
         shutil.copytree(OPS, to / "cuda_ops", ignore=shutil.ignore_patterns("build", "*.so", "tests"))
     )
@@ -45,7 +45,7 @@ def test_a_checkout_that_is_not_built_says_what_to_do(tmp_path):
 
 
 def elf(machine: int) -> bytes:
-    """The head of a 64-bit little-endian library for a processor."""
+    """Start of a 64-bit little-endian ELF library for the given machine number."""
     head = b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little") + machine.to_bytes(2, "little")
     return head + bytes(44)
 
@@ -68,7 +68,7 @@ def test_a_library_that_does_not_fit_says_why(content, words, tmp_path):
 
 
 def test_a_file_system_without_programs_is_named(tmp_path):
-    """As /tmp and the home folders of some clusters are mounted."""
+    """The error names a noexec mount, which /tmp and the home folders are on some clusters."""
     installed = Path(neuscale_ops.__file__).parent / "neuscale_ops_cpu.so"
     folder = tmp_path / "noexec"
     folder.mkdir()
@@ -94,7 +94,7 @@ def test_no_message_has_a_path_of_the_machine_that_built_it():
 
 
 def test_built_on_first_use_by_one_process(tmp_path):
-    """Eight processes of a node start at once: one compiles, the others wait and use it."""
+    """Of three processes started at once, one compiles; the others wait and use its build."""
     if shutil.which("g++") is None:
         pytest.skip("needs a C++ compiler")
     sources = checkout(tmp_path)

@@ -1,4 +1,4 @@
-"""Where what is built on first use stays, what it depends on, and what CMake is told, without a build."""
+"""Build on first use: its cache folder, what triggers a new build, and CMake's options, without a build."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ from neuscale_ops import fakes, jit
 
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
-    """A checkout of three files, and a cache beside it."""
+    """Fake checkout of three files, and a cache folder beside it."""
     folder = tmp_path / "cuda_ops"
     for name in ("CMakeLists.txt", "cmake/Cpu.cmake", "csrc/cpu/one.cpp"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def sources(tmp_path, monkeypatch):
 
 @pytest.fixture
 def builds(monkeypatch):
-    """What was built, by a stand-in that leaves what a build leaves."""
+    """List of builds, recorded by a fake `_build` that leaves the files of a real one."""
     done = []
 
     def build(folder, architectures):
@@ -208,7 +208,7 @@ def test_a_failed_build_shows_the_compilers_last_words():
 
 
 def test_the_ops_of_the_gpu_have_their_shapes_without_data():
-    """What torch.compile and torch.export see of them; on the CPU there is nothing to compare with."""
+    """Fake kernels return the right shapes and dtypes; GPU ops have no CPU kernel to compare with."""
     x, weight = torch.empty(5, 8, dtype=torch.float16), torch.empty(16, 8, dtype=torch.float16)
     y, pre = fakes.linear_gelu(x, weight, torch.empty(16))
     assert y.shape == pre.shape == (5, 16)
@@ -220,7 +220,7 @@ def test_the_ops_of_the_gpu_have_their_shapes_without_data():
     five = torch.zeros(5, dtype=torch.int64)
     out = fakes.crop_flip_normalize(images, five, five, five, five.bool(), table, 1)
     assert (out.shape, out.dtype) == ((5, 3, 4, 6), torch.bfloat16)
-    # the bias gradient has the bias's type, or that of x where there is none
+    # the bias gradient has the bias's dtype, or x's dtype without a bias
     bias = torch.empty(8, dtype=torch.float32)
     assert fakes.bias_gelu_backward(x, x, bias, 0)[1].dtype == torch.float32
     assert fakes.bias_gelu_backward(x, x, None, 0)[1].dtype == torch.float16

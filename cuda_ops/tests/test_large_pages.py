@@ -1,4 +1,4 @@
-"""Large results ask for large pages, and stop asking where the kernel takes long to find one."""
+"""Large results request large (huge) pages, and stop requesting them while the kernel is slow."""
 
 import shlex
 import shutil
@@ -35,7 +35,7 @@ def tried(sources: Path, to: Path) -> subprocess.CompletedProcess[str]:
     options = ["-std=c++17", "-O1", "-Wall", "-Wextra", f"-I{sources}"]
     command = ["g++", *options, str(OPS / "tests" / "large_pages.cpp"), "-o", str(binary)]
     subprocess.run(command, check=True, capture_output=True, text=True)
-    # One that never asks again loops for ever.
+    # A program that never asks again loops forever.
     limited = f"ulimit -t 4; exec {shlex.quote(str(binary))}"
     return subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=False)
 

@@ -7,7 +7,7 @@ from gelu_reference import reference_derivative, reference_gelu
 from neuscale_ops import LinearGELU, crop_flip_normalize, gelu_mlp, linear_gelu
 
 FORMS = ["none", "tanh"]
-K, N, P = 6, 10, 7  # no two alike, and none a multiple of a vector
+K, N, P = 6, 10, 7  # all different, and none a multiple of the vector width
 
 
 def draws(*shape, seed):
@@ -15,13 +15,13 @@ def draws(*shape, seed):
 
 
 def leaves():
-    """x [2, 5, K], weight1 [N, K], bias1, weight2 [P, N], bias2: GELU's inputs are around ±2.5."""
+    """Leaf tensors x [2, 5, K], weight1 [N, K], bias1, weight2 [P, N], bias2; GELU's inputs are near ±2.5."""
     shapes = [(2, 5, K), (N, K), (N,), (P, N), (P,)]
     return [draws(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
 
 
 def assert_near(found, wanted):
-    """Within what sums of a few dozen float32 products of this size lose."""
+    """Assert equality within the rounding error of sums of a few dozen float32 products of this size."""
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-5)
 
 
@@ -89,7 +89,7 @@ def test_an_implementation_that_cannot_be_is_refused(implementation):
 
 
 def test_a_crop_by_hand_is_the_byte_over_255_less_the_mean_over_the_deviation():
-    """Two of three 2×3 images of two channels, padded by one: rows and columns, mean and std all differ."""
+    """Hand-computed crops of two of three 2×3 images with two channels: sizes, mean and std all differ."""
     images = torch.arange(36, dtype=torch.uint8).view(3, 2, 2, 3) * 7
     mean, std = torch.tensor([0.25, 0.5]), torch.tensor([0.125, 0.75])
     given = [torch.tensor([2, 0]), torch.tensor([0, 2]), torch.tensor([2, 1]), torch.tensor([False, True])]
@@ -111,6 +111,6 @@ def test_under_autocast_it_computes_in_bfloat16_what_it_computes_without():
         found = gelu_mlp(x, weight1, bias1, weight2, bias2)
         first = linear_gelu(x, weight1, bias1)
     assert found.dtype == first.dtype == torch.bfloat16
-    # bfloat16 has 8 bits; each of the three roundings is of numbers up to the largest there are
+    # bfloat16 has 8 bits; each of the three roundings is of numbers up to the largest result
     torch.testing.assert_close(found.float(), exact, rtol=0, atol=0.03 * exact.abs().max().item())
     torch.testing.assert_close(first.float(), linear_gelu(x, weight1, bias1), rtol=0.02, atol=0.05)

@@ -1,4 +1,4 @@
-"""Everything that needs a card: `make test-gpu`."""
+"""Tests of the ops that need a GPU: `make test-gpu`."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def built_for_cuda():
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_extremes_forward_and_backward(dtype, approximate):
-    """The device's exponential and division are approximate, hence the wider bounds than the CPU's."""
+    """Extreme values give correct results; the GPU's approximate exp and division need wider bounds."""
     values = torch.cat([torch.linspace(-14, 14, 4001), torch.tensor(EXTREMES)]).to(dtype)
     x = values[None].to(CUDA).requires_grad_()
     bias = torch.zeros(x.shape[1], dtype=dtype, device=CUDA, requires_grad=True)
@@ -158,5 +158,5 @@ def test_an_mlp_needs_less_memory_than_eager():
     def eager(x, w1, b1, w2, b2):
         return F.linear(F.gelu(F.linear(x, w1, b1), approximate="tanh"), w2, b2)
 
-    gelu_mlp(*leaves)  # chooses
+    gelu_mlp(*leaves)  # times the implementations and caches the choice
     assert peak(gelu_mlp) <= peak(eager)

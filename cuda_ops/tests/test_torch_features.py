@@ -1,4 +1,4 @@
-"""bias_gelu and linear_gelu behave as torch's own ops do in all of torch's machinery."""
+"""bias_gelu and linear_gelu work with torch.compile, export, fake tensors, DDP and autocast."""
 
 import copy
 
@@ -78,7 +78,7 @@ def test_gradient_checkpointing():
 
 
 def test_distributed_data_parallel(tmp_path):
-    """Its hooks hang on the parameters' gradients, and need each of them once a step."""
+    """DDP gives the layer's own gradients; its hooks need each parameter's gradient once per step."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         layer = LinearGELU(8, 16)

@@ -1,4 +1,4 @@
-"""Under every transform of torch the ops have the values of torch's own GELU, and never a silent zero."""
+"""Under every torch transform the ops match torch's own GELU, and never silently return zero."""
 
 import copy
 
@@ -21,7 +21,7 @@ def fused(approximate):
 
 
 def bare(approximate):
-    """The op itself, as a traced graph calls it."""
+    """The bare op, as a traced graph calls it."""
     return lambda x, bias: RAW(x, bias, FORMS.index(approximate))
 
 
@@ -186,7 +186,7 @@ def mesh(tmp_path):
 @pytest.mark.parametrize("op", [fused, bare])
 @pytest.mark.parametrize("split", [(0, None), (1, 0), (None, None)])
 def test_distributed_tensors(op, split, given, mesh):
-    """Rows apart, as of data; columns apart, as of tensor parallelism."""
+    """Gradients of DTensors are right: sharded by rows (data parallel), columns (tensor parallel), or not."""
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     tensors = [

@@ -1,18 +1,19 @@
-"""Fits the polynomials of `csrc/gelu_math.h` and `csrc/float_math.h`, and prints them as they stand there.
+"""Fit the polynomials of `csrc/gelu_math.h` and `csrc/float_math.h`, and print them as written there.
 
     .venv/bin/python cuda_ops/tools/fit_gelu_math.py
 
 The upper tail of the normal distribution, Q(a) = erfc(a / sqrt 2) / 2, is exp(-a² / 2) times a
 factor that falls like 1 / a. With w = 1 / (a + k) that factor is w times a smooth function of w,
-which a short polynomial meets with a bounded *relative* error, where 1 + erf loses every digit.
-The form, a rational change of variable in front of a Chebyshev series, is that of Schonfelder,
+which a short polynomial approximates with a bounded *relative* error, where 1 + erf loses all
+digits. The form, a rational change of variable before a Chebyshev series, is that of Schonfelder,
 "Chebyshev expansions for the error and related functions", Math. Comp. 32 (1978); the
-coefficients are fitted here, by weighted least squares driven towards equal extremes
+coefficients are fitted here by least squares, reweighted towards equal extremes of the error
 (Lawson 1961).
 
-For results of 11 bits or fewer there are shorter ways, without a division: log2 Q(a) is so near
-a parabola that a polynomial in a gives it (-1 at 0, for Q is a half there); and so does one the
-derivative's tail, Q(a) - a phi(a), over exp(-a² / 2).
+For results of 11 bits or fewer (float16, bfloat16) there are shorter forms without a division.
+log2 Q(a) is so close to a parabola that a polynomial in a approximates it (it is -1 at 0, where Q
+is 1/2). Another polynomial approximates the derivative's tail, Q(a) - a phi(a), divided by
+exp(-a² / 2).
 """
 
 from collections.abc import Callable
@@ -33,9 +34,9 @@ def minimax(
     degree: int,
     size: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, float]:
-    """Coefficients in t = (x - middle) / half, lowest first, and the largest error over size(x).
+    """Coefficients in t = (x - middle) / half, lowest degree first, and the largest error / size(x).
 
-    Without a size the error is relative.
+    Without `size`, the error is relative.
     """
     t = torch.cos(torch.pi * (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES)
     x = (low + high) / 2 + (high - low) / 2 * t
@@ -55,7 +56,7 @@ def minimax(
 
 
 def tail_factor(k: float, degree: int) -> tuple[Tensor, float, float, float]:
-    """The polynomial of the tail's factor, t = scale * w - offset, and its relative error."""
+    """Polynomial of the tail's factor in t = scale * w - offset, scale, offset, and its relative error."""
     low, high = 1 / (LARGEST + k), 1 / k
 
     def over_w(w: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def tail_factor(k: float, degree: int) -> tuple[Tensor, float, float, float]:
 
 
 def exponential(degree: int) -> tuple[Tensor, float]:
-    """q of exp(r) = 1 + r + r² q(r) for |r| <= ln 2 / 2 and a little; the error is that of exp."""
+    """Polynomial q in exp(r) = 1 + r + r² q(r) for |r| up to slightly over ln 2 / 2, and exp's error."""
     half = 0.3475
     found, error = minimax(
         lambda r: torch.where(r.abs() < 1e-3, 0.5 + r / 6 + r * r / 24, (torch.expm1(r) - r) / r**2),
@@ -78,7 +79,7 @@ def exponential(degree: int) -> tuple[Tensor, float]:
 
 
 def power_of_two(degree: int) -> tuple[Tensor, float]:
-    """q of 2^r = 1 + r q(r) for |r| <= 1/2 and a little; the error is that of 2^r."""
+    """Polynomial q in 2^r = 1 + r q(r) for |r| up to slightly over 1/2, and the error of 2^r."""
     half = 0.5015
     found, error = minimax(
         lambda r: torch.expm1(r * log(2)) / r, -half, half, degree, lambda r: torch.exp2(r) / r.abs()
@@ -87,7 +88,7 @@ def power_of_two(degree: int) -> tuple[Tensor, float]:
 
 
 def log2_tail(largest: float, degree: int) -> tuple[Tensor, float]:
-    """(1 + log2 Q(a)) / a in powers of a for 0 <= a <= largest, and the relative error of Q."""
+    """Polynomial (1 + log2 Q(a)) / a in powers of a, 0 <= a <= largest, and the relative error of Q."""
     found, error = minimax(
         lambda a: torch.special.erfcx(a / sqrt(2)).log2() / a - a / 2 / log(2),
         0,
@@ -99,7 +100,10 @@ def log2_tail(largest: float, degree: int) -> tuple[Tensor, float]:
 
 
 def derivative_factor(largest: float, degree: int) -> tuple[Tensor, float]:
-    """(Q(a) - a phi(a)) / exp(-a² / 2) in powers of a for 0 <= a <= largest; absolute near its zero."""
+    """Polynomial (Q(a) - a phi(a)) / exp(-a² / 2) in powers of a, 0 <= a <= largest, and its error.
+
+    The error is absolute near the function's zero, else relative.
+    """
 
     def factor(a: Tensor) -> Tensor:
         return torch.special.erfcx(a / sqrt(2)) / 2 - a / sqrt(2 * pi)
@@ -109,7 +113,7 @@ def derivative_factor(largest: float, degree: int) -> tuple[Tensor, float]:
 
 
 def in_powers(coefficients: Tensor, largest: float) -> Tensor:
-    """The polynomial in t = 2 a / largest - 1 as one in a."""
+    """Convert a polynomial in t = 2 a / largest - 1 to one in a."""
     shifted = Polynomial(coefficients.numpy())(Polynomial([-1, 2 / largest]))
     return torch.tensor(shifted.coef)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the wheel of the program in SOURCE (a checkout) into OUT.
+# Build the wheel of the program from SOURCE (a checkout) into the folder OUT.
 #   app.sh SOURCE OUT
 set -euo pipefail
 source=${1:?the checkout} out=${2:?a folder for the wheel}
@@ -7,7 +7,7 @@ work=/tmp/neuscale-app
 rm -rf "$work" && mkdir -p "$work" "$out"
 (cd "$source" && cp -r app pyproject.toml README.md LICENSE "$work")
 cd "$work"
-# Files in the wheel have one time, whenever they were made: a wheel depends on its source alone.
+# All files in the wheel get one fixed time, so that the wheel depends on its source only.
 SOURCE_DATE_EPOCH=315532800 /opt/build/bin/hatchling build --target wheel --directory "$out"
 cd /
 rm -rf "$work"

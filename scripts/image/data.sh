@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prepares Fashion-MNIST into /data, from the distribution's package that system.sh installed, and makes /runs.
-# Any user may add data sets and runs, and remove their own; the prepared one is only read.
-# With SOURCE_DATE_EPOCH in the environment that is the date in its record, so that two builds are the same.
+# Prepare Fashion-MNIST in /data, from the distribution's package that system.sh installed, and create /runs.
+# Any user may add data sets and runs, and remove their own; the prepared data set is read-only.
+# SOURCE_DATE_EPOCH, if set, is the date in the data set's record, so that two builds are identical.
 set -euo pipefail
 if [[ ${SOURCE_DATE_EPOCH:-0} == 0 ]]; then unset SOURCE_DATE_EPOCH; fi
 mkdir -p /data /runs

@@ -1,9 +1,9 @@
-"""Writes what an image is and what it holds: image.json and sbom.spdx.json (SPDX 2.3), into a folder.
+"""Write a description of the image and its contents: image.json and sbom.spdx.json (SPDX 2.3).
 
-python describe.py FOLDER, run by the image's own Python, with REVISION, LOCK_SHA256 and
-SOURCE_DATE_EPOCH in the environment. The same packages give the same bytes, but for the
-revision and the time, which are those of the source and not of the build.
-python describe.py --labels FOLDER/image.json prints the record as labels, a line each.
+python describe.py FOLDER writes both into FOLDER. It is run by the image's own Python, with REVISION,
+LOCK_SHA256 and SOURCE_DATE_EPOCH in the environment. The same packages give the same bytes, except for
+the revision and the time, which are those of the source and not of the build.
+python describe.py --labels FOLDER/image.json prints the image's labels, one per line.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
 
 
 def labels(record: Path) -> str:
-    """The record as the Docker image's labels, in lines of name and value."""
+    """Labels of the Docker image from the record image.json, in lines of name and value."""
     image = json.loads(record.read_text())
     names = {
         "org.opencontainers.image.version": image["version"],
@@ -39,7 +39,7 @@ def labels(record: Path) -> str:
 
 
 def describe_image() -> dict[str, Any]:
-    """Version, revision and lock of the image, and the time of its source."""
+    """Versions, revision and lock file's hash of the image, and the time of its source."""
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or 0)
     return {
         "version": version("neuscale"),
@@ -51,7 +51,7 @@ def describe_image() -> dict[str, Any]:
 
 
 def bill_of_materials(image: dict[str, Any]) -> dict[str, Any]:
-    """Every package of the distribution and of Python, and the compiled ops with their hashes."""
+    """SPDX document with all distribution and Python packages, and the compiled ops with their hashes."""
     packages = [*_system_packages(), *_python_packages()]
     files = [_file(path) for path in _compiled_ops()]
     name = f"neuscale-{image['version']}"
@@ -130,7 +130,7 @@ def _compiled_ops() -> list[Path]:
 def _file(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     checksums = [
-        {"algorithm": "SHA1", "checksumValue": hashlib.sha1(content).hexdigest()},  # SPDX 2.3 wants it
+        {"algorithm": "SHA1", "checksumValue": hashlib.sha1(content).hexdigest()},  # SPDX 2.3 requires it
         {"algorithm": "SHA256", "checksumValue": hashlib.sha256(content).hexdigest()},
     ]
     return {"SPDXID": _identifier(str(path)), "fileName": str(path), "checksums": checksums}

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Puts the command and its environment in place, and writes what the image is (image.json) and holds (sbom.spdx.json).
-#   finish.sh REQUIREMENTS      with VERSION, REVISION, LOCK_SHA256, SOURCE_DATE_EPOCH in the environment, where known
+# Install the commands and their environment, and write the image's description (image.json) and contents
+# (sbom.spdx.json).
+#   finish.sh REQUIREMENTS
+# Optional environment variables: VERSION, REVISION, LOCK_SHA256, SOURCE_DATE_EPOCH.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 requirements=${1:?the locked requirements}
@@ -21,7 +23,7 @@ for name in python tensorboard torchrun accelerate; do
 done
 install -D -m 644 "$here/environment.sh" /opt/neuscale/share/neuscale/environment.sh
 LOCK_SHA256=$lock /opt/neuscale/bin/python -I "$here/describe.py" /opt/neuscale/share/neuscale
-# It starts, it has both libraries, and it has nothing to complain about.
+# Check that both libraries of the native ops load and that the program starts.
 /opt/neuscale/bin/python -W ignore -I -c 'from neuscale_ops import build_info as b; assert b()["cpu"] and b()["cuda"], b()'
 cd /tmp
 NEUSCALE_CACHE=/tmp/neuscale-check neuscale --version

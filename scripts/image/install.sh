@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs wheels that were built here into /opt/neuscale. What they need is there already, and nothing else is fetched.
+# Install locally built wheels into /opt/neuscale. Their dependencies are installed already; no downloads.
 #   install.sh WHEEL…
 set -euo pipefail
 export PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy
 /opt/build/bin/uv pip install --quiet --compile-bytecode --python /opt/neuscale/bin/python \
   --no-cache --no-index --no-deps "$@"
-# The installer's note of the wheel's time of change; it would be the only difference between two builds.
+# Remove uv's record of the wheel's modification time, which would be the only difference between two builds.
 for note in /opt/neuscale/lib/python3*/site-packages/*.dist-info/uv_cache.json; do
   [[ -e $note ]] || continue
   rm "$note"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Builds the wheel of the native ops in SOURCE into OUT, with nvcc; fails where the CUDA library is not in it.
+# Build the wheel of the native ops from SOURCE into OUT, with nvcc; fail if one of the libraries is missing.
 #   ops.sh SOURCE OUT
 # Needs /opt/neuscale (torch's headers and libraries), /opt/build (cmake, ninja) and a CUDA toolkit.
 set -euo pipefail
 source=${1:?the folder cuda_ops} out=${2:?a folder for the wheel}
-# Always the same path: what the compiler writes into the libraries is then the same, too.
+# A fixed path, so that paths that the compiler writes into the libraries do not differ between builds.
 work=/tmp/neuscale-ops
 rm -rf "$work" && mkdir -p "$work" "$out"
 cp -r "$source" "$work/cuda_ops"
 cd "$work/cuda_ops"
-# Files in the wheel have one time, whenever they were made: a wheel depends on its source alone.
+# All files in the wheel get one fixed time, so that the wheel depends on its source only.
 export SOURCE_DATE_EPOCH=315532800
 python=/opt/neuscale/bin/python
 PATH=/opt/build/bin:$PATH \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The tests, in the image.
-#   test.sh install REQUIREMENTS BUILD-REQUIREMENTS     adds what the tests need to /opt/neuscale
-#   test.sh run CHECKOUT [OPTION of pytest …]           runs them on what is installed; the checkout is only read
+# Run the tests in the image.
+#   test.sh install REQUIREMENTS BUILD-REQUIREMENTS     install the test requirements into /opt/neuscale
+#   test.sh run CHECKOUT [OPTION of pytest …]           test the installed packages; the checkout is only read
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 case ${1:-} in
@@ -15,9 +15,9 @@ case ${1:-} in
     checkout=${2:?the checkout}
     shift 2
     cd "$(mktemp -d)"
-    # -P: what is tested is what the image has installed, not a folder beside the tests.
-    # No exec: a test that opens a terminal must not be the first process of its session, whose terminal that became.
-    # In a process per core; threads that wait leave theirs to the other process.
+    # -P: test the packages installed in the image, not a folder beside the tests.
+    # No exec: as the session leader, pytest would get a terminal that a test opens as controlling terminal.
+    # One process per core; waiting threads do not spin, so that they leave the core to other processes.
     OMP_WAIT_POLICY=passive with-environment python -P -m pytest -c "$checkout/pyproject.toml" --rootdir "$checkout" \
       -n auto --maxprocesses 4 --dist loadfile -p no:cacheprovider -m 'not containers and not network' "$@" "$checkout/tests" "$checkout/cuda_ops/tests"
     ;;

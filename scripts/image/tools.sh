@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes /opt/build, which holds what builds and installs packages (uv, cmake, ninja, …) and which no image keeps.
-# A package index other than pip's own comes in PIP_INDEX_URL, or in a secret: see index.sh.
+# Create /opt/build with the tools that build and install packages (uv, cmake, ninja, …); no image keeps it.
+# A package index other than pip's default comes from PIP_INDEX_URL or a build secret: see index.sh.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=scripts/image/index.sh

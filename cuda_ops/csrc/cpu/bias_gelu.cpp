@@ -1,4 +1,4 @@
-// bias_gelu and its backward on the CPU: rows are shared out among torch's threads.
+// bias_gelu and its backward on the CPU: rows are distributed over torch's threads.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -13,10 +13,10 @@
 namespace neuscale {
 namespace {
 
-constexpr int64_t kGrain = 8192;      // elements: fewer are not worth a second thread
-constexpr int64_t kWidest = 4096;     // columns of a segment: its sums stay in the L1 cache
-constexpr int64_t kChunkRows = 64;    // rows whose gradients are summed before the sums are added
-constexpr int64_t kMostChunks = 128;  // bounds the memory of those sums
+constexpr int64_t kGrain = 8192;      // elements; fewer are not worth a second thread
+constexpr int64_t kWidest = 4096;     // columns of a segment, whose sums stay in the L1 cache
+constexpr int64_t kChunkRows = 64;    // minimum rows per chunk of the bias gradient's sum
+constexpr int64_t kMostChunks = 128;  // limits the memory of the chunks' sums
 
 template <typename F>
 auto with_type(ScalarType type, const char* argument, F&& f) {
@@ -32,7 +32,7 @@ auto with_type(ScalarType type, const char* argument, F&& f) {
   }
 }
 
-// The bias as float32, zeros where there is none; every NaN in it is the one that store() keeps.
+// Bias as float32, zeros without a bias. Every NaN becomes the quiet NaN that store() keeps.
 std::vector<float> bias_row(const std::optional<Tensor>& bias, int64_t columns) {
   std::vector<float> row(columns, 0.0f);
   if (!bias.has_value()) return row;
@@ -84,8 +84,8 @@ Tensor bias_gelu(const Tensor x_given, const Tensor bias, int64_t approximate) {
   return y;
 }
 
-// The gradient of the bias is summed in chunks of rows and then over the chunks, both in an order
-// that the shape alone decides: the result is the same on any number of threads.
+// The gradient of the bias is summed within chunks of rows and then over the chunks, in an order that
+// depends only on the shape: the result is the same with any number of threads.
 std::tuple<Tensor, Tensor> bias_gelu_backward(const Tensor grad_given, const Tensor x_given,
                                               std::optional<Tensor> bias, int64_t approximate) {
   const Approximate form = approximate_of(approximate);

@@ -11,11 +11,11 @@ namespace neuscale {
 namespace {
 
 struct Row {
-  int64_t before;  // zeros, then `count` pixels, then zeros to the row's end
+  int64_t before;  // number of zeros, followed by `count` pixels and zeros to the end of the row
   int64_t count;
 };
 
-// One row of `width` pixels of a crop that begins `left - padding` pixels into its source.
+// Write one row of `width` pixels; `source` points to its first pixel that is not padding.
 template <typename T>
 void write_row(const uint8_t* source, const T* table, T* to, int64_t width, Row row, bool flip) {
   const T zero = table[0];
@@ -32,7 +32,7 @@ void write_row(const uint8_t* source, const T* table, T* to, int64_t width, Row 
   std::fill(first + row.count, to + width, zero);
 }
 
-// T is only as wide as the type: values are copied from the table, not computed.
+// T has the size of the output's type: values are copied from the table, not computed.
 template <typename T>
 void crop_images(const CropArguments& a, const T* table, T* out) {
   const int64_t plane = a.height * a.width;
@@ -40,7 +40,7 @@ void crop_images(const CropArguments& a, const T* table, T* out) {
   const auto image = [&](int64_t b) {
     const int64_t down = a.top[b] - a.padding;
     const int64_t right = a.left[b] - a.padding;
-    // The crop's columns that lie on the image.
+    // Columns of the crop that are inside the image.
     const int64_t before = std::min(a.width, std::max<int64_t>(0, -right));
     const Row row{before, std::max<int64_t>(0, std::min(a.width, a.width - right) - before)};
     for (int64_t c = 0; c < a.channels; ++c) {
@@ -64,7 +64,7 @@ void crop_images(const CropArguments& a, const T* table, T* out) {
   });
 }
 
-// On the CPU every index is looked at before any memory is.
+// On the CPU, all indices and offsets are checked before any image is read.
 void check_ranges(const CropArguments& a) {
   const int64_t offsets = 2 * a.padding;
   for (int64_t b = 0; b < a.batch; ++b) {

@@ -1,5 +1,5 @@
-// The loops that the compiler vectorises. target_clones makes a copy for each instruction set
-// and the loader takes the best one that the machine has; templates cannot be cloned, hence the
+// Loops that the compiler vectorises. target_clones compiles a copy for each instruction set, and the
+// dynamic loader picks the best one that the machine supports. Templates cannot be cloned, hence the
 // macros.
 #include "gelu_rows.h"
 
@@ -51,7 +51,7 @@ NEUSCALE_ROWS(float, float, kFloat32)
 NEUSCALE_ROWS(bfloat16, BFloat16, kBFloat16)
 NEUSCALE_ROWS(widened, float, kFloat16)
 
-// float16, block by block in float32.
+// float16, converted to float32 in blocks.
 template <ForwardRows<float> kRows>
 void forward_half(const Float16* x, const float* bias, Float16* y, int64_t rows, int64_t width,
                   int64_t stride) {

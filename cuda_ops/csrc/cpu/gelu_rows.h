@@ -1,4 +1,4 @@
-// Rows of bias + GELU on the CPU, a function for each type and form.
+// Bias + GELU for rows on the CPU, one function for each type and form.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ template <typename T>
 using ForwardRows = void (*)(const T* x, const float* bias, T* y, int64_t rows, int64_t width,
                              int64_t stride);
 
-// dx = grad * gelu'(x + bias), and sum[c] += dx[r][c] before it is rounded, row after row.
+// dx = grad * gelu'(x + bias), and sum[c] += dx[r][c] before rounding, row by row.
 template <typename T>
 using BackwardRows = void (*)(const T* grad, const T* x, const float* bias, T* dx, float* sum,
                               int64_t rows, int64_t width, int64_t stride);

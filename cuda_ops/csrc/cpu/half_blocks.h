@@ -1,5 +1,5 @@
-// Blocks of float16 to and from float32. Processors with F16C (x86, since 2012) convert eight
-// numbers in an instruction, which no compiler puts in place of the integer steps of storage.h.
+// Conversion of blocks of float16 to and from float32. Processors with F16C (x86, since 2012) convert
+// eight numbers in one instruction, which no compiler generates from the integer code of storage.h.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace neuscale {
 
-constexpr int64_t kHalfBlock = 512;  // numbers: three blocks of float32 leave room in an L1 cache
+constexpr int64_t kHalfBlock = 512;  // numbers; three blocks of float32 leave room in an L1 cache
 
 #if defined(NEUSCALE_F16C)
 inline bool has_f16c() {
@@ -21,7 +21,7 @@ inline bool has_f16c() {
   return has;
 }
 
-// Both convert the multiples of eight and say how many numbers those are.
+// Both convert as many whole groups of eight as `count` has, and return how many numbers those are.
 __attribute__((target("avx,f16c"))) inline int64_t widen_f16c(const Float16* from, float* to,
                                                               int64_t count) {
   int64_t i = 0;

@@ -1,6 +1,6 @@
-// Large results land on memory that the system has not handed out yet. Each first write to one of
-// its pages is a fault of about a microsecond, more than the arithmetic of its thousand numbers;
-// with pages of two megabytes there are 512 times fewer of them.
+// Large (huge) pages for large results, whose memory the system has not mapped yet. The first write to
+// each page is a page fault of about a microsecond, longer than the arithmetic on its thousand numbers;
+// with pages of two megabytes there are 512 times fewer page faults.
 #pragma once
 
 #include <algorithm>
@@ -17,21 +17,21 @@ namespace neuscale {
 
 constexpr size_t kLargePage = size_t{2} << 20;
 
-// Where free memory is in small pieces, as after much reading of files, the kernel moves others'
-// pages about to make a large one, for milliseconds: more than small pages cost. So the first one
-// of a result is timed, and after a slow one the next result goes without; twice as many after each
-// that is slow again.
+// When free memory is fragmented, for example after reading many files, the kernel moves other pages to
+// make a large one. This takes milliseconds, longer than small pages cost. So the first large page of a
+// result is timed, and after a slow one the next result uses small pages; this pause doubles each time
+// that the first page is slow again.
 class LargePages {
  public:
-  static constexpr double kSlow = 1e-3;     // seconds; to clear two megabytes takes a few tenths of that
+  static constexpr double kSlow = 1e-3;     // seconds; clearing two megabytes takes a few tenths of it
   static constexpr int kLongestPause = 64;  // results
 
-  // Whether to try at all.
+  // True if the next result should try large pages; counts down the pause.
   bool wanted() {
     return left_.load(std::memory_order_relaxed) <= 0 || left_.fetch_sub(1, std::memory_order_relaxed) <= 0;
   }
 
-  // Whether to go on, after a first page that took so long.
+  // True if the whole result should use large pages, given the seconds of its first one; sets the pause.
   bool worthwhile(double seconds) {
     const bool quick = seconds < kSlow;
     const int pause = pause_.load(std::memory_order_relaxed);
@@ -44,8 +44,8 @@ class LargePages {
   std::atomic<int> left_{0}, pause_{1};
 };
 
-// Asks for large pages under a result of that many bytes, none of which is written yet. Memory that
-// is there already stays as it is; a kernel that is set to refuse goes on with small pages.
+// Request large pages for a result of `bytes` bytes that are not written yet. Memory that is already
+// mapped does not change, and a kernel with large pages disabled uses small pages.
 inline void ask_for_large_pages([[maybe_unused]] void* begin, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__)
   static LargePages pages;

@@ -1,4 +1,4 @@
-// float16 and bfloat16 as bits, to and from float32, in integer steps that vectorise.
+// float16 and bfloat16 as bits, converted to and from float32 by integer operations that vectorise.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ inline constexpr Precision kPrecision<Float16> = Precision::kFloat16;
 template <>
 inline constexpr Precision kPrecision<BFloat16> = Precision::kBFloat16;
 
-// By masks: compilers turn some conditional expressions on integers into jumps, and a loop with
-// a jump does not vectorise.
+// Select with masks: compilers turn some conditional expressions on integers into jumps, and a loop
+// with a jump does not vectorise.
 NEUSCALE_INLINE uint32_t choose(bool condition, uint32_t yes, uint32_t no) {
   const uint32_t mask = 0u - static_cast<uint32_t>(condition);
   return (yes & mask) | (no & ~mask);
@@ -33,8 +33,8 @@ NEUSCALE_INLINE float load(BFloat16 value) {
   return as_float(static_cast<int32_t>(static_cast<uint32_t>(value.bits) << 16));
 }
 
-// The exponent's bias is changed by a product, which is exact and gives subnormals their value
-// (or zero, after torch.set_flush_denormal).
+// A multiplication changes the exponent's bias; it is exact, also for subnormals (which become zero
+// after torch.set_flush_denormal).
 NEUSCALE_INLINE float load(Float16 value) {
   const uint32_t rest = value.bits & 0x7FFFu;
   const uint32_t finite = static_cast<uint32_t>(as_bits(as_float(static_cast<int32_t>(rest << 13)) * 0x1p112f));
@@ -44,8 +44,8 @@ NEUSCALE_INLINE float load(Float16 value) {
 
 NEUSCALE_INLINE void store(float* to, float value) { *to = value; }
 
-// To nearest, ties to even. NaN stays NaN unless the carry runs through it, as in 0x7FFFFFFF: neither
-// arithmetic nor a bfloat16 gives such a one, and who reads float32 from elsewhere sees to it (bias_row).
+// Round to nearest, ties to even. NaN stays NaN unless the carry overflows its bits, as in 0x7FFFFFFF.
+// Arithmetic and bfloat16 never give such a NaN; code that reads other float32 replaces it (bias_row).
 NEUSCALE_INLINE void store(BFloat16* to, float value) {
   const uint32_t up = static_cast<uint32_t>(as_bits(value)) + 0x8000u;
   to->bits = static_cast<uint16_t>((up >> 16) & ((up & 0xFFFFu) == 0u ? ~1u : ~0u));
@@ -54,11 +54,11 @@ NEUSCALE_INLINE void store(BFloat16* to, float value) {
 NEUSCALE_INLINE void store(Float16* to, float value) {
   const uint32_t bits = static_cast<uint32_t>(as_bits(value));
   const uint32_t rest = bits & 0x7FFFFFFFu;
-  // From 2^-14 on: 13 bits are rounded away and the exponent's bias is changed.
-  // At 2^16 it is infinity's bits, as for all that is larger.
+  // From 2^-14 on: round away 13 bits and change the exponent's bias.
+  // From 2^16 on the result is the bits of infinity.
   const uint32_t limited = rest < 0x47800000u ? rest : 0x47800000u;
   const uint32_t normal = (limited - (112u << 23) + 0xFFFu + ((limited >> 13) & 1u)) >> 13;
-  // Below: one unit of 0.5f's last place is float16's smallest step, so the adder rounds.
+  // Below 2^-14: the ulp of 0.5f is float16's smallest step, so the float addition does the rounding.
   const uint32_t small =
       static_cast<uint32_t>(as_bits(as_float(static_cast<int32_t>(rest)) + 0.5f)) - 0x3F000000u;
   uint32_t result = choose(rest < 0x38800000u, small, normal);

@@ -11,9 +11,10 @@ namespace {
 
 constexpr int kThreadsX = 32;
 constexpr int kThreadsY = 8;
-constexpr int kBlocksPerProcessor = 8;  // 2048 threads, all that fit
+constexpr int kBlocksPerProcessor = 8;  // 2048 threads, the maximum
 
-// Columns across x; as many blocks down the rows as the card holds at once, each walking on.
+// Blocks along x cover the columns; along y there are as many as the GPU runs at once, each looping
+// over its rows.
 dim3 grid_for(const Matrix& m, int per_thread, int processors) {
   const int64_t wide = (m.columns + kThreadsX * per_thread - 1) / (kThreadsX * per_thread);
   const int64_t tall = (m.rows + kThreadsY - 1) / kThreadsY;
@@ -25,7 +26,7 @@ void check_columns(const Matrix& m) {
   STD_TORCH_CHECK(m.columns < (int64_t{1} << 31) - 4096, "x: fewer than 2^31 columns on a GPU");
 }
 
-// f(type of x, type of bias, form) with the three as compile-time tags; see bias_for.
+// Call f(type of x, type of bias, form), all three as compile-time tags; for bias types see bias_for.
 template <typename F>
 void with_types(ScalarType x, ScalarType bias, int64_t approximate, F&& f) {
   const auto with_bias = [&](auto form) {
@@ -42,8 +43,8 @@ void with_types(ScalarType x, ScalarType bias, int64_t approximate, F&& f) {
     with_bias(std::integral_constant<Approximate, Approximate::kNone>{});
 }
 
-// Kernels exist for a bias of x's type and of float32; another one, which loses nothing by it, is
-// made float32 first.
+// Kernels exist for a bias of x's type and of float32; any other type is first converted to float32,
+// which is exact.
 Tensor bias_for(const Tensor& x, const Tensor& bias) {
   if (bias.scalar_type() == x.scalar_type() || bias.scalar_type() == ScalarType::Float) return dense(bias);
   with_cuda_type(bias.scalar_type(), "bias", [](auto) {});
@@ -134,7 +135,7 @@ STABLE_TORCH_LIBRARY_IMPL(neuscale_ops, CUDA, m) {
   m.impl("bias_gelu_backward", TORCH_BOX(&neuscale::backward));
 }
 
-// For build_info(): what this library has code for.
+// Architectures that this library is compiled for, for build_info().
 extern "C" __attribute__((visibility("default"))) const char* neuscale_ops_cuda_architectures() {
   return NEUSCALE_ARCHITECTURES;
 }

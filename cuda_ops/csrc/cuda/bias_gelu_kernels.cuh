@@ -1,7 +1,8 @@
-// The CUDA kernels of bias_gelu, free of torch and of launches, so that tests can also compile
+// The CUDA kernels of bias_gelu, without torch and without launches, so that tests can also compile
 // them as C++ against an emulation of the CUDA names used here.
 //
-// load() and store() turn T and B into float and back; the includer declares them, and kPrecision<T>.
+// The including file declares load() and store(), which convert T and B to float and back, and
+// kPrecision<T>.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 
 namespace neuscale {
 
-// N values that move as one access: 16 bytes in every vector kernel.
+// N values that are read or written in one access: 16 bytes in every vector kernel.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T values[N];
@@ -26,16 +27,16 @@ NEUSCALE_INLINE void write_pack(T* to, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
-// N values of the bias, zeros where there is none.
+// Read N values of the bias; zeros without a bias.
 template <typename B, int N>
 NEUSCALE_INLINE void read_bias(const B* bias, int column, float (&to)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) to[i] = bias ? load(bias[column + i]) : 0.0f;
 }
 
-// y[r][c] = gelu(x[r][c] + bias[c]). A thread keeps its N columns' bias in registers and walks
-// down the rows, kRows of them in flight. Blocks of (TX, TY); the grid's x covers the columns,
-// its y any part of the rows. N divides `columns`, and x and y are aligned to a Pack.
+// y[r][c] = gelu(x[r][c] + bias[c]). A thread keeps the bias of its N columns in registers and loops
+// over the rows, kRows of them in flight. Blocks are (TX, TY); the grid's x covers the columns, its
+// y may have any size. N divides `columns`, and x and y are aligned to a Pack.
 template <typename T, typename B, Approximate A, int N, int TX, int TY>
 __global__ void __launch_bounds__(TX* TY)
     bias_gelu_forward(const T* __restrict__ x, const B* __restrict__ bias, T* __restrict__ y,
@@ -62,15 +63,15 @@ __global__ void __launch_bounds__(TX* TY)
   }
 }
 
-// dx = grad * gelu'(x + bias), and sums[blockIdx.y][c] = the block's part of the bias gradient,
-// from dx before it is rounded. Its order depends on the grid and nothing else. Threads beyond
-// the last column take part in the barrier.
+// dx = grad * gelu'(x + bias), and sums[blockIdx.y][c] = the block's part of the bias gradient, summed
+// from dx before rounding. The order of summation depends only on the grid. Threads beyond the last
+// column still take part in the barrier.
 template <typename T, typename B, Approximate A, int N, int TX, int TY>
 __global__ void __launch_bounds__(TX* TY)
     bias_gelu_backward(const T* __restrict__ grad, const T* __restrict__ x,
                        const B* __restrict__ bias, T* __restrict__ dx, float* __restrict__ sums,
                        int64_t rows, int columns) {
-  // Value i of thread x lies at i * TX + x: a warp's accesses hit 32 different banks.
+  // Value i of thread x is at i * TX + x, so that a warp accesses 32 different banks.
   __shared__ float shared[TY][TX * N];
   const int column = (blockIdx.x * TX + threadIdx.x) * N;
   float sum[N];

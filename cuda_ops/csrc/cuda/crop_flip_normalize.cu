@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// T stands for the bits of the output's type.
+// T is the unsigned integer that holds the bits of the output's type.
 template <typename T>
 void launch(const CropTensors& t, const Tensor& out, T not_a_number) {
   const CropArguments a = t.arguments();

@@ -1,4 +1,4 @@
-// The CUDA kernel of crop_flip_normalize, free of torch (see bias_gelu_kernels.cuh).
+// The CUDA kernel of crop_flip_normalize, independent of torch (see bias_gelu_kernels.cuh).
 #pragma once
 
 #include <cstdint>
@@ -8,10 +8,10 @@
 
 namespace neuscale {
 
-// A block writes one channel of one image of the batch; values are looked up in that channel's
-// 256 and copied as bits of T. N values leave as one access; N divides the width. What lies
-// outside the image is 0's value, whatever `top` and `left` are; an index outside the set writes
-// `not_a_number`, as nothing may be read for it.
+// A block writes one channel of one image of the batch: it looks bytes up in the channel's table of
+// 256 values and copies their bits as T. N values are written in one access; N divides the width.
+// Pixels outside the image get the value of byte 0, for any `top` and `left`. An image whose index is
+// out of range is filled with `not_a_number`, because nothing may be read for it.
 template <typename T, int N, int THREADS>
 __global__ void __launch_bounds__(THREADS)
     crop_flip_normalize(CropArguments a, const T* __restrict__ table, T* __restrict__ out,

@@ -8,7 +8,7 @@
 namespace neuscale {
 namespace {
 
-// Frees what a cuBLASLt create function made.
+// Deleter for an object made by a cuBLASLt create function.
 template <auto Destroy>
 struct Destroyer {
   template <typename T>
@@ -40,8 +40,8 @@ cublasStatus_t make_layout(Layout& layout, cudaDataType_t type, int64_t rows, in
   return CUBLAS_STATUS_SUCCESS;
 }
 
-// cuBLASLt counts in columns: a matrix in rows is its transpose to it. So out^T [columns, rows]
-// is computed, from op(b) and a^T.
+// cuBLASLt uses column-major order and reads a row-major matrix as its transpose. So it computes
+// out^T [columns, rows] from op(b) and a^T.
 cublasStatus_t describe(const EpilogueGemm& g, Description& description) {
   cublasLtMatmulDesc_t made = nullptr;
   NEUSCALE_TRY(cublasLtMatmulDescCreate(&made, CUBLAS_COMPUTE_32F, CUDA_R_32F));

@@ -1,4 +1,4 @@
-// What the CUDA ops share: the stream, the card, and float16 and bfloat16 as numbers.
+// Shared by the CUDA ops: stream, multiprocessor count, dispatch by type, float16 and bfloat16 access.
 #pragma once
 
 #include <cuda_bf16.h>

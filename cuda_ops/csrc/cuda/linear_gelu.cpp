@@ -1,4 +1,4 @@
-// The two halves of an MLP's fused hidden layer, as ops.
+// Forward and backward of an MLP's fused hidden layer, as ops.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
@@ -11,7 +11,7 @@
 namespace neuscale {
 namespace {
 
-constexpr int64_t kWorkspace = 32 << 20;  // what NVIDIA advises for Hopper
+constexpr int64_t kWorkspace = 32 << 20;  // bytes, NVIDIA's recommendation for Hopper
 
 void check_matrix(const Tensor& t, const Tensor& like, int64_t rows, int64_t columns, const char* name) {
   STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == rows && t.size(1) == columns, name, ": shape [", rows, ", ",
@@ -58,8 +58,8 @@ std::tuple<Tensor, Tensor> linear_gelu(const Tensor x_given, const Tensor weight
   return {out, pre};
 }
 
-// grad [M, P] of the next Linear, its weight [P, N], pre [M, N] → pre's gradient and its sum over
-// the rows, the gradient of the bias [N].
+// grad [M, P] of the next Linear, its weight [P, N], pre [M, N] → gradient of pre [M, N], and its sum
+// over the rows, the gradient of the bias [N].
 std::tuple<Tensor, Tensor> linear_gelu_backward(const Tensor grad_given, const Tensor weight_given,
                                                 const Tensor pre_given) {
   STD_TORCH_CHECK(grad_given.dim() == 2 && pre_given.dim() == 2, "grad, pre: two dimensions");
