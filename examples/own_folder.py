@@ -1,4 +1,4 @@
-"""A model of your own images, and what it says about one of them.
+"""Train a model on your own images, and classify one of them.
 
 python examples/own_folder.py --source pets            # pets/train/<class>/*, pets/val/<class>/*
 python examples/own_folder.py --source pets.zip --size 64 --epochs 20
@@ -27,7 +27,7 @@ run = neuscale.train(
     progress=True,
 )
 
-# One image, as the model sees it: values in 0 … 1, normalised like the training images.
+# One image in the form the model expects: values in 0 … 1, normalised like the training images.
 mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (data.meta.mean, data.meta.std))
 image = (torch.from_numpy(data.image("val", 0)) / 255 - mean) / std
 with torch.inference_mode():

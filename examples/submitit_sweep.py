@@ -1,8 +1,8 @@
-"""A sweep from Python, through submitit: one job a learning rate, requeued until its run is over.
+"""A learning-rate sweep with submitit: one job per learning rate, requeued until its run has finished.
 
     python examples/submitit_sweep.py --partition gpu
 
-From the command line the same is: neuscale submit experiment=quickstart optim.lr=1e-3,3e-4
+The same from the command line: neuscale submit experiment=quickstart optim.lr=1e-3,3e-4
 """
 
 import argparse
@@ -19,7 +19,7 @@ EXIT_RESUME = 75
 
 
 class Training:
-    """One run, in a process of its own; what submitit pickles, calls in the job, and asks to save."""
+    """One run in a subprocess. submitit pickles this object, calls it in the job, and calls `checkpoint`."""
 
     def __init__(self, words: list[str], name: str) -> None:
         self.words, self.name = words, name
@@ -42,11 +42,11 @@ class Training:
         return self.name
 
     def checkpoint(self) -> Any:
-        """Called at SIGUSR2, before the time is over or at a preemption: saves, and asks to come back."""
+        """Save the run and resubmit it; called on SIGUSR2, before the time limit or at a preemption."""
         self.process.send_signal(signal.SIGUSR2)
-        # Not wait(), which this very thread may be in: a handler interrupts it.
+        # Not Popen.wait(): this signal handler may have interrupted the same thread inside it.
         ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-        if ended is None or ended.si_status != EXIT_RESUME:  # over, or failed: the next job says which
+        if ended is None or ended.si_status != EXIT_RESUME:  # finished or failed: the next job shows which
             print(f"{self.name}: it did not stop to be resumed")
         return submitit.helpers.DelayedSubmission(Training(self.words, self.name))
 

@@ -4,7 +4,7 @@
     python examples/swin_cifar10.py --small                # a minute on a laptop
     torchrun --nproc-per-node 4 examples/swin_cifar10.py   # on four GPUs
 
-CIFAR-10 is fetched the first time, or made from the archive that --source names.
+CIFAR-10 is downloaded on first use, or prepared from the archive given as --source.
 """
 
 import argparse

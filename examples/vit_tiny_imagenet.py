@@ -1,9 +1,9 @@
-"""ViT-S/4 on Tiny ImageNet, stopped at any time and gone on with.
+"""ViT-S/4 on Tiny ImageNet, in a run that can be stopped and resumed at any time.
 
     python examples/vit_tiny_imagenet.py                   # 100 epochs, for a GPU
     python examples/vit_tiny_imagenet.py --small           # a minute on a laptop
 
-The run has a name: Ctrl-C saves it, and the same command goes on with it.
+The run has a name: Ctrl-C saves it, and the same command resumes it.
 """
 
 import argparse

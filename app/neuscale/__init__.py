@@ -5,8 +5,8 @@
     run = neuscale.train("experiment=quickstart", "optim.lr=1e-3")
     model = run.model()
 
-What the commands do, for scripts and notebooks; `neuscale.api` describes it. It is imported when it is first
-used, so that the command line starts without torch.
+The functions do what the commands do, for scripts and notebooks; see `neuscale.api`. They are imported on
+first use, so that the command line starts without torch.
 """
 
 from typing import TYPE_CHECKING

@@ -1,13 +1,14 @@
-"""The commands as functions, for scripts and notebooks: `import neuscale`.
+"""Python API: the commands as functions, for scripts and notebooks. Use it as `import neuscale`.
 
     data = neuscale.load_data("cifar10")
     run = neuscale.train("experiment=cifar10_swin_t", "train.epochs=30", progress=True)
     print(run.metrics[-1], neuscale.evaluate(run).top1)
     model = neuscale.load_run("last").model()
 
-A configuration is given as overrides, as on the command line, or as a Config and overrides that change it.
-Errors are `neuscale.UserError`, with the command line's messages. Nothing here ends the process.
-Started by torchrun or `accelerate launch`, `train` and `evaluate` share their work like the commands.
+A configuration is given as overrides, as on the command line, or as a Config followed by overrides that
+change it. Errors that a user can fix are `neuscale.UserError`, with the messages of the command line. No
+function exits the process. Started by torchrun or `accelerate launch`, `train` and `evaluate` are
+distributed over all ranks, like the commands.
 """
 
 from pathlib import Path
@@ -46,9 +47,9 @@ __all__ = ["Run", "create_model", "evaluate", "load_data", "load_run", "train"]
 
 
 class Run:
-    """A training run and what it left in its folder.
+    """A training run and the contents of its folder.
 
-    `outcome`: how the training ended, with its last evaluation; None for a run that was loaded.
+    `outcome`: the result of the training, with its last evaluation; None for a run from `load_run`.
     """
 
     def __init__(self, folder: RunFolder, outcome: Outcome | None = None) -> None:
@@ -65,12 +66,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name, which `load_run` and the commands take."""
+        """Name of the run folder, as used by `load_run` and the commands."""
         return self._folder.name
 
     @property
     def config(self) -> Config:
-        """The configuration it was trained with."""
+        """The configuration of the run."""
         return self._folder.config()
 
     @property
@@ -80,25 +81,25 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The points of the curves: dicts with `split` ("train" or "val"), `step`, `loss` and more."""
+        """Points of the curves: dicts with `split` ("train" or "val"), `step`, `loss` and more."""
         file = self._folder.metrics_file
         return list(read_metrics(file)) if file.exists() else []
 
     def model(self, checkpoint: str = "best", device: str = "cpu") -> nn.Module:
-        """The trained model on `device`, in eval mode: [B, C, S, S] → logits [B, classes].
+        """Return the trained model on `device`, in eval mode: [B, C, S, S] → logits [B, classes].
 
-        `checkpoint`: "best", "last", or the name of a folder in `checkpoints`. Of a run with
-        `train.ema_decay` it is the average. Raises CheckpointError, and DataError or UsageError where the
-        data set it was trained on is not there, which knows the number of classes.
+        `checkpoint`: "best", "last", or the name of a folder in `checkpoints`. For a run with
+        `train.ema_decay`, the weights are the moving average. Raises CheckpointError, and DataError or
+        UsageError if the run's data set, which determines the number of classes, is missing.
         """
         restored = restore(self._folder, checkpoint, "auto", device, Silent(), stage=False, eager=True)
         return restored.model
 
     def resume(self, *overrides: str, progress: bool | Progress = False) -> "Run":
-        """Resume from the newest checkpoint, fields changed by `overrides`; return the run as it is then."""
+        """Resume from the newest checkpoint, with fields changed by `overrides`; return the updated Run."""
         config = self._folder.config(list(overrides))
         if not any(word.startswith("run.device=") for word in overrides):
-            config.run.device = "auto"  # it may go on somewhere else
+            config.run.device = "auto"  # it may be resumed on another machine
         return _train(config, self._folder, progress)
 
 
@@ -110,12 +111,13 @@ def load_data(
     progress: bool | Progress = False,
     **options: Any,
 ) -> Dataset:
-    """The data set `name`, prepared first where it is not there: fetched, or made from `source`.
+    """Open the data set `name`. If it is not prepared yet, it is downloaded or made from `source` first.
 
-    `source`: a file or folder of images; `size`: their side in pixels; `options`: how they are read, see
-    `SourceOptions` (`fit`, `val_share`, `nested` and others). `data.images("train")` is uint8
-    [N, C, H, W], `data.labels("train")` int64 [N], `data.meta.classes` the names of the classes.
-    Raises UsageError, or DataError, also where a data set of this name was made from something else.
+    `source`: a file or folder of images; `size`: side in pixels to which they are scaled; `options`: options
+    of `SourceOptions` (`fit`, `val_share`, `nested` and others). In a packed data set,
+    `data.images("train")` is uint8 [N, C, H, W]. `data.labels("train")` is int64 [N], and
+    `data.meta.classes` contains the class names. Raises UsageError, or DataError, for example if the
+    existing data set of this name was made from another source.
     """
     given = Path(source) if source is not None else None
     asked = SourceOptions(size=size, **options)
@@ -132,9 +134,11 @@ def load_data(
 
 
 def create_model(*config: str | Config, data: Dataset | None = None) -> nn.Module:
-    """The untrained model of a configuration, for the images and classes of `data`, else of its own data set.
+    """Create the untrained model of a configuration, with the weights of `model.weights` if that is set.
 
-    With `model.weights` it has those. Raises UsageError.
+    `config`: as for `train`. `data`: the data set that determines image size, channels and classes; by
+    default that of the configuration. Raises UsageError, and CheckpointError or DataError for weights or
+    data that cannot be read.
     """
     composed = _config(config)
     check_arch(composed.model)
@@ -147,12 +151,12 @@ def create_model(*config: str | Config, data: Dataset | None = None) -> nn.Modul
 
 
 def train(*config: str | Config, resume: bool = False, progress: bool | Progress = False) -> Run:
-    """Train a configuration in a run folder of its own; without overrides, the recipe experiment=quickstart.
+    """Train a configuration in a new run folder; without overrides, train the recipe experiment=quickstart.
 
-    Interrupted (Ctrl-C, or the notebook's stop button), it saves and returns: `run.outcome.stopped_by` says
-    so, and `run.resume()` goes on. In a thread other than the main one, which hears no signals, only
-    `run.time_limit` ends it early. `resume`: go on with the run called `run.name` where there is one.
-    Raises UserError.
+    `config`: overrides, or a Config followed by overrides. `resume`: resume the run called `run.name` if it
+    exists. If interrupted (Ctrl-C, or the stop button of a notebook), the run is saved and returned:
+    `run.outcome.stopped_by` names the signal or limit, and `run.resume()` continues it. Outside the main
+    thread no signals are received, and only `run.time_limit` can interrupt it. Raises UserError.
     """
     composed = _config(config)
     if not resume:
@@ -170,7 +174,10 @@ def train(*config: str | Config, resume: bool = False, progress: bool | Progress
 
 
 def load_run(name: str | Path) -> Run:
-    """The run called `name` in the runs folder, or at that path; "last" is the newest. Raises UsageError."""
+    """Open the run with this name in the runs folder, or at this path; "last" is the newest.
+
+    Raises UsageError if there is no such run.
+    """
     return Run(find_run(str(name)))
 
 
@@ -185,10 +192,11 @@ def evaluate(
 ) -> AnyEvaluation:
     """Evaluate a run (its best weights), or any module, on a split of `data`.
 
-    A run without `data` is evaluated on its own, as `neuscale eval` does; other data must have the same
-    classes, and are normalised as those it was trained on. A module is given images normalised by `data`'s
-    mean and standard deviation, resized to `image_size` where that is given, on the device where it is.
-    Raises UsageError, DataError or CheckpointError.
+    Without `data`, a run is evaluated on its own data set, like `neuscale eval`, with its own batch size.
+    Other data must have the same classes, and are normalised like the training data of the run. A module
+    gets images that are normalised with the mean and standard deviation of `data`, resized to `image_size`
+    (for modules only) if that is given, and on the module's device. Raises UsageError, DataError or
+    CheckpointError.
     """
     if data is not None:
         check_split(data, split)
@@ -202,7 +210,7 @@ def evaluate(
         config = model.config
         trained_on = open_data(config, shown)
         data = normalized_as(data, trained_on)
-        # Only how the model sees images: the data may lie elsewhere, in another form.
+        # Only the preprocessing is taken from the run: the data may be stored elsewhere, in another form.
         section.image_size = model_size(trained_on.meta, config.data.image_size)
         section.interpolation, section.crop = config.data.interpolation, config.data.crop
         model = model.model(device=resolve_device("auto"))
@@ -212,7 +220,7 @@ def evaluate(
 
 
 def _config(given: tuple[str | Config, ...]) -> Config:
-    """The configuration that overrides describe, or a Config with overrides that change it."""
+    """Compose a Config from overrides, or from a Config followed by overrides that change it."""
     overrides = [word for word in given if isinstance(word, str)]
     if given and isinstance(given[0], Config):
         return config_from_yaml(config_to_yaml(given[0]), overrides, "the Config")
@@ -225,7 +233,7 @@ def _config(given: tuple[str | Config, ...]) -> Config:
 
 
 def _train(config: Config, resume: RunFolder | None, progress: bool | Progress) -> Run:
-    if torch.get_num_threads() > available_cores():  # of a container's quota torch knows nothing
+    if torch.get_num_threads() > available_cores():  # torch ignores a container's CPU quota
         torch.set_num_threads(available_cores())
     trained = train_config(config, resume, _progress(progress))
     return Run(trained.run, trained.outcome)

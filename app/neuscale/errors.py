@@ -2,11 +2,11 @@
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_RESUME = 75  # saved before the end: the same command with --resume goes on
+EXIT_RESUME = 75  # stopped early with a checkpoint: the same command with --resume resumes the run
 
 
 class UserError(Exception):
-    """Something the user can put right; shown as one message, without a traceback.
+    """An error that the user can fix; shown as one message, without a traceback.
 
     `problem` says what is wrong and where; `fix` says what to do about it.
     """
@@ -20,13 +20,13 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """The command was asked for something that does not exist or cannot be."""
+    """A command or call asks for something that does not exist or is not possible."""
 
     exit_code = EXIT_USAGE
 
 
 class WorkerError(UserError):
-    """The first error of several processes, with its exit code."""
+    """The first error among several worker processes, with its exit code."""
 
     def __init__(self, problem: str, fix: str, exit_code: int) -> None:
         super().__init__(problem, fix)
@@ -38,11 +38,11 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged or of another model."""
+    """A checkpoint that is missing, damaged or belongs to another model."""
 
 
 def read_error(error: OSError, path: object) -> UserError:
-    """The message for an OSError met while reading `path`: it was not given, which is no damage."""
+    """UserError for an OSError while reading `path`: the file is unreadable, not necessarily damaged."""
     import errno
 
     fixes = {
@@ -58,14 +58,14 @@ def read_error(error: OSError, path: object) -> UserError:
 
 
 def is_refused(error: OSError) -> bool:
-    """True where the system did not give a file that may well be intact."""
+    """True if the system could not provide a file that may still be intact."""
     import errno
 
     return error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE)
 
 
 def disk_error(error: OSError, path: object) -> UserError:
-    """The message for an OSError met while writing under `path`."""
+    """UserError for an OSError raised while writing `path` or below it."""
     import errno
 
     reasons = {

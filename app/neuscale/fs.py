@@ -1,7 +1,7 @@
-"""Durable files and folders: a reader sees all of one or none of it, also after a power cut.
+"""Atomic, durable writes: a reader sees a complete file or folder or none, also after a power cut.
 
-A file or folder is written under a temporary name, synced, and renamed into place. Locks keep
-processes of one machine, or of a shared file system, out of each other's way.
+A file or folder is written under a temporary name, synced (fsync), and renamed into place. Locks keep
+processes on one machine, or on a shared file system, from interfering with each other.
 """
 
 import ctypes
@@ -17,12 +17,12 @@ from neuscale.errors import DataError, UserError, disk_error
 from neuscale.progress import Progress
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # from Linux's fcntl.h and fs.h
-# More files than these in a new folder are synced with one call for the whole system.
+# A new folder with more files than this is synced with one os.sync() instead of one fsync per file.
 _SYNCED_ONE_BY_ONE = 64
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
+    """Fsync `folder`, which makes the names in it durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -31,20 +31,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the content of `path` durable."""
+    """Fsync the file at `path`, which makes its content durable."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace the file at `path` by one with `content`."""
+    """Replace the file at `path` by one with `content`, with an atomic rename."""
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, beside `path`; its file then takes the place of `path`."""
+    """Yield a temporary path beside `path` to write to; fsync it and rename it to `path` at the end."""
     part = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield part
@@ -57,7 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path, exist_ok: bool = True, mode: int = 0o777) -> None:
-    """Create `folder`, with `mode` less the umask, and its missing parents, and make their names durable."""
+    """Create `folder`, with `mode` minus the umask, and its missing parents; make their names durable."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(mode, parents=True, exist_ok=exist_ok)
     for path in new:
@@ -66,10 +66,10 @@ def make_folder(folder: Path, exist_ok: bool = True, mode: int = 0o777) -> None:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to write to, which then takes the place of `folder`.
+    """Yield an empty temporary folder to write to; it replaces `folder` at the end.
 
-    An older folder of that name stays until then, and after an error. Raises UserError where the disk
-    cannot be written.
+    An existing folder of that name stays until then, and is kept if there is an error. Raises UserError if
+    the disk cannot be written.
     """
     partial = partial_folder(folder)
     try:
@@ -84,13 +84,13 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def partial_folder(folder: Path) -> Path:
-    """The temporary name under which this process writes what will be `folder`."""
+    """Temporary name under which this process writes `folder`."""
     return folder.with_name(f".{folder.name}.partial-{os.getpid()}")
 
 
 def move_into_place(partial: Path, folder: Path) -> None:
-    """Rename `partial` to `folder`; an older folder of that name is there until the new one is."""
-    older = partial  # its name after an exchange
+    """Rename `partial` to `folder`; an older folder is exchanged atomically, if possible, and removed."""
+    older = partial  # the older folder's name after an exchange
     if not folder.exists():
         partial.rename(folder)
     elif not _exchange(partial, folder):  # a system that cannot: for a moment there is neither
@@ -106,10 +106,10 @@ def move_into_place(partial: Path, folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left beside `folder`; call this only under its lock.
+    """Remove temporary folders that killed processes left beside `folder`; call this only under its lock.
 
-    A process that was killed between two renames left the older folder under another name: it is
-    put back.
+    If a process was killed between the two renames of `move_into_place`, the older folder gets its name
+    back.
     """
     with writing(folder):
         if not folder.parent.is_dir():
@@ -135,7 +135,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def _lock_mode(path: Path) -> int:
-    """Mode of a lock file: whoever may write to its folder has to be able to hold it."""
+    """Mode of a lock file: everyone who may write to its folder must be able to lock it."""
     try:
         return 0o644 | path.parent.stat().st_mode & 0o022
     except OSError:
@@ -144,10 +144,10 @@ def _lock_mode(path: Path) -> int:
 
 @contextmanager
 def waiting_lock(path: Path, doing: str, progress: Progress) -> Iterator[bool]:
-    """Hold the lock file at `path`, after waiting for its holder; yield True if there was one.
+    """Hold the lock file at `path`, waiting while another process holds it; yield True after a wait.
 
-    `doing` tells the user what the holder does. The system frees the lock of a process that is
-    killed; the empty file stays, since removing it would let two processes in.
+    `doing` tells the user what the holder does. The system releases the lock of a killed process. The
+    empty file stays, since removing it would let two processes hold the lock.
     """
     waited = False
     try:
@@ -174,7 +174,7 @@ def waiting_lock(path: Path, doing: str, progress: Progress) -> Iterator[bool]:
 
 @contextmanager
 def folder_lock(folder: Path, doing: str, progress: Progress) -> Iterator[bool]:
-    """Hold the lock for writing `folder`, without what killed processes left; arguments of `waiting_lock`."""
+    """Hold the lock for writing `folder` and remove leftovers of killed processes; see `waiting_lock`."""
     with waiting_lock(folder.with_name(f".{folder.name}.lock"), doing, progress) as waited:
         remove_leftovers(folder)
         yield waited
@@ -184,7 +184,7 @@ def folder_lock(folder: Path, doing: str, progress: Progress) -> Iterator[bool]:
 def held_lock(path: Path, busy: UserError, timeout: float = 0.0) -> Iterator[None]:
     """Hold the lock file at `path`; raise `busy` if another process still holds it after `timeout` seconds.
 
-    On a file system without locks nothing is held.
+    On a file system without locks, nothing is locked.
     """
     lock = FileLock(path, mode=_lock_mode(path))
     try:
@@ -211,7 +211,7 @@ def is_locked(path: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
-    except (OSError, NotImplementedError):  # somebody else's folder, or no locks
+    except (OSError, NotImplementedError):  # no permission, or a file system without locks
         return False
     lock.release()
     return False
@@ -251,7 +251,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step, with Linux's renameat2; False where that is not possible."""
+    """Swap two names atomically with Linux's renameat2; False if that is not possible."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

@@ -1,6 +1,6 @@
-"""Cores, memory and GPUs that this process may use: by affinity, cgroup and Slurm, not by the machine.
+"""Cores, memory and GPUs available to this process, within the limits of affinity, cgroup and Slurm.
 
-torch is imported where it is needed, so that commands that only count cores start quickly.
+torch is imported inside functions, so that commands that only count cores start quickly.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_cores(cgroup: Path = _CGROUP) -> int:
-    """Whole cores, at least 1."""
+    """Number of CPU cores that this process may use, rounded up, at least 1."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -31,7 +31,7 @@ def available_cores(cgroup: Path = _CGROUP) -> int:
 
 
 def _allocated() -> int | None:
-    """Cores that Slurm gave to this task: not every cluster enforces that by affinity or a cgroup."""
+    """Cores that Slurm allocated to this task; not every cluster enforces this by affinity or a cgroup."""
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
         if (value := os.environ.get(name, "")).isdecimal():
             return int(value)
@@ -39,7 +39,7 @@ def _allocated() -> int | None:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Cores that the cgroup (version 2, else 1) allows; None where it sets no limit."""
+    """Cores that the cgroup (version 2, else 1) allows; None if it sets no limit."""
     try:
         limit, period = (cgroup / "cpu.max").read_text().split()
         return None if limit == "max" else int(limit) / int(period)
@@ -54,7 +54,7 @@ def _quota(cgroup: Path) -> float | None:
 
 
 def device_memory(device: "torch.device") -> int:
-    """Bytes: the free memory of a GPU; on a CPU all that the machine or the cgroup provides."""
+    """Memory in bytes: free memory of a CUDA GPU, recommended maximum on MPS, else `host_memory()`."""
     import torch
 
     if device.type == "cuda":
@@ -66,7 +66,7 @@ def device_memory(device: "torch.device") -> int:
 
 
 def host_memory(cgroup: Path = _CGROUP) -> int:
-    """Bytes of memory of this machine, or what the cgroup (version 2, else 1) allows of them."""
+    """Memory of this machine in bytes, or the limit of the cgroup (version 2, else 1) if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for file in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
@@ -90,7 +90,7 @@ def gpu_list() -> list[dict[str, Any]]:
 
 
 def driver_version() -> str | None:
-    """The NVIDIA driver's version; None without one."""
+    """Version of the NVIDIA driver; None without a driver."""
     try:
         import pynvml
 
@@ -99,25 +99,25 @@ def driver_version() -> str | None:
             return str(pynvml.nvmlSystemGetDriverVersion())
         finally:
             pynvml.nvmlShutdown()
-    except Exception:  # no library, no driver, no permission: all the same here
+    except Exception:  # no library, no driver or no permission
         return None
 
 
 def free_gpus() -> list[str]:
-    """Values of CUDA_VISIBLE_DEVICES for the visible GPUs on which no process computes.
+    """UUIDs, usable in CUDA_VISIBLE_DEVICES, of the visible GPUs on which no process computes.
 
-    Empty where there is no NVIDIA driver.
+    Empty without an NVIDIA driver.
     """
     return [gpu for gpu, busy in _gpus() if not busy]
 
 
 def gpu_count() -> int:
-    """The GPUs that this process may use, busy or not."""
+    """Number of GPUs that this process may use, busy or not."""
     return len(_gpus())
 
 
 def _gpus() -> list[tuple[str, bool]]:
-    """The UUIDs of the visible GPUs, each with whether a process computes on it."""
+    """Pairs of the UUID of a visible GPU and True if a process computes on it."""
     import pynvml
 
     try:
@@ -148,12 +148,12 @@ _GROW_BYTES = 64 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed memory of this process for the next step; return True if it is kept (glibc only).
+    """Make glibc keep freed memory in this process for the next step; return True on success.
 
-    By default glibc gives large blocks back to the system as they are freed, and a training
-    step, which needs the same activations again, spends a fifth of its time having zeroed pages
-    mapped anew. What a process takes at its peak stays the same; it is held until it ends.
-    Settings of the user's (`MALLOC_…`, `GLIBC_TUNABLES`) are left alone.
+    By default glibc returns large freed blocks to the system, and a training step, which needs
+    memory for the same activations again, spends a fifth of its time on mapping zeroed pages.
+    Peak memory stays the same, but the process holds it until it ends. If the user has set
+    `MALLOC_…` or `GLIBC_TUNABLES`, nothing is changed.
     """
     chosen = any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ)
     if chosen or platform.libc_ver()[0] != "glibc":
@@ -166,7 +166,7 @@ def keep_freed_memory() -> bool:
 
 
 def check_compiler() -> None:
-    """UsageError where torch.compile would find no C++ compiler."""
+    """Raise UsageError if torch.compile would find no C++ compiler."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         raise UsageError(
             "torch.compile needs a C++ compiler, and there is none on PATH.",
@@ -175,7 +175,7 @@ def check_compiler() -> None:
 
 
 def cpu_name() -> str:
-    """The processor as the system names it."""
+    """Name of the processor, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -184,7 +184,7 @@ def cpu_name() -> str:
 
 
 def check_gpus(wanted: int) -> None:
-    """Raise UsageError where there are fewer than `wanted` usable GPUs."""
+    """Raise UsageError if there are fewer than `wanted` usable GPUs."""
     import torch
 
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,7 +1,7 @@
-"""The Hugging Face Hub, through huggingface_hub: data sets and weights from it, and models to it.
+"""Fetch data sets and weights from the Hugging Face Hub, and upload models, with huggingface_hub.
 
-Names are `hf:OWNER/NAME`, with `@REVISION` and `/FILE-OR-FOLDER` behind it where these are wanted. What was
-fetched before is used without a network; where it is kept, `$HF_HOME` says.
+Names have the form `hf:OWNER/NAME[@REVISION][/FILE-OR-FOLDER]`. Without a network, files that were fetched
+before are taken from the client's cache, which is below `$HF_HOME`.
 """
 
 import os
@@ -15,7 +15,7 @@ from neuscale.progress import Progress, Task
 
 _REPO, _REVISION, _PATH = r"(?P<repo>\w[\w.-]*(?:/\w[\w.-]*)?)", r"(?P<revision>[\w.-]+)", r"(?P<path>.+)"
 _NAME = re.compile(rf"(?:hf|hub):{_REPO}(?:@{_REVISION})?(?:/{_PATH})?", re.ASCII)
-# Where huggingface_hub keeps a revision of a repository.
+# Path of a revision of a repository in huggingface_hub's cache.
 _CACHED = re.compile(
     r"(?P<kind>models|datasets)--(?P<repo>[^/]+)/snapshots/(?P<commit>[0-9a-f]+)(?:/(?P<path>.*))?$"
 )
@@ -26,7 +26,7 @@ _OF_MANY = re.compile(r"-(\d{5})-of-(\d{5})\.\w+$")
 
 @dataclass(frozen=True)
 class HubName:
-    """A repository of the Hub; `revision` None: the newest; `path`: a file or folder in it, or ""."""
+    """A repository on the Hub; `revision` None: the newest; `path`: a file or folder in it, or ""."""
 
     repo: str
     revision: str | None = None
@@ -38,12 +38,12 @@ class HubName:
 
     @property
     def slug(self) -> str:
-        """A name for a data set made of it."""
+        """Name for a data set made from this repository."""
         return re.sub(r"[^a-z0-9_-]+", "_", self.repo.rpartition("/")[2].lower()).strip("_-") or "images"
 
 
 def hub_name(text: str) -> HubName | None:
-    """The name that `text` is; None for a text that begins otherwise. Raises UsageError for a bad one."""
+    """Parse a name on the Hub; None for a text without the prefix. Raises UsageError for an invalid name."""
     if not text.startswith(("hf:", "hub:")):
         return None
     found = _NAME.fullmatch(text)
@@ -56,7 +56,7 @@ def hub_name(text: str) -> HubName | None:
 
 
 def origin_of(path: Path) -> HubName | None:
-    """The name of a file or folder in huggingface_hub's cache: its repository, commit and path there."""
+    """Repository, commit and path of a file or folder in huggingface_hub's cache; None for other paths."""
     found = _CACHED.search(path.as_posix())
     if found is None:
         return None
@@ -64,9 +64,10 @@ def origin_of(path: Path) -> HubName | None:
 
 
 def fetch_weights(name: HubName) -> Path:
-    """The file of weights of a model on the Hub: `name.path`, else model.safetensors or pytorch_model.bin.
+    """Fetch a model's weights: the file `name.path`, else model.safetensors or pytorch_model.bin.
 
-    A model.json beside it, of an exported model of this program, is fetched, too. Raises UsageError.
+    Without `name.path`, a model.json, which models exported by NeuScale have, is fetched as well. Raises
+    UsageError.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -74,7 +75,7 @@ def fetch_weights(name: HubName) -> Path:
     def fetch(file: str) -> Path | None:
         try:
             found = hf_hub_download(name.repo, file, revision=name.revision, **_places())
-        except LocalEntryNotFoundError as error:  # also one without a network
+        except LocalEntryNotFoundError as error:  # also raised without a network
             raise _missing(name, error) from None
         except EntryNotFoundError:
             return None
@@ -95,15 +96,16 @@ def fetch_weights(name: HubName) -> Path:
 
 
 def pinned(name: HubName, path: Path) -> HubName:
-    """`name` with the commit that was fetched to `path`, so that it is the same later."""
+    """`name` with the commit that was fetched to `path` as its revision, for reproducibility."""
     origin = origin_of(path)
     return replace(name, revision=origin.revision) if origin is not None else name
 
 
 def fetch_dataset(name: HubName, progress: Progress) -> Path:
-    """The folder with the files of a data set on the Hub: its Parquet files, where it has any, else all.
+    """Fetch a data set and return its folder: only the Parquet files if there are any, else all files.
 
-    Without a network it is what was fetched before, or what `datasets` keeps. Raises DataError.
+    Without a network, the folder is one fetched before, or the cache of the library `datasets`. Raises
+    DataError.
     """
     from huggingface_hub import HfApi
 
@@ -141,9 +143,9 @@ def fetch_dataset(name: HubName, progress: Progress) -> Path:
 
 
 def upload_model(folder: Path, name: HubName, progress: Progress) -> str:
-    """Upload an exported model as the repository `name`, made where it is not there; returns its address.
+    """Upload an exported model to the repository `name`, created if missing; return its URL.
 
-    Raises UsageError where that is not possible: no network, no token, no right to write.
+    Raises UsageError if that is not possible: no network, no token or no write permission.
     """
     from huggingface_hub import HfApi
 
@@ -168,10 +170,10 @@ def upload_model(folder: Path, name: HubName, progress: Progress) -> str:
 
 
 def _fetched_before(name: HubName) -> str:
-    """The folder of a data set in the cache; of one without Parquet, what the Hub had made of it."""
+    """Cached folder of a data set: its Parquet files, else all files, else the Hub's Parquet conversion."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    # As it was asked for: newer clients say so where a file of it is missing.
+    # The same patterns as for fetching: newer clients raise an error if a matching file is missing.
     parquet = [f"{name.path}/*.parquet" if name.path else "*.parquet"]
     ways = [(name.revision, parquet), (name.revision, None)]
     ways += [(_CONVERTED, parquet)] if name.revision is None else []
@@ -187,12 +189,12 @@ def _fetched_before(name: HubName) -> str:
 
 
 def _snapshot(name: HubName, revision: str | None, task: Task | None, **options: Any) -> str:
-    """The folder of a revision of a data set, fetched as far as it is not there."""
+    """Folder of a revision of a data set; missing files are fetched."""
     from huggingface_hub import snapshot_download
     from tqdm.auto import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
-        """Passes the files on to `task`; of the bytes nothing is shown."""
+        """Progress bar that reports finished files to `task`; bytes are not shown."""
 
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **{**named, "disable": True})
@@ -217,7 +219,7 @@ _ADVICE = (
 
 
 def _places() -> dict[str, Any]:
-    """The Hub and the cache, as the environment says now. What the client remarks is not shown."""
+    """Endpoint and cache folder from the environment, read at each call. Hides the client's warnings."""
     from huggingface_hub import logging
 
     client: Any = logging
@@ -233,7 +235,7 @@ def _missing(name: HubName, error: Exception) -> UsageError:
 
 
 def _reason(error: Exception) -> str:
-    """The innermost error's first line, which is the one about the network or the repository."""
+    """First line of the innermost error, which describes the network or repository problem."""
     inner: BaseException = error
     while type(error).__module__.startswith("huggingface_hub") and inner.__cause__ is not None:
         inner = inner.__cause__
@@ -243,13 +245,13 @@ def _reason(error: Exception) -> str:
 
 
 def _list_files(api: Any, name: HubName) -> tuple[list[str], str | None]:
-    """The files of a data set, and its revision; where it has no Parquet, those that the Hub made of it."""
+    """Files and revision of a data set; without Parquet files, those of the Hub's Parquet conversion."""
     info = api.dataset_info(name.repo, revision=name.revision)
     files = [entry.rfilename for entry in info.siblings or []]
     if name.revision is None and not any(file.endswith(".parquet") for file in files):
         try:
             made = api.dataset_info(name.repo, revision=_CONVERTED)
-        except Exception:  # it has made none
+        except Exception:  # there is no conversion
             return files, None
         parquet = [entry.rfilename for entry in made.siblings or [] if entry.rfilename.endswith(".parquet")]
         if parquet:
@@ -258,7 +260,7 @@ def _list_files(api: Any, name: HubName) -> tuple[list[str], str | None]:
 
 
 def _check_whole(name: HubName, folder: Path) -> None:
-    """Raise DataError for a part of the files only: 1 of `train-00001-of-00005.parquet` and the like."""
+    """Raise DataError if files of a numbered series (`train-00001-of-00005.parquet`) are missing."""
     found: dict[str, set[int]] = {}
     counts: dict[str, int] = {}
     for path in folder.rglob("*"):
@@ -275,7 +277,7 @@ def _check_whole(name: HubName, folder: Path) -> None:
 
 
 def _kept_by_datasets(name: HubName) -> Path | None:
-    """The folder in which `datasets` keeps this data set, as `load_dataset` made it. Raises DataError."""
+    """Folder in the cache of `datasets` to which `load_dataset` wrote this data set. Raises DataError."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets") / name.repo.replace("/", "___")
     folders = sorted({path.parent for path in cache.rglob("*.arrow")})

@@ -1,4 +1,4 @@
-"""The package of native ops, where it is there: without it the program works the same, and slower."""
+"""The optional package of native ops; without it the program works the same, but slower."""
 
 import os
 from functools import cache
@@ -9,7 +9,7 @@ import torch
 
 @cache
 def load_native_ops() -> tuple[ModuleType | None, str]:
-    """The package `neuscale_ops`, or None and the reason in words. `NEUSCALE_OPS=off` leaves it aside."""
+    """The package `neuscale_ops`, or None and the reason as text. `NEUSCALE_OPS=off` disables it."""
     if os.environ.get("NEUSCALE_OPS", "").lower() in ("off", "0"):
         return None, "NEUSCALE_OPS=off"
     try:
@@ -18,13 +18,13 @@ def load_native_ops() -> tuple[ModuleType | None, str]:
         if error.name != "neuscale_ops":
             return None, str(error)
         return None, "neuscale_ops is not installed (make ops)"
-    except ImportError as error:  # built for something else; its message says what to do
+    except ImportError as error:  # an incompatible build; its message says what to do
         return None, str(error)
     return neuscale_ops, ""
 
 
 def native_ops(device: torch.device) -> tuple[ModuleType | None, str]:
-    """The package where it has kernels for `device`, or None and the reason in words."""
+    """The package if it has kernels for `device`, else None and the reason as text."""
     ops, reason = load_native_ops()
     if ops is None:
         return None, reason

@@ -1,4 +1,4 @@
-"""Folders of data sets and runs: `./data` and `./runs`, or as the environment says."""
+"""Folders of data sets and runs: `./data` and `./runs`, unless set by environment variables."""
 
 import os
 from pathlib import Path

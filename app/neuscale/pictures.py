@@ -1,4 +1,4 @@
-"""Pictures of images: rows with labels, grids with captions, written as PNG."""
+"""Overview pictures of images: rows with labels and grids with captions, written as PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,14 +23,14 @@ FONT_SIZE = 13
 
 
 def to_image(pixels: Pixels) -> Image.Image:
-    """uint8 [C, H, W] with 1 or 3 channels → an image."""
+    """uint8 [C, H, W] with 1 or 3 channels → a PIL image."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def labelled_rows(
     rows: Sequence[tuple[str, Sequence[Pixels]]], columns: int, size: tuple[int, int]
 ) -> Image.Image:
-    """A row of images behind each label, each image resized to `size` (width, height)."""
+    """Rows of images, each with its label on the left; images are resized to `size` (width, height)."""
     extent = (LABEL_WIDTH + columns * (size[0] + GAP), len(rows) * (size[1] + GAP) + GAP)
     grid, draw, font = _canvas(extent)
     for number, (label, images) in enumerate(rows):
@@ -43,7 +43,7 @@ def labelled_rows(
 
 
 def captioned_grid(images: Sequence[tuple[Pixels, Sequence[Caption]]], size: tuple[int, int]) -> Image.Image:
-    """Images resized to `size` (width, height), `COLUMNS` a row, above their captions."""
+    """Grid of images with captions below, `COLUMNS` per row; images are resized to `size` (width, height)."""
     lines = len(images[0][1])
     columns = min(COLUMNS, len(images))
     cell = (CELL_SIDE + 2 * GAP, size[1] + lines * LINE_HEIGHT + 3 * GAP)
@@ -87,7 +87,7 @@ def _canvas(size: tuple[int, int]) -> tuple[Image.Image, ImageDraw.ImageDraw, An
 
 
 def _resized(pixels: Pixels, size: tuple[int, int]) -> Image.Image:
-    """Enlarged images keep their pixels, smaller ones are filtered."""
+    """Resize with nearest neighbour to enlarge, bicubic to shrink."""
     enlarged = size[1] >= pixels.shape[1]
     resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC
     return to_image(pixels).convert("RGB").resize(size, resampling)

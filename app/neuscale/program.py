@@ -1,4 +1,4 @@
-"""This program in another process."""
+"""Command line to run this program in a subprocess."""
 
 import sys
 
@@ -6,6 +6,6 @@ import sys
 def program(*arguments: str) -> list[str]:
     """The command line of `neuscale ARGUMENTS` with this Python and these installed packages.
 
-    -P keeps the current folder off the import path: a file there must not take the place of a package.
+    -P keeps the current folder off the import path: a file there must not shadow a package.
     """
     return [sys.executable, "-P", "-m", "neuscale", *arguments]

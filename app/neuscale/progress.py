@@ -1,7 +1,7 @@
-"""Progress of long work, reported independently of how it is shown.
+"""Progress reports of long work, independent of how they are shown.
 
-The command line has two implementations (bars, and plain lines where there is no
-terminal); a library caller gets the silent one.
+The command line has two implementations (bars, and plain lines without a terminal);
+library callers get the silent one by default.
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """One piece of work under way."""
+    """A piece of work in progress."""
 
     def advance(self, count: int = 1) -> None:
-        """`count` more units are done."""
+        """Report that `count` more units are done."""
 
     def note(self, text: str) -> None:
         """Show `text` (a loss, a file name) beside the progress."""
@@ -23,13 +23,13 @@ class Progress(Protocol):
     """The receiver of progress reports."""
 
     def task(self, title: str, total: int | None, unit: str) -> AbstractContextManager[Task]:
-        """A context manager that yields the Task; `total` None means unknown."""
+        """Context manager that yields a Task; `total` None means that it is unknown."""
 
     def message(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays on the screen."""
 
     def warning(self, text: str) -> None:
-        """A line that stays and that the user should read."""
+        """Print a warning, a line that stays on the screen."""
 
 
 class _SilentTask:
@@ -41,7 +41,7 @@ class _SilentTask:
 
 
 class Silent:
-    """Reports nothing."""
+    """Progress that shows nothing."""
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str) -> Iterator[Task]:  # noqa: ARG002

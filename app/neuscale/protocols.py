@@ -1,8 +1,9 @@
-"""Types of the parts that users bring: five protocols for a type checker, and nothing to inherit from.
+"""Types of user-defined parts, for type checkers: augmentation, data source, loss, metric and schedule.
 
     from neuscale.protocols import Metric
 
-Any function or object of this form will do; models and optimizers are torch's own classes.
+Nothing has to inherit from these protocols: any function or object with the same signature is accepted.
+Models and optimizers are torch's own classes (`torch.nn.Module`, `torch.optim.Optimizer`).
 """
 
 from collections.abc import Iterator
@@ -15,49 +16,51 @@ __all__ = ["Augmentation", "DataSource", "Loss", "Metric", "Schedule"]
 
 
 class Augmentation(Protocol):
-    """`augment.function`, the last step before normalisation."""
+    """Augmentation for `augment.function`, the last step before normalisation."""
 
     def __call__(self, images: "Tensor", draws: "Tensor", /) -> "Tensor":
-        """uint8 [B, C, H, W] → uint8 of the same shape.
+        """Augment a batch: uint8 [B, C, H, W] → uint8 of the same shape.
 
-        `draws`: float64 [B, augment.function_draws] in 0 … 1, functions of seed, epoch and position: what is
-        random follows from them alone.
+        `draws`: uniform random numbers in [0, 1), float64 [B, augment.function_draws], computed from seed,
+        epoch and position. Use them as the only source of randomness, so that runs are reproducible.
         """
 
 
 class DataSource(Protocol):
-    """`data.dataset`: what its class or function gives for `split="train"` and `split="val"`.
+    """Data source for `data.dataset`: its class or function is called with `split="train"` and `split="val"`.
 
-    It may have `classes`, the names that labels count in, and a length. Where its class has `has_test`, it is
-    asked for "test", too.
+    The result may have an attribute `classes`, the class names that numeric labels are indices of, and a
+    length. If the class or function has a true attribute `has_test`, it is also called with `split="test"`.
     """
 
     def __iter__(self) -> Iterator[tuple[Any, str | int]]:
-        """Pairs of an image, PIL's or uint8 [H, W] or [H, W, 3], and its label, a text or a number."""
+        """Iterate over (image, label): a PIL image or uint8 [H, W] or [H, W, 3]; a string or an integer."""
 
 
 class Loss(Protocol):
-    """`train.loss`."""
+    """Loss for `train.loss`."""
 
     def __call__(self, logits: "Tensor", targets: "Tensor", /) -> "Tensor":
-        """Both float32 [B, classes]; targets are probabilities, smoothed and mixed, or several labels.
+        """Return the mean loss over the images, or one loss per image, [B].
 
-        The mean over the images, or one value for each, [B].
+        `logits` and `targets` are float32 [B, classes]. `targets` contains probabilities, after label
+        smoothing and mixing (Mixup, CutMix); for multi-label data, one value in 0 … 1 per class.
         """
 
 
 class Metric(Protocol):
-    """One of `eval.functions`. With `higher_is_better = False` it is better the smaller it is."""
+    """Metric for `eval.functions`. Set the attribute `higher_is_better = False` if smaller is better."""
 
     def __call__(self, logits: "Tensor", targets: "Tensor", /) -> Any:
-        """All images of a split, in any order: float32 [N, classes], and int64 [N] or bool [N, classes].
+        """Return the value of the metric: a number, or a tensor with one element.
 
-        A number, or a tensor of one.
+        `logits`, float32 [N, classes], are for all images of a split, in any order. `targets` are int64 [N],
+        or bool [N, classes] for multi-label data. Both are on the CPU.
         """
 
 
 class Schedule(Protocol):
-    """`optim.function`."""
+    """Learning-rate schedule for `optim.function`. It replaces the built-in schedule, including warm-up."""
 
     def __call__(self, *, step: int, total_steps: int, steps_per_epoch: int) -> float:
-        """The share of `optim.lr` in a step, counted from 0; a finite number, 0 or more."""
+        """Return the factor on `optim.lr` at `step`, counted from 0; it must be finite and at least 0."""

@@ -1,4 +1,4 @@
-"""Counts, bytes and durations as text, and durations from text."""
+"""Format counts, bytes and durations as text, and parse durations."""
 
 import re
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from neuscale.errors import UsageError
 
 
 def quantity(count: float, unit: str) -> str:
-    """A count with its unit; bytes are scaled."""
+    """A count with its unit as text; bytes are scaled to kB, MB or GB."""
     if unit != "B":
         return f"{count:,.0f} {unit}"
     for scaled in ("B", "kB", "MB"):
@@ -18,7 +18,7 @@ def quantity(count: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the two largest units that fit."""
+    """Seconds as text, in hours and minutes, minutes and seconds, or seconds."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if minutes else f"{rest} s"
@@ -29,9 +29,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def limit_seconds(text: str, name: str = "run.time_limit=") -> float:
-    """Seconds of a limit like "45s", "90m", "8h", "7:45:00" or "2-00:00:00" (as Slurm has it).
+    """Seconds of a time limit such as "45s", "90m", "8h", "7:45:00" or "2-00:00:00" (Slurm's form).
 
-    UsageError, beginning with `name` and the text, for anything else.
+    Raises UsageError, with a message that begins with `name` and the text, for anything else.
     """
     if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
         seconds = float(found[1]) * _UNITS[found[2]]
@@ -46,5 +46,5 @@ def limit_seconds(text: str, name: str = "run.time_limit=") -> float:
 
 
 def now() -> str:
-    """The time, in UTC, to the second."""
+    """Current UTC time in ISO 8601 format, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,8 +1,8 @@
-"""Files and text that another user may have written: how they are read, and how they are shown.
+"""Safe reading and printing of files and text that another user may have written.
 
-A run folder, a sweep list or a data set that was copied from somebody is data and nothing else: what
-it names lies inside it, a record is a regular file of a plausible size, and its text cannot control
-the terminal.
+A run folder, a sweep list or a data set copied from somebody else is treated as data only: the names in
+it must not lead out of its folder, a record must be a regular file of a plausible size, and its text
+must not control the terminal.
 """
 
 import errno
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 MIB = 1 << 20
-# Limits of records, each far above the largest that the program writes.
+# Size limits of records, each far above the largest that the program writes.
 RECORD_BYTES = 64 * MIB
-LINES_BYTES = 4096 * MIB  # of a file with a line for each image or step
+LINES_BYTES = 4096 * MIB  # for a file with one line per image or step
 LINE_BYTES = MIB
 
-# Without waiting for a pipe's other end; Windows has neither this flag nor the one against links.
+# O_NONBLOCK: do not wait for the other end of a pipe. Windows has neither it nor O_NOFOLLOW.
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _LONGEST_NAME = 255  # bytes, on the usual file systems
@@ -29,7 +29,7 @@ _CONTROLS_OF_LINES = re.compile(_CONTROLS.pattern.replace("\x00-\x1f", "\x00-\x0
 
 
 def is_plain_name(name: Any) -> bool:
-    """True for a text that names a file or folder inside another one, and nothing outside of it."""
+    """True for the name of a single file or folder: not a path, no control characters, at most 255 bytes."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -40,10 +40,10 @@ def is_plain_name(name: Any) -> bool:
 
 
 def open_regular(path: Path, limit: int = LINES_BYTES, links: bool = False) -> io.BufferedReader:
-    """The file at `path`, opened to read.
+    """Open the file at `path` for reading.
 
-    Raises OSError for a link (unless `links` are followed), a pipe, a device or a folder, without
-    waiting for any of them, and for a file of more than `limit` bytes.
+    Raises OSError for a link (unless `links` is true), a pipe, a device or a folder, without blocking on
+    any of them, and for a file of more than `limit` bytes.
     """
     try:
         handle = os.open(path, _READ if links else _READ | _NO_LINKS)
@@ -67,7 +67,7 @@ def open_regular(path: Path, limit: int = LINES_BYTES, links: bool = False) -> i
 def read_regular(path: Path, limit: int = RECORD_BYTES) -> bytes:
     """The content of the file at `path`. Raises OSError as `open_regular` does."""
     with open_regular(path, limit) as file:
-        content = file.read(limit + 1)  # it may grow meanwhile
+        content = file.read(limit + 1)  # the file may grow meanwhile
     if len(content) > limit:
         raise _not_plain(path, f"it has more than {limit:,} bytes")
     return content
@@ -97,7 +97,7 @@ def check_regular(path: Path) -> None:
 
 
 def is_own_folder(path: Path) -> bool:
-    """True for a folder, and no link, that this user or root owns and no one else may write to."""
+    """True for a folder (not a link) that this user or root owns and that nobody else may write to."""
     try:
         status = path.lstat()
     except OSError:
@@ -109,14 +109,14 @@ def is_own_folder(path: Path) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """The reason that an error gives, for a message that names the file itself."""
+    """Reason of an error without its file name, for a message that names the file itself."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 
 
 def printable(text: Any, lines: bool = False) -> str:
-    r"""`text` with every control character shown as `\x1b`; `lines`: but for tabs and line breaks."""
+    r"""`text` with control characters escaped, as in `\x1b`; with `lines`, tabs and line breaks are kept."""
     pattern = _CONTROLS_OF_LINES if lines else _CONTROLS
     return pattern.sub(lambda found: _escape(found[0]), str(text))
 

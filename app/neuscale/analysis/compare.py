@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in how they were made, and in what came of them."""
+"""Compare runs side by side: differences in configuration and environment, results and curves."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ COMMON_STEPS = 8
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side; every list has a value for each run.
+    """Comparison of runs; every list has one value per run.
 
-    `configuration` and `environment`: by the name of what differs between any two of them;
+    `configuration` and `environment`: values by field, for fields that differ between any two runs;
     `curves`: by the curve's name, the points of each run as (step, value).
     """
 
@@ -36,7 +36,7 @@ class Comparison:
     curves: dict[str, list[list[tuple[int, float]]]]
 
 
-# Curves of runs: split, name, and what they are called.
+# Curves: split, name of the metric, and title.
 _CURVES = (
     ("train", "loss", "training loss"),
     ("val", "loss", "validation loss"),
@@ -46,7 +46,7 @@ _CURVES = (
 
 
 def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
-    """Two or more runs side by side. Raises UserError for a manifest that cannot be read."""
+    """Compare two or more runs. Raises UserError for a manifest that cannot be read."""
     manifests = [load_manifest(run.manifest_file) for run in runs]
     configuration: dict[str, list[Any]] = {}
     environment: dict[str, list[Any]] = {}
@@ -54,7 +54,7 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
         for found in differences(manifests[0], manifest):
             table = configuration if found.area == "config" else environment
             name = found.what if found.area in ("config", found.what) else f"{found.area}: {found.what}"
-            # Runs whose value is not told apart from the first one's have that.
+            # Runs without a difference from the first one have its value.
             table.setdefault(name, [found.before] * len(runs))[i] = found.now
     points = [metrics_of(run) for run in runs]
     curves = {title: [_curve(lines, split, name) for lines in points] for split, name, title in _CURVES}
@@ -66,7 +66,7 @@ def _curve(lines: Sequence[Mapping[str, Any]], split: str, name: str) -> list[tu
 
 
 def common_points(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, list[float]]]:
-    """(step, each curve's value there), at some of the steps that all have, the last among them."""
+    """(step, value of each curve) at up to 8 of the common steps, including the last."""
     values = [dict(curve) for curve in curves]
     steps = sorted(set.intersection(*(set(known) for known in values))) if values else []
     if len(steps) > COMMON_STEPS:
@@ -76,7 +76,7 @@ def common_points(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[i
 
 
 def sparkline(curve: Sequence[tuple[int, float]], last: int, low: float, high: float) -> str:
-    """The curve over the steps up to `last` in one line of text; a gap where a value is no number."""
+    """The curve over the steps up to `last` in one line of text; a gap for a value that is not finite."""
     line = ""
     for column in range(SPARK_WIDTH):
         step = last * (column + 1) / SPARK_WIDTH
@@ -89,7 +89,7 @@ def sparkline(curve: Sequence[tuple[int, float]], last: int, low: float, high: f
 
 
 def save_curves(comparison: Comparison, path: Path) -> None:
-    """Write a PNG: a panel for each kind of curve, a line for each run. Raises UserError."""
+    """Write a PNG with one panel per kind of curve and one line per run. Raises UserError."""
     from matplotlib.figure import Figure
 
     names = [row.name for row in comparison.rows]

@@ -1,4 +1,4 @@
-"""A look at a data set before it is trained on: copies, odd images, small classes, and wrong labels."""
+"""Checks of a data set before training: duplicates, odd images, class imbalance and wrong labels."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,17 @@ from neuscale.progress import Progress
 from neuscale.runs.folder import RunFolder
 from neuscale.units import now
 
-# Of gray values from 0 to 255.
+# Thresholds for gray values from 0 to 255.
 DARKEST, BRIGHTEST, FLATTEST = 8.0, 247.0, 2.0
 
-# A file is tiny where a side was enlarged more than twice or is shorter than 8 pixels; huge, where it has so
-# many times the pixels of the median one.
+# A file is tiny if a side was enlarged more than twice or is shorter than 8 pixels, and huge if it has more
+# than 16 times the pixels of the median file.
 _ENLARGED, _SHORTEST, _TIMES_THE_MEDIAN = 2, 8, 16
 
 
 @dataclass(frozen=True)
 class CheckedImage:
-    """An image: its split, its place and its file there, and its class."""
+    """An image: its split, its index in the split, its file name, and its class."""
 
     split: str
     sample: int
@@ -41,7 +41,7 @@ class CheckedImage:
 
 @dataclass(frozen=True)
 class SuspectImage:
-    """An image that is probably mislabelled, and by how much its other class is likelier to the model."""
+    """A probably mislabelled image; `margin`: the suggested class's probability minus its label's."""
 
     image: CheckedImage
     suggested: str
@@ -50,10 +50,10 @@ class SuspectImage:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """Findings in a data set. `counts` maps class to split to images; groups are of equal or similar images.
+    """Findings in a data set. `counts`: images by class and split; `equal`, `similar`: groups of images.
 
-    `tiny`, `huge`: by the sizes of their files; None: these are not known, as of arrays. `run`: whose model
-    looked for wrong labels; None: none did.
+    `tiny`, `huge`: by the sizes of the original files; None if these are not known, as for arrays. `run`:
+    the run whose model searched for wrong labels; None if there was no search.
     """
 
     name: str
@@ -72,12 +72,12 @@ class DataCheck:
 
     @property
     def imbalance(self) -> float:
-        """Training images of the largest class for each of the smallest."""
+        """Ratio of training images in the largest class to those in the smallest."""
         of_train = [count.get("train", 0) for count in self.counts.values()]
         return max(of_train) / max(1, min(of_train))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers, for the manifest of a run that trains on the data."""
+        """Numbers of findings, for the manifest of a run that trains on the data."""
         groups = self.equal + self.similar
         return {
             "made": self.made,
@@ -97,21 +97,21 @@ class DataCheck:
 
 
 def across_splits(group: Sequence[CheckedImage]) -> bool:
-    """True for a group with images in several splits: what is evaluated was trained on."""
+    """True for a group with images in several splits: the model is evaluated on training images."""
     return len({image.split for image in group}) > 1
 
 
 def in_several_classes(group: Sequence[CheckedImage]) -> bool:
-    """True for a group with images in several classes, of which all but one are wrong."""
+    """True for a group with images in several classes, of which at most one is right."""
     return len({image.label for image in group}) > 1
 
 
 def check_data(data: Dataset, run: RunFolder | None, progress: Progress) -> DataCheck:
-    """Look at every image of `data` and, with the best weights of `run`, at its labels.
+    """Check every image of `data` and, with the best weights of `run`, its labels.
 
-    The labels of images that the run was trained on fit it too well, the longer it was trained: there it
-    finds fewer. Raises DataError for an image that cannot be read, UsageError for a run of other classes
-    and for a search for wrong labels where an image may have several.
+    The model fits the labels of its own training images too well, the more so the longer it was trained, and
+    finds fewer errors there. Raises DataError for an image that cannot be read, UsageError for a run with
+    other classes, and for a run with multi-label data.
     """
     if run is not None and data.meta.label_sets is not None:
         raise UsageError(
@@ -143,7 +143,7 @@ def check_data(data: Dataset, run: RunFolder | None, progress: Progress) -> Data
 
 
 def store_check(data: Dataset, check: DataCheck, progress: Progress) -> None:
-    """Keep the numbers beside the data set, for the runs that train on it."""
+    """Store the summary beside the data set, for the runs that train on it."""
     try:
         content = {"fingerprint": check.fingerprint, **check.summary()}
         write_atomically(data.folder / CHECK_FILE, json.dumps(content, indent=2) + "\n")
@@ -152,12 +152,12 @@ def store_check(data: Dataset, check: DataCheck, progress: Progress) -> None:
 
 
 def as_json(check: DataCheck) -> dict[str, Any]:
-    """All findings, for programs."""
+    """All findings as JSON values."""
     return {**asdict(check), "imbalance": check.imbalance, "summary": check.summary()}
 
 
 def image_names(data: Dataset, split: str) -> list[str]:
-    """The file of each image of a split, where that is known, else its place."""
+    """File name of each image of a split, if known, else its split and index."""
     if isinstance(data, ListedDataset):
         return [file.name for file in data.files(split)]
     return data.names(split) or [f"{split} {place}" for place in range(data.meta.counts[split])]

@@ -1,4 +1,4 @@
-"""The page of a data check: one file of HTML with the pictures that were found."""
+"""Page of a data check: a single HTML file with the images that were found."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ _MOST_GROUPS, _MOST_IMAGES = 60, 12
 
 
 def findings(check: DataCheck) -> list[tuple[str, str]]:
-    """Each kind of finding in words, with its number."""
+    """Description of each kind of finding, with its number."""
     groups = check.equal + check.similar
     found = [
         ("groups of equal images", len(check.equal)),
@@ -40,7 +40,7 @@ def findings(check: DataCheck) -> list[tuple[str, str]]:
 
 
 def write_check_page(data: Dataset, check: DataCheck, path: Path) -> None:
-    """Write the page to `path`. Raises UserError where that is not possible."""
+    """Write the page to `path`. Raises UserError if that is not possible."""
 
     def shown(image: CheckedImage, note: str = "") -> dict[str, Any]:
         source = picture_source(data.image(image.split, image.sample))
@@ -48,7 +48,7 @@ def write_check_page(data: Dataset, check: DataCheck, path: Path) -> None:
         return {"source": source, "note": note, **fields}
 
     def section(title: str, words: str, groups: Sequence[Sequence[CheckedImage]]) -> tuple[Any, ...]:
-        # Those that matter most come first: copies between the splits, then those of two classes.
+        # The most important ones come first: copies across splits, then copies in several classes.
         ranked = sorted(groups, key=lambda group: (not across_splits(group), not in_several_classes(group)))
         chosen = [[shown(image) for image in group[:_MOST_IMAGES]] for group in ranked[:_MOST_GROUPS]]
         return title, words, chosen, len(groups)

@@ -12,7 +12,7 @@ from neuscale.runs.metrics import ADDED_LATER, TIMINGS
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the curves at which two runs differ: `name` of a split, and its values in both."""
+    """A point of the curves at which two runs differ: metric `name` of a split, with both values."""
 
     step: int
     split: str
@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`equal`: None where it cannot be told; `words` says why; `first`: the first point that differs."""
+    """Result of a comparison: `equal` (None: unknown), the reason (`words`), the `first` differing point."""
 
     equal: bool | None
     words: str
@@ -37,7 +37,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class FinalWeights:
-    """The hash of the weights after `step`."""
+    """Hash of the weights after `step`."""
 
     step: int
     sha256: str
@@ -69,9 +69,9 @@ def compare_results(before: RunFolder, now: RunFolder) -> Verdict:
 def first_difference(
     before: Iterable[Mapping[str, Any]], now: Iterable[Mapping[str, Any]]
 ) -> tuple[Point | None, int, int]:
-    """(the first point that differs, how many equal ones there are before it, the step of the last of them).
+    """(first differing point, number of equal points before it, step of the last equal point).
 
-    Only steps that both have are compared, and no timings.
+    Only steps that both runs have are compared, without timings.
     """
     a, b = _by_step(before), _by_step(now)
     equal = last = 0
@@ -80,7 +80,7 @@ def first_difference(
         later = {name for name in ADDED_LATER if name not in then or name not in values}
         for name in sorted({*then, *values} - {*TIMINGS, *later, "step", "split"}):
             x, y = then.get(name), values.get(name)
-            if x != y and not (x != x and y != y):  # a loss that is no number differs from itself
+            if x != y and not (x != x and y != y):  # NaN differs from itself
                 return Point(step, split, name, x, y, equal), equal, last
         equal, last = equal + 1, step
     return None, equal, last
@@ -91,7 +91,7 @@ def _by_step(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], Mappin
 
 
 def final_weights(run: RunFolder) -> FinalWeights | None:
-    """The hash in the manifest; where there is none, that of the last checkpoint. None without both."""
+    """Hash of the final weights from the manifest, else of the last checkpoint; None without both."""
     manifest = load_manifest(run.manifest_file)
     result = manifest["result"] or {}
     if result.get("weights_sha256"):

@@ -1,4 +1,4 @@
-"""The runs there are, as rows of a table."""
+"""List the runs as rows of a table."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,13 +12,12 @@ from neuscale.runs.metrics import read_metrics
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run in a table; `note` says more than `state`.
+    """A run in a table; `note`: details of `state`.
 
-    `state`: running, stopped, finished, failed, empty or damaged; of a batch job also pending or requeued.
+    `state`: running, stopped, finished, failed, empty or damaged; for a batch job also pending or requeued.
 
-    `top1`: the best so far, and `map` where images may have several labels; `loss`: of the last
-    evaluation; `time`: seconds of training; `speed`: images a second; `size`: bytes on disk. None: not
-    known, or not yet.
+    `top1`: the best so far (for multi-label data `map`); `loss`: of the last evaluation; `time`: seconds of
+    training; `speed`: images per second; `size`: bytes on disk. None: not known, or not yet.
     """
 
     name: str
@@ -39,13 +38,13 @@ class RunRow:
 
     @property
     def score(self) -> str:
-        """Words for the best: top-1, or mAP with its name."""
+        """The best result as text: top-1, or mAP with its name."""
         if self.top1 is not None:
             return f"{self.top1:.2%}"
         return "" if self.map is None else f"mAP {self.map:.2%}"
 
 
-# What a table can be sorted by, and whether the largest comes first.
+# Columns for sorting; True: largest first.
 SORTS = {
     "started": True,
     "name": False,
@@ -61,12 +60,12 @@ SORTS = {
 
 
 def run_rows() -> list[RunRow]:
-    """A row for each run folder."""
+    """One row per run folder."""
     return [run_row(run) for run in all_runs()]
 
 
 def sorted_rows(rows: Iterable[RunRow], sort: str) -> list[RunRow]:
-    """The rows sorted by a column; those without a value in it come last. Raises UsageError."""
+    """The rows sorted by a column; rows without a value come last. Raises UsageError."""
     if sort not in SORTS:
         raise UsageError(f"`sort` {sort}: expected one of {', '.join(SORTS)}.")
     values = [(getattr(row, sort), row) for row in rows]
@@ -77,7 +76,7 @@ def sorted_rows(rows: Iterable[RunRow], sort: str) -> list[RunRow]:
 
 
 def run_row(run: RunFolder) -> RunRow:
-    """The row of a run; a damaged manifest is a state of its own."""
+    """The row of a run; a damaged manifest gives the state "damaged"."""
     size = folder_size(run)
     if not run.manifest_file.exists():
         return RunRow(run.name, "running" if run.is_held() else "empty", size=size)
@@ -111,7 +110,7 @@ def run_row(run: RunFolder) -> RunRow:
 
 
 def state_of(run: RunFolder, manifest: dict[str, Any]) -> str:
-    """The state of a run that has a manifest: one that says 'running' and holds no lock was killed."""
+    """State of a run with a manifest: with status 'running' but without a lock, it was killed ('stopped')."""
     status = str(manifest["status"])
     if run.is_held():
         return "running"
@@ -119,19 +118,19 @@ def state_of(run: RunFolder, manifest: dict[str, Any]) -> str:
 
 
 def metrics_of(run: RunFolder, split: str | None = None) -> list[dict[str, Any]]:
-    """The points of a run's curves, of one split or of both; none where there is no file."""
+    """Points of a run's curves, of one split or both; empty without a readable file."""
     try:
         return [line for line in read_metrics(run.metrics_file) if split in (None, line.get("split"))]
-    except (OSError, ValueError):  # ValueError: bytes that are no text
+    except (OSError, ValueError):  # ValueError: not valid text
         return []
 
 
 def folder_size(run: RunFolder) -> int:
-    """Bytes of all files of a run."""
+    """Size of all files of a run in bytes."""
     sizes = 0
     for path in run.path.rglob("*"):
         try:
             sizes += path.lstat().st_size if path.is_file() else 0
-        except OSError:  # it is being trained: checkpoints come and go
+        except OSError:  # a run in training adds and removes checkpoints
             continue
     return sizes

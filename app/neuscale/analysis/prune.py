@@ -1,4 +1,4 @@
-"""Find and remove what runs no longer need, to free space."""
+"""Find and remove checkpoints and runs that are no longer needed, to free space."""
 
 import shutil
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from neuscale.runs.manifest import load_manifest
 
 @dataclass(frozen=True)
 class Removal:
-    """A folder that can go. `size`: bytes; `whole`: it is a whole run."""
+    """A folder that can be removed. `size`: bytes; `whole`: it is a whole run."""
 
     run: RunFolder
     path: Path
@@ -32,11 +32,11 @@ class Removal:
 
 
 def removals(runs: Iterable[RunFolder], failed: bool = False) -> list[Removal]:
-    """Removable parts of `runs`: spare checkpoints, empty runs, and failed ones without a checkpoint.
+    """Removable parts of `runs`: spare checkpoints, empty runs, and failed runs without a checkpoint.
 
-    `failed`: also failed runs with checkpoints, which could still go on. A run in training, and
-    one whose manifest is damaged or newer than this program, is left alone; so is whatever a link
-    leads to, which may be another run's.
+    `failed`: also failed runs with checkpoints, which could still be resumed. Runs that are being
+    trained, runs whose manifest is damaged or of a newer version, and targets of links, which may
+    belong to another run, are not included.
     """
     found: list[Removal] = []
     for run in runs:
@@ -63,11 +63,11 @@ def removals(runs: Iterable[RunFolder], failed: bool = False) -> list[Removal]:
 
 
 def _spare(run: RunFolder, paths: list[Path], manifest: dict[str, Any]) -> list[Removal]:
-    """Checkpoints that are neither the best nor the last nor a milestone, and what a save cut short left."""
+    """Checkpoints that are neither best nor last nor a milestone, and leftovers of interrupted saves."""
     kept = {best_checkpoint(run.checkpoints), *paths[-1:]}
     try:
         milestones = _milestones(manifest)
-    except (KeyError, TypeError, ValueError, UserError):  # a configuration that the program did not write
+    except (KeyError, TypeError, ValueError, UserError):  # a configuration not written by this program
         return []
     if run.checkpoints.is_symlink():
         return []
@@ -82,7 +82,7 @@ def _spare(run: RunFolder, paths: list[Path], manifest: dict[str, Any]) -> list[
 
 
 def _milestones(manifest: dict[str, Any]) -> set[int]:
-    """The steps whose checkpoints `checkpoint.milestones` keeps for good."""
+    """Steps whose checkpoints `checkpoint.milestones` keeps permanently."""
     if manifest["config"] is None:
         return set()
     batch = manifest["config"]["train"]["global_batch_size"]
@@ -91,7 +91,7 @@ def _milestones(manifest: dict[str, Any]) -> set[int]:
 
 
 def remove(found: Removal) -> None:
-    """Remove it, unless somebody has begun to train there. Raises UserError."""
+    """Remove a folder. Raises UserError if the run is being trained by now, or the folder is a link."""
     with found.run.held():
         if found.path.is_symlink() or (not found.whole and found.path.parent.is_symlink()):
             raise UserError(f"{found.path}: is a link by now, and links are not followed.")

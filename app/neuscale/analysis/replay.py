@@ -1,4 +1,4 @@
-"""Training a run again from its manifest, and comparing."""
+"""Train a run again from its manifest, and compare the results."""
 
 import os
 import shutil
@@ -30,9 +30,9 @@ from neuscale.training.run import train
 
 @dataclass(frozen=True)
 class Replayed:
-    """The run that was made, how it compares, and what was not as it had been.
+    """The new run, the verdict of the comparison, and differences in data and environment.
 
-    `verdict` is None where it was stopped before its end.
+    `verdict` is None if the new run was stopped before its end. `forced`: accepted differences of the data.
     """
 
     run: RunFolder
@@ -42,10 +42,10 @@ class Replayed:
 
 
 def replay(run: RunFolder, overrides: list[str], force: bool, progress: Progress) -> Replayed:
-    """Train `run` again in a new folder, its configuration changed by `overrides`.
+    """Train `run` again in a new folder, with its configuration changed by `overrides`.
 
-    With as many processes and threads as then. Raises UsageError where the data are not those of
-    the run, unless `force`, and where there is nothing to compare with.
+    The numbers of processes and threads are those of the run. Raises UsageError if the data are not
+    those of the run, unless `force` is true, and if there is nothing to compare with.
     """
     if started_by_launcher():
         raise UsageError("replay starts its processes itself.", "Call it without torchrun or accelerate.")
@@ -71,15 +71,15 @@ def replay(run: RunFolder, overrides: list[str], force: bool, progress: Progress
             )
     again = create_run(config)
     try:
-        with trusted():  # its configuration was looked at
+        with trusted():  # its configuration was checked
             stopped = _train(again, config, manifest["machine"], progress)
     except BaseException:
         if not again.manifest_file.exists():
-            shutil.rmtree(again.path, ignore_errors=True)  # it has not begun
+            shutil.rmtree(again.path, ignore_errors=True)  # it has not started
         raise
     new = load_manifest(again.manifest_file)
     forced = [found.what for found in damage]
-    # Damage below a fingerprint that is the same: the manifests alone do not show it.
+    # Damaged files under the same fingerprint: the manifests do not show them.
     changed = [*(d for d in damage if d.what != "data"), *differences(manifest, new)]
     verdict = None if stopped else compare_results(run, again)
     new["replay"] = {
@@ -95,8 +95,8 @@ def replay(run: RunFolder, overrides: list[str], force: bool, progress: Progress
 
 
 def _config(run: RunFolder, manifest: dict[str, Any], overrides: list[str], progress: Progress) -> Config:
-    """The configuration that was trained, under a new name, on the kind of device that it ran on."""
-    if manifest["config"] is None:  # of a time when manifests did not hold it
+    """The configuration that was trained, with a new run name, on the same kind of device."""
+    if manifest["config"] is None:  # written by a version whose manifests did not contain it
         config = run.config(overrides)
     else:
         config = config_from_yaml(yaml.safe_dump(manifest["config"]), overrides, str(run.manifest_file))
@@ -113,10 +113,10 @@ def _config(run: RunFolder, manifest: dict[str, Any], overrides: list[str], prog
     config.tracking.trackers = [name for name in config.tracking.trackers if name == TENSORBOARD]
     config.tracking.options = {}
     if is_prepared(config.data.name):
-        # It may be gone, or have changed; whether the data are the same is looked at.
+        # The source may be gone or have changed; the prepared data is compared instead.
         config.data.source = config.data.dataset = None
     if config.data.stage not in ("none", "auto") and not _sets(overrides, "data.stage"):
-        config.data.stage = "auto"  # a folder of another machine or user
+        config.data.stage = "auto"  # may be a folder of another machine or user
     if not _sets(overrides, "run.device"):
         config.run.device = manifest["machine"]["kind"]
     check_device(config.run.device)
@@ -130,7 +130,7 @@ def _sets(overrides: list[str], field: str) -> bool:
 
 
 def _data_differences(config: Config, manifest: dict[str, Any], progress: Progress) -> list[Difference]:
-    """Differences between the prepared data and those of the run: as a whole, or in files damaged since."""
+    """Differences between the prepared data and the run's: another fingerprint, or damaged files."""
     data = open_run_data(config, progress)
     then, now = manifest["data"]["fingerprint"], data.meta.fingerprint
     if not data.meta.is_recorded_as(then):
@@ -142,7 +142,7 @@ def _data_differences(config: Config, manifest: dict[str, Any], progress: Progre
 
 
 def _train(run: RunFolder, config: Config, machine: dict[str, Any], progress: Progress) -> bool:
-    """Train in `run`'s folder; whether it was stopped before its end."""
+    """Train in the folder of `run`; return True if it was stopped before its end."""
     processes, threads = machine["processes"], machine["threads"]
     if processes == 1:
         if threads is not None:

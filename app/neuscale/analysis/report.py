@@ -1,4 +1,4 @@
-"""A run as one page: an HTML file with everything in it, which opens without a network."""
+"""Report of a run as a single, self-contained HTML file, which opens without a network."""
 
 import hashlib
 import shlex
@@ -34,7 +34,7 @@ from neuscale.version import __version__
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
-# A matrix of more classes is drawn as a picture; a list of more is cut to its worst.
+# With more classes, the confusion matrix is drawn as a picture, and the list shows only the worst ones.
 MOST_CELLS = 30
 
 
@@ -45,11 +45,11 @@ LONGEST_DIFF = 200_000
 
 
 def write_report(run: RunFolder, path: Path, checkpoint: str | None, progress: Progress) -> list[str]:
-    """Write the page of `run`; returns what is missing from it, a sentence each.
+    """Write the page of `run`; return notes on what is missing from it.
 
-    The images are those of `checkpoint`, else of the best one; without it, or without the run's
-    data, the page has the last evaluation as the run stored it. Raises UserError where the
-    manifest cannot be read, `checkpoint` is not there, or the file cannot be written.
+    Images and evaluation are from `checkpoint`, else from the best one. If that, or the run's data, is
+    missing, the page has the last evaluation that the run stored. Raises UserError if the manifest
+    cannot be read, `checkpoint` is missing, or the file cannot be written.
     """
     manifest = load_manifest(run.manifest_file)
     notes: list[str] = []
@@ -92,7 +92,7 @@ def write_report(run: RunFolder, path: Path, checkpoint: str | None, progress: P
 
 
 def without_controls(value: Any) -> Any:
-    """A text, or markup, in which no character controls a terminal or turns the direction of a line."""
+    """Escape control characters in text or markup, which could control a terminal or the text direction."""
     return type(value)(printable(value, lines=True)) if isinstance(value, str) else value
 
 
@@ -150,7 +150,7 @@ def _charts(lines: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _evaluation(result: AnyEvaluation, classes: list[str], words: str) -> dict[str, Any]:
-    """The page's section about an evaluation."""
+    """The section of the page about an evaluation."""
     if isinstance(result, MultiLabelEvaluation):
         return _several_labels(result, classes, words)
     numbers = [("top-1", f"{result.top1:.2%}"), ("loss", f"{result.loss:.4f}")]

@@ -1,6 +1,6 @@
 """Figures of the report: charts as SVG, sample images and large matrices as embedded pictures.
 
-Charts use the page's own colours, so that they are readable in light and in dark mode.
+Charts use the colours of the page, so that they are readable in light and in dark mode.
 """
 
 import base64
@@ -42,7 +42,7 @@ MOST_POINTS = 600
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: `style` is a class of the page ("a" or "b"); `dots`: drawn as points on a line."""
+    """A curve: `style` is a CSS class of the page ("a" or "b"); `dots`: mark the points on the line."""
 
     name: str
     points: Points
@@ -51,7 +51,7 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], percent: bool = False, from_zero: bool = True) -> str:
-    """Curves over the steps. A value that is no number leaves a gap. Empty without any point."""
+    """Line chart of curves over the steps. Values that are not finite are left out. Empty without points."""
     finite = [[p for p in one.points if math.isfinite(p[1])] for one in series]
     everything = [p for points in finite for p in points]
     if not everything:
@@ -99,7 +99,7 @@ def line_chart(series: Sequence[Series], percent: bool = False, from_zero: bool 
 
 
 def _thinned(points: Points) -> Points:
-    """At most MOST_POINTS of them, the first and the last included."""
+    """At most MOST_POINTS of the points, including the first and the last."""
     if len(points) <= MOST_POINTS:
         return points
     last = len(points) - 1
@@ -107,7 +107,7 @@ def _thinned(points: Points) -> Points:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers that span `low` to `high`."""
+    """Tick values: round numbers that span `low` to `high`."""
     from matplotlib.ticker import MaxNLocator
 
     if not low < high:
@@ -117,7 +117,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def confusion_chart(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """A confusion matrix of not too many classes: rows true, columns predicted, shaded by the row's share."""
+    """SVG of a small confusion matrix: rows true, columns predicted, shaded by the share of the row."""
     count, longest = len(classes), max(map(len, classes))
     cell = max(16, min(44, 560 // count))
     left = top = min(150, 8 + int(6.6 * longest))
@@ -139,7 +139,7 @@ def confusion_chart(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> 
                 title = f"{escape(name)}: {number:,} of {total:,} right"
             kind = "right" if i == j else "wrong"
             place = f'x="{left + j * cell}" y="{top + i * cell}" width="{cell - 1}" height="{cell - 1}"'
-            # Mistakes are rare: by their root they are seen.
+            # Mistakes are rare; the square root of the share makes them visible.
             shade = f'class="{kind}" fill-opacity="{math.sqrt(share):.3f}"'
             parts.append(f"<rect {shade} {place}><title>{title}</title></rect>")
             if cell >= 26:
@@ -172,7 +172,7 @@ BLUE = (37, 99, 168)
 
 @dataclass(frozen=True)
 class SeenImages:
-    """An evaluation and the images that it was wrong about, ready for the page."""
+    """An evaluation and wrongly classified images, ready for the page."""
 
     evaluation: Evaluation
     classes: list[str]
@@ -183,7 +183,7 @@ class SeenImages:
 
 
 def seen_images(run: RunFolder, manifest: dict[str, Any], checkpoint: str, progress: Progress) -> SeenImages:
-    """Evaluate a checkpoint on the run's validation images. Raises UserError where either is missing."""
+    """Evaluate a checkpoint on the run's validation images. Raises UserError if either is missing."""
     if has_own_code(run) and not is_trusted():
         raise UsageError(
             "its model is made by code of its own, which a report does not run.", "Say `trust` to run it."
@@ -239,7 +239,7 @@ def confused_pairs(confusion: Tensor) -> list[tuple[int, int, int, int]]:
 
 
 def picture_source(pixels: NDArray[np.uint8]) -> str:
-    """An image uint8 [C, H, W] as the data URL of an <img>; a large one is scaled down."""
+    """Image uint8 [C, H, W] as a data URL for an <img>; a large one is scaled down."""
     picture = to_image(pixels)
     small = max(picture.size) <= LARGEST_SIDE
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
@@ -247,7 +247,7 @@ def picture_source(pixels: NDArray[np.uint8]) -> str:
 
 
 def confusion_picture(confusion: Tensor) -> str:
-    """The shares of a large confusion matrix as a picture that stands on any background."""
+    """Large confusion matrix as an <img> with transparency, for any background."""
     shares = confusion.double() / confusion.sum(1, keepdim=True).clamp(min=1)
     alpha = (shares.sqrt() * 255).round().to(torch.uint8)
     color = torch.tensor(BLUE, dtype=torch.uint8).expand(*alpha.shape, 3)

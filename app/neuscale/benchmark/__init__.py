@@ -1,1 +1,1 @@
-"""Measurements that a user can repeat on their own machine."""
+"""Benchmarks that users can repeat on their own machines."""

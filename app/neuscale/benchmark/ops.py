@@ -1,8 +1,8 @@
-"""The native ops against eager torch, torch.compile and the limit that a copy sets, in one run.
+"""Benchmark of the native ops against eager torch, torch.compile and a plain copy, in one run.
 
-Each case has sides, functions that do the same work. They take turns for some rounds, so that a
-disturbance of the machine meets all of them; a side's time is the median of its rounds. The copy
-moves the bytes that the case cannot avoid moving, and writes to memory it already has.
+Each case has several sides, functions that do the same work. They take turns for some rounds, so
+that a disturbance of the machine affects all of them; a side's time is the median over its rounds.
+The copy is the lower limit: it moves the bytes that the case must move, into allocated memory.
 """
 
 import platform
@@ -20,26 +20,26 @@ from torch import Tensor
 Side = Callable[[], Any]
 SIDES = ("eager", "compile", "ours", "copy")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
-TINY = 200  # calls that make one measurement of a tiny input
+TINY = 200  # calls per measurement for a tiny input
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One case: milliseconds of each side, and ours against the others (above 1: ours is faster)."""
+    """One case: milliseconds of each side, and ratios of the others to ours (above 1: ours is faster)."""
 
     case: str
     milliseconds: dict[str, float]
     spread: dict[str, tuple[float, float]]  # lowest and highest round
 
     def ratio(self, side: str) -> float | None:
-        """Time of the side over ours; None if it was not measured."""
+        """Time of `side` divided by ours; None if it was not measured."""
         if side not in self.milliseconds:
             return None
         return self.milliseconds[side] / self.milliseconds["ours"]
 
 
 def measure_ops(device: torch.device, rounds: int = 15, only: str = "") -> Iterator[Measured]:
-    """Every case on the device whose name contains `only`, as it is measured."""
+    """Measure the cases whose names contain `only`, yielding each result when it is measured."""
     for name, make in _cases(device):
         if only in name:
             torch._dynamo.reset()
@@ -47,13 +47,13 @@ def measure_ops(device: torch.device, rounds: int = 15, only: str = "") -> Itera
 
 
 def report(device: torch.device, measured: list[Measured]) -> dict[str, Any]:
-    """The results with what they were measured on, for a JSON file."""
+    """The results, with the device and the versions they were measured on, for a JSON file."""
     import neuscale_ops
 
     cuda = device.type == "cuda"
     build = neuscale_ops.build_info()
     for library in ("cpu", "cuda"):
-        if build[library] is not None:  # where it lies is this machine's own business
+        if build[library] is not None:  # the path on this machine does not belong in the report
             build[library] = {name: value for name, value in build[library].items() if name != "path"}
     return {
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
@@ -68,7 +68,7 @@ def report(device: torch.device, measured: list[Measured]) -> dict[str, Any]:
 
 
 def table_lines(measured: list[Measured]) -> list[str]:
-    """The table as text: milliseconds, then the ratios."""
+    """The results as a text table: milliseconds, then ratios."""
     lines = [
         f"{'case':<46}" + "".join(f"{side:>10}" for side in SIDES) + "   eager/ours  compile/ours  copy/ours"
     ]
@@ -168,7 +168,7 @@ def _bias_gelu(
 
     half = rows // 2
 
-    def copy() -> None:  # reads x and the gradient, writes x's: three halves of a copy's two
+    def copy() -> None:  # reads x and the gradient, writes x's gradient: 1.5 times the traffic of a copy
         with torch.no_grad():
             kept.copy_(x)
             kept[:half].copy_(grad[:half])
@@ -220,7 +220,7 @@ def _mlp(device: torch.device, tokens: int, dtype: torch.dtype) -> dict[str, Sid
 
 
 def _tiny(device: torch.device, backward: bool) -> dict[str, Side]:
-    """The cost of a call itself."""
+    """Overhead of a call, measured on a tiny input."""
     from neuscale_ops import bias_gelu
 
     x, bias = torch.randn(4, 16, device=device), torch.randn(16, device=device)

@@ -1,7 +1,7 @@
-"""A training step of our models beside torchvision's, eager and compiled, in one run.
+"""Benchmark of a training step: our models against torchvision's, eager and compiled, in one run.
 
-Forward, loss and backward of one batch; the optimizer is the same for all and left out. The
-sides take turns, and a side's time is the median of its rounds.
+A step is forward, loss and backward of one batch; the optimizer is the same for all and left out.
+The models ("sides") take turns, and the time of each is the median over its rounds.
 """
 
 import statistics
@@ -23,7 +23,7 @@ from neuscale.training.flops import peak_tflops, training_flops
 
 @dataclass(frozen=True)
 class Case:
-    """A model preset, the side of its images, torchvision's model of the same sizes and drop path."""
+    """A model preset, its image size, and torchvision's model with the same sizes and drop path rate."""
 
     preset: str
     size: int
@@ -33,7 +33,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One side's result; `ratio`: its rate over that of torchvision's eager model."""
+    """Result of one side; `ratio`: its throughput relative to torchvision's eager model."""
 
     model: str
     side: str
@@ -66,7 +66,7 @@ CASES = (Case("swin_t", 32, 0.2, _torchvision_swin_t), Case("vit_s4", 64, 0.0, _
 def measure_steps(
     device: torch.device, precision: str, batch: int, rounds: int, with_compile: bool
 ) -> Iterator[Row]:
-    """The rows of all cases, as they are measured."""
+    """Measure all cases, yielding each row when it is measured."""
     for case in CASES:
         yield from _measure(case, device, precision, batch, rounds, with_compile)
 

@@ -1,4 +1,4 @@
-"""From presets and `key=value` overrides to a checked Config, with Hydra's compose API."""
+"""Compose presets and `key=value` overrides into a checked Config, with Hydra's compose API."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from neuscale.config.preset_files import (
 from neuscale.config.set_fields import VARIANTS, apply_override, parse_override, preset_of, reason_of_config
 from neuscale.errors import UsageError
 
-# Of a stored configuration; one has about a hundred.
+# Largest number of values in a stored configuration, which usually has about a hundred.
 _MOST_VALUES = 10_000
 
 
@@ -42,10 +42,10 @@ def _register_schemas() -> None:
 
 
 def compose_config(overrides: list[str]) -> schema.Config:
-    """The configuration that `overrides` (`group=preset` and `section.field=value`) describe.
+    """Compose the configuration that `overrides` (`group=preset` and `section.field=value`) describe.
 
-    A preset that is named here comes with its own values: what the recipe has for another preset of that
-    group (a learning rate for another optimizer) does not count. Raises UsageError, in one line with the
+    A preset that is chosen here brings its own values: the recipe's values for another preset of that group
+    (such as a learning rate for another optimizer) are ignored. Raises UsageError, in one line with the
     nearest valid name, for an unknown preset or field, a value of the wrong type, and a value out of range.
     """
     _register_schemas()
@@ -53,7 +53,7 @@ def compose_config(overrides: list[str]) -> schema.Config:
     recipe = presets.pop("experiment")
     experiment = f"experiment={recipe}" if recipe else "~experiment"
     own = recipe_presets(recipe)
-    # What the recipe has for another preset of a group falls away: the group is composed without it.
+    # The recipe's values for another preset of a group are dropped: the group is composed without the recipe.
     others = [group for group, name in presets.items() if recipe and name != own.get(group)]
     words = [f"{group}={name}" for group, name in presets.items()]
     own_files = _store_own_presets(own, {**presets, "experiment": recipe})
@@ -73,13 +73,13 @@ def compose_config(overrides: list[str]) -> schema.Config:
 
 
 def _store_own_presets(recipe: Mapping[str, str], chosen: Mapping[str, str | None]) -> list[Path]:
-    """Give Hydra the user's presets; returns the files of those that are used."""
+    """Register the user presets with Hydra; return the files of those that are used."""
     own = users_presets()
     for group, found in own.items():
         package = "_global_" if group == "experiment" else None
         for name in found:
             node = preset_content(group, name)
-            if group == "experiment":  # what it has for another preset of a group falls away
+            if group == "experiment":  # drop its values for another preset of a group
                 apart = [g for g, preset in chosen.items() if g in node and preset != recipe.get(g)]
                 node = {field: value for field, value in node.items() if field not in apart}
             ConfigStore.instance().store(group=group, name=name, node=node, package=package)
@@ -88,7 +88,7 @@ def _store_own_presets(recipe: Mapping[str, str], chosen: Mapping[str, str | Non
 
 
 def _preset_error(error: HydraException | OmegaConfBaseException, own_files: list[Path]) -> UsageError:
-    """An error of composing, with the user's file and line that it comes from, where it comes from one."""
+    """UsageError for an error of Hydra, with file and line of the user preset that causes it, if any."""
     cause: Exception = error
     while not isinstance(cause, OmegaConfBaseException):
         inner_error = cause.__cause__ or cause.__context__
@@ -105,9 +105,9 @@ def _preset_error(error: HydraException | OmegaConfBaseException, own_files: lis
 
 
 def split_overrides(overrides: list[str]) -> tuple[dict[str, str | None], dict[str, str]]:
-    """The presets that `overrides` choose, by group, and the texts of the fields, each the last of its name.
+    """Split `overrides` into presets by group and texts by field; the last one of a name counts.
 
-    `experiment` is always among the presets: None where there is no recipe. Raises UsageError.
+    `experiment` is always among the presets: None means no recipe. Raises UsageError.
     """
     pairs = [parse_override(word) for word in overrides]
     presets: dict[str, str | None] = {"experiment": DEFAULT_RECIPE}
@@ -116,7 +116,7 @@ def split_overrides(overrides: list[str]) -> tuple[dict[str, str | None], dict[s
 
 
 def preset_overrides(overrides: list[str]) -> list[str]:
-    """Those of `overrides` that choose a preset, such as `model=swin_t`."""
+    """The overrides that choose a preset, such as `model=swin_t`."""
     return [word for word in overrides if parse_override(word)[0] in preset_groups()]
 
 
@@ -126,7 +126,7 @@ def config_to_yaml(config: schema.Config) -> str:
 
 
 def annotated_yaml(config: schema.Config, sources: Mapping[str, str], rest: str) -> str:
-    """The configuration as YAML, with a comment on each value: its source, or `rest` where that has none."""
+    """The configuration as YAML, with the source of each value (`rest` if it has none) as a comment."""
     lines = []
     for name, value in dataclasses.asdict(config).items():
         if not isinstance(value, dict):
@@ -156,7 +156,7 @@ def config_from_yaml(text: str, overrides: list[str], where: str) -> schema.Conf
         for section, variants in VARIANTS.items():
             composed[section] = OmegaConf.structured(variants[stored[section]["name"]])
         merged = OmegaConf.merge(composed, stored)
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+    except Exception as error:  # a damaged file can raise almost any error
         raise UsageError(
             f"{where}: not the configuration of a run ({reason_of_config(error)}).",
             "Restore the file as the run wrote it, or start a new run.",
@@ -178,7 +178,7 @@ def config_from_yaml(text: str, overrides: list[str], where: str) -> schema.Conf
 
 
 def config_of_file(path: Path, overrides: list[str]) -> schema.Config:
-    """The configuration in a file as `config_to_yaml` writes it, with fields changed by `overrides`.
+    """The configuration in a YAML file (see `config_to_yaml`), with fields changed by `overrides`.
 
     `${oc.env:NAME}` is replaced by its value. Raises UsageError, with file and line.
     """
@@ -191,9 +191,9 @@ def config_of_file(path: Path, overrides: list[str]) -> schema.Config:
 
 
 def _check_values(stored: Any, name: str, left: int = _MOST_VALUES) -> int:
-    """Raise ValueError for a reference, which would be replaced by what the reader's environment holds.
+    """Raise ValueError for a reference (`${…}`), which would be resolved from the reader's environment.
 
-    Returns how many more values there may be: aliases in YAML make millions of a few lines.
+    Return how many more values are allowed: a few lines of YAML with aliases can expand to millions.
     """
     if left <= 0:
         raise ValueError(f"it has more than {_MOST_VALUES:,} values")
@@ -213,7 +213,7 @@ def _check_values(stored: Any, name: str, left: int = _MOST_VALUES) -> int:
 
 
 def _rename_tracking(stored: Any) -> None:
-    """Bring the trackers of an older version, a field for each of two, into today's form."""
+    """Convert tracking fields of an older version (`tensorboard`, `wandb`, `wandb_…`) to today's form."""
     tracking = stored.get("tracking") if isinstance(stored, dict) else None
     if not isinstance(tracking, dict) or "trackers" in tracking:
         return

@@ -1,4 +1,4 @@
-"""Fields of the schema: their defaults, help, ranges and choices, and the checks of them."""
+"""Fields of the schema: their defaults, help texts, ranges and choices, and the checks of their values."""
 
 import dataclasses
 import difflib
@@ -22,7 +22,7 @@ def option(
     le: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A field with its help and the values it may take (for a list, those of each item)."""
+    """A dataclass field with its help text and the allowed values (for a list, those of each item)."""
     metadata = {"help": help, "gt": gt, "ge": ge, "lt": lt, "le": le, "choices": choices}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -38,7 +38,7 @@ def expected_type(section: Any, field: str) -> str:
 
 
 def takes(section: Any, field: str) -> set[Any]:
-    """The types that a field takes."""
+    """The types that a field accepts."""
     hint = typing.get_type_hints(section)[field]
     return set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
 
@@ -59,9 +59,9 @@ def check_ranges(config: Any, prefix: str = "") -> None:
         value, name = getattr(config, declared.name), prefix + declared.name
         if dataclasses.is_dataclass(value):
             check_ranges(value, f"{name}.")
-        elif value is not None and not isinstance(value, dict):  # arguments may be anything
+        elif value is not None and not isinstance(value, dict):  # a dict holds arguments of any type
             for item in value if isinstance(value, list) else [value]:
-                if isinstance(item, list | dict):  # OmegaConf lets these into a list of numbers
+                if isinstance(item, list | dict):  # OmegaConf accepts these in a list of numbers
                     wanted = expected_type(type(config), declared.name)
                     raise UsageError(f"{name}={value}: expected {wanted}.")
                 _check_value(name, item, declared.metadata)

@@ -23,7 +23,7 @@ class ModelConfig:
 
     @property
     def title(self) -> str:
-        """Name of the model for people."""
+        """Display name of the model."""
         return self.name
 
 
@@ -171,7 +171,7 @@ class SGDConfig(OptimConfig):
 
 @dataclass
 class MuonConfig(AdamWConfig):
-    """Muon for the blocks' matrices, AdamW with the same rate for everything else."""
+    """Muon for the blocks' matrices, AdamW with the same learning rate for everything else."""
 
     name: str = option("muon", "optimizer", choices=("muon",))
     momentum: float = option(0.95, "Muon's momentum", ge=0, lt=1)

@@ -1,4 +1,4 @@
-"""Presets beside the package's: YAML in its groups, from the project folder and from plugins."""
+"""User presets: YAML files in the package's groups, from the project folder and from plugins."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from neuscale.project.plugins import plugin_presets
 from neuscale.project.targets import TARGET
 from neuscale.untrusted import read_record
 
-# In these groups a preset may name a class or function; its arguments are all that is no field of theirs.
+# In these groups a preset may name a class or function; all keys that are not fields here are its arguments.
 _FIELDS = {
     "model": set(model_options.ModelConfig.__dataclass_fields__),
     "optim": set(model_options.OptimConfig.__dataclass_fields__),
@@ -24,9 +24,9 @@ _OVERRIDE = "override /"
 
 
 def own_presets(groups: Mapping[str, object]) -> dict[str, dict[str, Path]]:
-    """The presets of the project and of plugins, by group and name; of the package's `groups` only.
+    """Files of the presets of the project and of plugins, by group and name, for the package's `groups`.
 
-    Raises UsageError where two have one name.
+    Raises UsageError if two presets of a group have the same name.
     """
     project = config_folder()
     found: dict[str, dict[str, Path]] = {}
@@ -42,10 +42,11 @@ def own_presets(groups: Mapping[str, object]) -> dict[str, dict[str, Path]]:
 
 
 def read_own(group: str, path: Path, presets: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:
-    """A preset in the form of the package's own: `_target_` is `target`, and its arguments are in `args`.
+    """Read a user preset in the form of the package's: `_target_` as `target`, its arguments in `args`.
 
-    `${oc.env:NAME}` is replaced by its value. `presets`: the user's, where a recipe's model may be one.
-    Raises UsageError, with file and line, for what is no YAML, refers to something else or names no fields.
+    `${oc.env:NAME}` is replaced by its value. `presets`: the user presets, from which a recipe may choose its
+    model or optimizer. Raises UsageError, with file and line, for invalid YAML, an invalid reference, or a
+    file without fields.
     """
     content = read_fields(path)
     if group in _FIELDS:
@@ -67,7 +68,7 @@ def read_own(group: str, path: Path, presets: Mapping[str, Mapping[str, Path]]) 
 
 
 def recipe_choices(content: Mapping[str, Any]) -> dict[str, str]:
-    """The presets that a file's defaults choose: `group: preset` and `override /group: preset`."""
+    """The presets that a file's `defaults` choose, as `group: preset` or `override /group: preset`."""
     pairs = [
         pair for entry in content.get("defaults") or [] if isinstance(entry, dict) for pair in entry.items()
     ]
@@ -75,7 +76,7 @@ def recipe_choices(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def line_of(path: Path, field: str) -> int | None:
-    """The line of `field` (or of the last of its parts that is there) in a YAML file."""
+    """Line number of `field` (or of its deepest part that exists) in a YAML file; None if there is none."""
     node, line = yaml.compose(read_record(path)), None
     for part in field.split("."):
         if not isinstance(node, yaml.MappingNode):
@@ -89,7 +90,7 @@ def line_of(path: Path, field: str) -> int | None:
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """The fields of a YAML file, `${oc.env:NAME}` replaced. Raises UsageError, with file and line."""
+    """Fields of a YAML file, with `${oc.env:NAME}` resolved. Raises UsageError, with file and line."""
     try:
         text = read_record(path)
         loaded = yaml.safe_load(text)
@@ -124,7 +125,7 @@ def _translated(group: str, content: Mapping[str, Any], *leave_out: str) -> dict
 
 
 def _arguments(group: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the section, and all else in `args`."""
+    """The fields of the section, with all other keys moved into `args`."""
     known = _FIELDS[group] | {"defaults", "args", "target", TARGET}
     args = {name: value for name, value in content.items() if name not in known}
     own = {name: value for name, value in content.items() if name in known and name not in (TARGET, "args")}

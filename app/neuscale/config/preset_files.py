@@ -1,4 +1,4 @@
-"""The presets (YAML files in the folder of their group, recipes in `experiment`), and what they set."""
+"""The presets (YAML files in one folder per group, recipes in `experiment`) and the fields that they set."""
 
 from collections.abc import Collection, Mapping
 from functools import cache
@@ -27,16 +27,16 @@ def _package_presets() -> dict[str, dict[str, Path]]:
 
 
 def preset_groups() -> dict[str, list[str]]:
-    """The groups and the names of their presets: those of the package, and of the project folder.
+    """Names of the presets by group: those of the package, the project folder and plugins.
 
-    Raises UsageError where two have one name.
+    Raises UsageError if two presets of a group have the same name.
     """
     own = users_presets()
     return {group: sorted({*found, *own.get(group, {})}) for group, found in _package_presets().items()}
 
 
 def users_presets() -> dict[str, dict[str, Path]]:
-    """The presets of the project folder, by group and name. Raises UsageError as `preset_groups`."""
+    """Files of the project's and plugins' presets by group and name. Raises UsageError on a name clash."""
     known = _package_presets()
     own = own_presets(known)
     for group, found in own.items():
@@ -49,7 +49,7 @@ def users_presets() -> dict[str, dict[str, Path]]:
 
 
 def preset_content(group: str, name: str) -> dict[str, Any]:
-    """Content of a preset's file, as it is composed."""
+    """Content of a preset's file, in the form that is composed."""
     own = users_presets()
     if (path := own.get(group, {}).get(name)) is not None:
         return read_own(group, path, own)
@@ -58,12 +58,12 @@ def preset_content(group: str, name: str) -> dict[str, Any]:
 
 
 def base_presets() -> dict[str, str]:
-    """The presets that count where nothing else chooses one, by group."""
+    """Default preset of each group, used unless another one is chosen."""
     return recipe_choices(yaml.safe_load((PRESETS / "config.yaml").read_text(encoding="utf-8")))
 
 
 def recipe_presets(recipe: str | None) -> dict[str, str]:
-    """The presets that a recipe chooses, by group; none without a recipe."""
+    """The presets that a recipe chooses, by group; empty without a recipe."""
     return recipe_choices(preset_content("experiment", recipe)) if recipe else {}
 
 
@@ -83,18 +83,18 @@ def _leaves(values: dict[str, Any], prefix: str) -> list[str]:
 
 
 def field_sources(presets: Mapping[str, str | None], fields: Collection[str]) -> dict[str, str]:
-    """Where the fields of a configuration have their values from: `section.field` to words.
+    """Source of each field's value in a configuration: `section.field` → source.
 
-    `presets` and `fields` are those of the command line, as `split_overrides` tells them. The words are a
-    preset (`optim=sgd`), the recipe (`experiment=quickstart`) or "command line"; a field that is not there
-    has its default.
+    `presets` and `fields` are those of the command line, as `split_overrides` returns them. A source is a
+    preset (`optim=sgd`), the recipe (`experiment=quickstart`) or "command line"; a field that is missing here
+    has its default value.
     """
     recipe = presets["experiment"]
     own = recipe_presets(recipe)
     found: dict[str, str] = {}
     for group, name in {**base_presets(), **own, **presets}.items():
         if group != "experiment" and name is not None:
-            # Of `name` the preset decides by the schema that it has.
+            # A preset also sets `name`, through its schema.
             found |= dict.fromkeys([f"{group}.name", *preset_fields(group, name)], f"{group}={name}")
     for field in preset_fields("experiment", recipe) if recipe else ():
         group = field.partition(".")[0]

@@ -1,7 +1,7 @@
-"""The typed schema of a run. Presets fill it in; the command line has the last word.
+"""Typed schema of a run's configuration. Presets set its values; the command line overrides them.
 
-A field's help, range and choices stand beside it; the checks read them. Nothing here is
-imported from torch.
+Each field is declared with its help text, range and choices, which the checks read. Nothing here
+imports torch.
 """
 
 from dataclasses import dataclass, field
@@ -239,7 +239,7 @@ class RunConfig:
 
 @dataclass
 class Config:
-    """A whole run."""
+    """Configuration of a run."""
 
     experiment: str | None = option(None, "recipe that this configuration started from")
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,4 +1,4 @@
-"""Overrides, `key=value`: parsed, and put into a composed configuration, or refused with the nearest name."""
+"""Parse `key=value` overrides and apply them to a composed configuration; errors suggest the nearest name."""
 
 import dataclasses
 import difflib
@@ -16,7 +16,7 @@ from neuscale.config.fields import expected_type, takes
 from neuscale.config.preset_files import preset_groups
 from neuscale.errors import UsageError
 
-# The sections that have a schema of their own for each `name`.
+# The sections whose schema depends on their field `name`.
 VARIANTS: dict[str, dict[str, type]] = {
     "model": {
         "swin": schema.SwinConfig,
@@ -35,9 +35,9 @@ VARIANTS: dict[str, dict[str, type]] = {
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`known` as advice for somebody who wrote `name`."""
+    """Advice for a user who wrote the unknown `name`: the nearest of `known`, or all of them."""
     field = name.split(".")[-1]
-    namesakes = [k for k in known if k.split(".")[-1] == field]  # in another section
+    namesakes = [k for k in known if k.split(".")[-1] == field]  # also in other sections
     is_plain = "." in name and any(k.startswith(name.removesuffix(field)) for k in known)
     longer = [k for k in known if k.endswith(f"_{field}")] if is_plain and namesakes else []
     close = difflib.get_close_matches(name, namesakes, n=1, cutoff=0.0)
@@ -51,7 +51,7 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def parse_override(word: str) -> tuple[str, str]:
-    """(key, text) of `key=text`."""
+    """Split `key=text` into key and text. Raises UsageError."""
     key, equals, text = word.partition("=")
     if key.startswith(("+", "~")):
         raise UsageError(f"'{word}': fields can be set, not added or removed.", "Write field=value.")
@@ -63,7 +63,7 @@ def parse_override(word: str) -> tuple[str, str]:
 
 
 def preset_of(group: str, text: str) -> str | None:
-    """The preset of `group=text`; None for no recipe."""
+    """The preset that `group=text` chooses; None for `experiment=null`. Raises UsageError."""
     choice, known = _unquoted(text), preset_groups()[group]
     if group == "experiment" and choice == "null":
         return None
@@ -86,11 +86,11 @@ def _fields(node: DictConfig, prefix: str = "") -> list[str]:
 
 
 def apply_override(composed: DictConfig, key: str, text: str) -> None:
-    """Set the field `key` to what `text` says."""
+    """Set the field `key` to the value written as `text`. Raises UsageError."""
     known = _fields(composed)
     section, _, field = key.rpartition(".")
     if section in VARIANTS and key not in known and f"{section}.args.{field}" in known:
-        key = f"{section}.args.{field}"  # beside `_target_`, as it was written
+        key = f"{section}.args.{field}"  # in presets, arguments stand beside `_target_`
     if (mapping := _mapping_of(composed, key)) is not None and key != mapping:
         _set_argument(composed, key, text)
         return
@@ -127,7 +127,7 @@ def apply_override(composed: DictConfig, key: str, text: str) -> None:
 
 
 def _mapping_of(composed: DictConfig, key: str) -> str | None:
-    """The field with arguments of any name that `key` is below, or is; None where there is none."""
+    """The dict field (with arguments of any name) that contains `key` or is `key`; None if there is none."""
     section, _, rest = key.partition(".")
     if section not in composed or not isinstance(composed[section], DictConfig):
         return None
@@ -140,7 +140,7 @@ def _mapping_of(composed: DictConfig, key: str) -> str | None:
 
 
 def _set_argument(composed: DictConfig, key: str, text: str) -> None:
-    """Set an argument of a target, of any type; whether it has one of this name, its signature says."""
+    """Set an argument of a target, of any name and type; the target's signature is checked later."""
     mapping = _mapping_of(composed, key)
     try:
         if mapping is not None and OmegaConf.select(composed, mapping) is None:
@@ -154,7 +154,7 @@ def _set_argument(composed: DictConfig, key: str, text: str) -> None:
 
 
 def _value(key: str, text: str, kinds: set[Any]) -> Any:
-    """The value written as `text`: for a text field as it is, so that paths need no quoting; else Hydra's."""
+    """Parse `text`: as it is for a text field, so that paths need no quoting, else with Hydra's grammar."""
     if str in kinds:
         return None if text == "null" else _unquoted(text)
     override = OverridesParser.create().parse_override(f"{key}={text}")
@@ -176,7 +176,7 @@ def _unquoted(text: str) -> str:
 
 
 def reason_of_config(error: Exception) -> str:
-    """The first line of an error, after the field that OmegaConf met it at."""
+    """First line of an error, preceded by the field for which OmegaConf raised it."""
     field = error.full_key if isinstance(error, OmegaConfBaseException) else None
     line = (str(error) or type(error).__name__).strip().splitlines()[0]
     return f"{field}: {line}" if field else line

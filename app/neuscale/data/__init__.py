@@ -1,1 +1,1 @@
-"""Data sets: where they come from, and how they lie on disk as arrays of bytes."""
+"""Data sets: their sources, their formats on disk, augmentation and loaders."""

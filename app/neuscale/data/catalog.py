@@ -1,4 +1,4 @@
-"""The data sets known by name: what they are, where they come from and how to tell that they are whole.
+"""Catalogue of data sets known by name: description, download URLs and checksums.
 
 Addresses and checksums of Fashion-MNIST and CIFAR-10 are those of `torchvision.datasets`;
 Tiny ImageNet's are those of its course page. Further mirrors follow the original address.
@@ -14,11 +14,11 @@ from neuscale.errors import UsageError
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as its makers publish it.
+    """A published file.
 
-    `content_md5` is the checksum of what a .gz file holds: distributions compress anew,
-    without name and time, so that the same images come in a different file. (Fashion-MNIST's
-    have the published checksums once name and time, 31 August 2017, are put back.)
+    `content_md5` is the checksum of the decompressed content of a .gz file: Linux distributions
+    compress it again, without name and time, so the same images come in a different file.
+    (Fashion-MNIST's have the published checksums once name and time, 31 August 2017, are restored.)
     """
 
     name: str
@@ -30,7 +30,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A data set known by name. `classes` and `native_size` (pixels) are None where they are open."""
+    """A data set known by name. `classes` and `native_size` (pixels) are None if they are not fixed."""
 
     name: str
     title: str
@@ -46,7 +46,7 @@ class CatalogEntry:
 
     @property
     def download_bytes(self) -> int:
-        """Bytes to fetch when nothing is there yet."""
+        """Bytes to download if no file exists yet."""
         return sum(file.bytes for file in self.files)
 
 
@@ -209,7 +209,7 @@ CATALOG: Mapping[str, CatalogEntry] = MappingProxyType({entry.name: entry for en
 
 
 def catalog_entry(name: str) -> CatalogEntry:
-    """The entry called `name`; UsageError with the nearest name where there is none."""
+    """The entry called `name`. Raises UsageError with the nearest name if there is none."""
     entry = CATALOG.get(name)
     if entry is not None:
         return entry

@@ -1,4 +1,4 @@
-"""Data sets that are there: packed, or kept as image files."""
+"""Prepared data sets: packed, or kept as image files."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from neuscale.errors import UsageError
 from neuscale.paths import data_root
 from neuscale.pictures import labelled_rows, scaled_size
 
-# Of the longer side of an image in a picture, in pixels.
+# Limits of the longer side of an image in a picture, in pixels.
 SMALLEST_SIDE, LARGEST_SIDE = 40, 96
 
 Dataset = PackedDataset | ListedDataset
 
 
 def prepared_names(root: Path | None = None) -> list[str]:
-    """The names of the data sets that are there, sorted; whether they are intact is not looked at."""
+    """Sorted names of the prepared data sets, without checking that they are intact."""
     root = root if root is not None else data_root()
     folders = [folder for folder in (root / "packed", root / "listed") if folder.is_dir()]
     paths = (path for folder in folders for path in folder.iterdir())
@@ -31,14 +31,14 @@ def is_prepared(name: str, root: Path | None = None) -> bool:
 
 
 def open_prepared(name: str, root: Path | None = None) -> Dataset:
-    """The data set of this name, packed where it is both. Raises DataError where there is none."""
+    """Open the data set of this name; the packed one if both forms exist. Raises DataError."""
     if not packed_path(name, root).is_dir() and listed_path(name, root).is_dir():
         return ListedDataset.open(listed_path(name, root))
     return PackedDataset.open(packed_path(name, root))
 
 
 def check_split(data: Dataset, split: str) -> None:
-    """Raise UsageError where the data set has no such split."""
+    """Raise UsageError if the data set does not have the split."""
     if split not in data.meta.splits:
         there = data.meta.splits
         raise UsageError(
@@ -48,17 +48,17 @@ def check_split(data: Dataset, split: str) -> None:
 
 
 def remedy(data: Dataset) -> str:
-    """The command that makes a damaged data set again."""
+    """The command that prepares a damaged data set again."""
     if isinstance(data, ListedDataset):
         return list_command(data.meta.name)
     return prepare_command(data.meta.name, force=True)
 
 
 def sample_grid(data: Dataset, split: str = "train", columns: int = 10, rows: int = 40) -> Image.Image:
-    """A picture of the first `columns` images of each class, beside its name.
+    """Picture of the first `columns` images of each class, beside the name of the class.
 
-    Of a data set with more than `rows` classes, `rows` of them, evenly spread, are shown. Small images are
-    enlarged by a whole factor, large ones are scaled down.
+    If there are more than `rows` classes, `rows` evenly spaced ones are shown. Small images are enlarged by
+    an integer factor, large ones are scaled down.
     """
     meta, labels = data.meta, data.labels(split)
     table = meta.label_table()

@@ -1,7 +1,7 @@
 """Equal and nearly equal images within and across the splits of a data set.
 
-Nearly equal images have difference hashes of 64 bits (N. Krawetz, "Kind of Like That", 2013) that differ in
-at most three, and thumbnails that differ little: a copy that was scaled, compressed or brightened a bit.
+Nearly equal images have 64-bit difference hashes (N. Krawetz, "Kind of Like That", 2013) that differ in at
+most three bits, and similar thumbnails: copies that were scaled, compressed or brightened slightly.
 """
 
 import hashlib
@@ -21,25 +21,26 @@ from neuscale.progress import Progress
 
 _BATCH = 512
 
-_THUMBNAIL = 16  # pixels of a side
+_THUMBNAIL = 16  # side in pixels
 
-# 64 bits in four bands: two hashes that differ in three bits have one band in common.
+# 64 bits in four bands: two hashes that differ in at most three bits have at least one band in common.
 _BANDS, _BAND_BITS, _MOST_BITS = 4, 16, 3
 
-# Mean difference of the thumbnails' pixels, of 255; above it two images only have alike outlines.
+# Largest mean difference of thumbnail pixels (0 … 255); above it, two images only have similar outlines.
 _MOST_DIFFERENCE = 8.0
 
-_FLATTEST = 4.0  # deviation of the pixels below which an image has no outlines to compare
+_FLATTEST = 4.0  # standard deviation of the pixels below which an image has no outlines to compare
 
-# Of images whose hashes share a band; in a larger one (scans of empty pages) only neighbours are compared.
+# A bucket has the images whose hashes share a band. In a larger one (scans of empty pages) only neighbours
+# are compared.
 _LARGEST_BUCKET = 2000
 
 
 @dataclass(frozen=True)
 class Prints:
-    """Of each image of all splits, in order: its place, a digest of its pixels, a thumbnail and its light.
+    """Position, pixel digest, thumbnail and gray statistics of each image of all splits, in order.
 
-    `splits` [N] indexes the data set's splits, `samples` [N] the images of one; `thumbnails` uint8
+    `splits` [N] indexes the data set's splits, `samples` [N] the images of a split; `thumbnails` uint8
     [N, 16, 16] are gray, `hashes` uint64 [N]; `mean`, `deviation` float32 [N] are of the gray pixels.
     """
 
@@ -54,7 +55,7 @@ class Prints:
 
 
 def prints_of(data: Dataset, progress: Progress) -> Prints:
-    """Read every image once. Raises DataError where one cannot be read."""
+    """Compute the prints by reading every image once. Raises DataError if one cannot be read."""
     splits: list[int] = []
     samples: list[int] = []
     digests: list[bytes] = []
@@ -87,7 +88,7 @@ def equal_images(prints: Prints) -> list[list[int]]:
 
 
 def similar_images(prints: Prints) -> list[list[int]]:
-    """Groups of images that are nearly equal, each to another of its group; equal ones are counted once."""
+    """Groups of nearly equal images, each similar to another of its group; equal images count once."""
     first: dict[bytes, int] = {}
     for index, digest in enumerate(prints.digests):
         first.setdefault(digest, index)
@@ -133,7 +134,7 @@ _COUNTS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8
 
 
 def _bits(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Number of ones in each value."""
+    """Number of one bits in each value."""
     return _COUNTS[np.ascontiguousarray(values).view(np.uint8).reshape(len(values), 8)].sum(1, dtype=np.int64)
 
 

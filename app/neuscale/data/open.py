@@ -1,4 +1,4 @@
-"""Open the data set of a configuration: prepare and stage it first where necessary."""
+"""Open the data set of a configuration; prepare and stage it first if necessary."""
 
 import dataclasses
 import shlex
@@ -24,10 +24,10 @@ from neuscale.project.targets import TARGET
 
 
 def open_data(config: Config, progress: Progress) -> Dataset:
-    """The data set of a configuration, prepared and staged first where that is due.
+    """Open the data set of a configuration; prepare and stage it first if necessary.
 
-    Packed, unless it is kept as files only or `data.loader=files` asks for those.
-    Raises UsageError or DataError that says how to get it.
+    It is packed, unless only image files are listed or `data.loader=files` asks for them.
+    Raises UsageError or DataError with advice on how to get it.
     """
     data = _prepared_data(config, progress)
     if data.meta.num_classes < 2:
@@ -41,14 +41,14 @@ def open_data(config: Config, progress: Progress) -> Dataset:
 
 
 def normalised(data: Dataset, config: Config) -> Dataset:
-    """`data`, normalised by `data.mean` and `data.std` where the configuration has them.
+    """`data` with mean and std from `data.mean` and `data.std` of the configuration, if they are set.
 
-    Raises UsageError where these are not a number for each channel.
+    Raises UsageError if they are not one number per channel.
     """
     mean, std = config.data.mean, config.data.std
     if not mean and not std:
         return data
-    if data.meta.channels == 1 and len(mean) == len(std) == 3:  # of weights for colours
+    if data.meta.channels == 1 and len(mean) == len(std) == 3:  # from weights for colour images
         mean, std = [sum(mean) / 3], [sum(std) / 3]
     if not len(mean) == len(std) == data.meta.channels:
         raise UsageError(
@@ -63,10 +63,10 @@ def normalised(data: Dataset, config: Config) -> Dataset:
 
 
 def open_run_data(config: Config, progress: Progress) -> Dataset:
-    """The data set of a run that was trained: as it is prepared, whatever has become of its source.
+    """Open the data set of an existing run in its prepared form, whatever has become of its source.
 
-    The run may be another user's: neither its source is read nor its folder to stage to is made.
-    Raises DataError where the data set is not prepared and is not one of the catalog.
+    The run may be another user's, so its source is not read, nor is its staging folder created.
+    Raises DataError if the data set is not prepared and not in the catalogue.
     """
     name, source = config.data.name, config.data.source
     if source is not None and not is_prepared(name):
@@ -88,7 +88,7 @@ def open_run_data(config: Config, progress: Progress) -> Dataset:
 
 
 def _is_prepared_from_hub(name: str, source: str) -> bool:
-    """True for a data set that was made of the one on the Hub that `source` names: it needs no network."""
+    """True if the data set was made from the Hub data set that `source` names, so no network is needed."""
     wanted = hub_name(source)
     if wanted is None or not packed_path(name).is_dir():
         return False
@@ -126,7 +126,7 @@ def _prepared_data(config: Config, progress: Progress) -> Dataset:
         if source is not None:
             return prepare("image_folder", source=source, save_as=name, progress=progress)
     except DataError as error:
-        if packed_path(name).is_dir() and source is not None:  # of another source
+        if packed_path(name).is_dir() and source is not None:  # made from another source
             raise DataError(error.problem, "Give this data another name: data.name=NAME.") from error
         if source is not None:
             command = (

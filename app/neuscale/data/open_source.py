@@ -1,4 +1,4 @@
-"""From a catalogue entry, or the user's own files, to an opened source and the record of where it is from."""
+"""Open the source of a data set, a catalogue entry or the user's files, and record its origin."""
 
 import os
 import re
@@ -35,13 +35,13 @@ _CIFAR_LAYOUTS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 def open_source(
     entry: CatalogEntry, path: Path | None, options: SourceOptions, root: Path, progress: Progress
 ) -> tuple[Source, dict[str, Any]]:
-    """The source of `entry`, from `path` or else fetched, and what `meta.json` says about it.
+    """The source of `entry`, from `path` or else fetched, and its record for `meta.json`.
 
     The record: `catalog` (the entry's name), `kind` ("published", "archive" or "folder"),
-    `given` (the user's file, or where the published ones were found), `place` (its path), `held_out`,
+    `given` (name of the user's file, or the origins of the published ones), `place` (its path), `held_out`,
     `size` and the other options given, `official` (all checksums are the published ones), `files`, and
-    of a folder `listing`: the number, bytes and sha256 of its names, sizes and times.
-    Raises DataError and UsageError as `prepare` says.
+    for a folder `listing`: the number, bytes and sha256 of its names, sizes and times.
+    Raises DataError and UsageError as `prepare` does.
     """
     if path is None:
         fetched = fetch(entry, root, progress)
@@ -56,7 +56,7 @@ def open_source(
     if entry.name in _CIFAR_LAYOUTS:
         opened, identities, official = _given_cifar(entry, path, options, progress)
     else:
-        # The list of a large archive takes as long as its checksum.
+        # Listing a large archive takes as long as its checksum, so both run in parallel.
         with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
             listed = pool.submit(_open_images, entry, path, options, progress)
             identities = _identities(path, progress)
@@ -69,7 +69,7 @@ def open_source(
 
 
 def named_source(name: str, source: Path | None, progress: Progress) -> tuple[str, Path | None, str | None]:
-    """The catalogue's name, the files and the usual name of the arguments `name` and `source` of `prepare`.
+    """Resolve the arguments `name` and `source` of `prepare` to catalogue name, path and default name.
 
     Each may be a data set on the Hub, `hf:OWNER/NAME`, which is fetched. Raises DataError and UsageError.
     """
@@ -101,7 +101,7 @@ def _open_images(
 def _given_cifar(
     entry: CatalogEntry, path: Path, options: SourceOptions, progress: Progress
 ) -> tuple[Source, list[FileIdentity], bool]:
-    """The official archive, known by its checksum or its name, or a tree of image files."""
+    """The official archive, recognised by checksum or name, else a tree of image files."""
     identities = _identities(path, progress)
     official = _is_official(entry, path, identities)
     if not official and path.name != entry.files[0].name:
@@ -123,7 +123,7 @@ def _open_published(entry: CatalogEntry, paths: dict[str, Path], options: Source
 def _given_fashion_mnist(
     entry: CatalogEntry, folder: Path, progress: Progress
 ) -> tuple[Source, dict[str, Any]]:
-    """The four files in a folder that the user gave; they must be the published ones."""
+    """The four files in the user's folder, which must be the published ones."""
     paths = {file.name: folder / file.name for file in entry.files}
     identities = []
     for file in entry.files:
@@ -146,7 +146,7 @@ def _given_fashion_mnist(
 
 
 def _date() -> str:
-    """The time, or `SOURCE_DATE_EPOCH` (reproducible-builds.org), by which two images hold the same bytes."""
+    """Current time, or `SOURCE_DATE_EPOCH` (reproducible-builds.org) for reproducible container images."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     if re.fullmatch(r"[0-9]{1,11}", epoch):
         return datetime.fromtimestamp(int(epoch), UTC).isoformat(timespec="seconds")
@@ -179,7 +179,7 @@ def _provenance(
 
 
 def check_arguments(entry: CatalogEntry, source: Path | None, options: SourceOptions) -> None:
-    """Raise UsageError or DataError for arguments of `prepare` that do not go together."""
+    """Raise UsageError or DataError for arguments of `prepare` that are not compatible."""
     if source is None and not entry.files:
         raise UsageError(f"{entry.name} needs images.", "Set `source` to a folder, archive or file of them.")
     if source is not None and not source.exists():
@@ -203,7 +203,7 @@ def check_arguments(entry: CatalogEntry, source: Path | None, options: SourceOpt
 
 
 def packed_name(entry: CatalogEntry, source: Path | None, save_as: str | None) -> str:
-    """The name that a data set of `entry` gets. Raises UsageError for another entry's name."""
+    """Name for a data set made from `entry`. Raises UsageError for the name of another entry."""
     name = save_as or entry.name
     if save_as is None and entry.name == "image_folder" and source is not None:
         stem = re.sub(_SUFFIXES, "", source.absolute().name, flags=re.IGNORECASE)
@@ -214,7 +214,7 @@ def packed_name(entry: CatalogEntry, source: Path | None, save_as: str | None) -
 
 
 def report_warnings(opened: Source, progress: Progress) -> None:
-    """Warn of what was odd in the files, and of what decoding noticed."""
+    """Show warnings about the files and about their decoding."""
     if isinstance(opened, ImageFilesSource):
         observed = opened.decoding.observed
         for warning in (*opened.warnings, *(observed.warnings(opened.decoding) if observed else ())):
@@ -227,7 +227,7 @@ def report_warnings(opened: Source, progress: Progress) -> None:
 
 
 def report_left_out(reasons: list[str], progress: Progress) -> None:
-    """Warn of the images that were left out, the first few by name."""
+    """Warn about images that were left out, naming the first few."""
     for reason in reasons[:MOST_REASONS]:
         progress.warning(f"left out: {reason}")
     if len(reasons) > MOST_REASONS:

@@ -1,4 +1,4 @@
-"""A data set from the user's own code: pairs of image and label, packed like a folder of images."""
+"""A data set from user code: pairs of image and label, packed like a folder of images."""
 
 import hashlib
 import inspect
@@ -24,12 +24,13 @@ _FIELD = "data.dataset"
 
 
 def own_dataset(name: str, spec: dict[str, Any], progress: Progress) -> PackedDataset:
-    """The data set `name`, made by `spec` where it is not there yet.
+    """Open the data set `name`; create it with the target in `spec` if it does not exist yet.
 
-    The target is called with `split` "train" and "val", and "test" where it has an attribute `has_test`; each
-    time it gives an iterable of (image, label): a PIL image, or uint8 [H, W] or [H, W, 3]; a label's text, or
-    its number in the target's `classes` where it has those. One with a length has to keep it. Raises
-    UsageError for other things, DataError where it was made by other code or arguments.
+    The target is called with `split` "train" and "val", and "test" if its attribute `has_test` is true. Each
+    time it returns an iterable of (image, label): a PIL image, or uint8 [H, W] or [H, W, 3]; the label as
+    text, or as a number, an index into the iterable's `classes` if it has them. If it has a length, that many
+    pairs are read. Raises UsageError for anything else, DataError if the existing data set was made by other
+    code or arguments.
     """
     record = {"dataset": spec, "code_sha256": _code_of(spec)}
     folder = packed_path(name)
@@ -60,7 +61,7 @@ def _checked(folder: Path, record: dict[str, Any]) -> PackedDataset:
 
 
 def _code_of(spec: dict[str, Any]) -> str | None:
-    """sha256 of the file that the target is in."""
+    """SHA-256 of the source file of the target; None if it has none."""
     found = import_target(str(spec.get(TARGET)), _FIELD)
     try:
         file = inspect.getsourcefile(found)

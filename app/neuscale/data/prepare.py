@@ -1,4 +1,4 @@
-"""From a name (and perhaps the user's own files) to a packed data set, once."""
+"""Prepare a packed data set from a catalogue name or the user's files, unless it exists already."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,18 +37,18 @@ def prepare(
     skip_bad: bool = False,
     progress: Progress = _SILENT,
 ) -> PackedDataset:
-    """The packed data set of the catalogue's `name`, made if it is not there yet.
+    """Prepare the catalogue's data set `name` in packed form, if it does not exist yet, and open it.
 
     `name`, or `source`, may be a data set on the Hugging Face Hub, `hf:OWNER/NAME`.
-    `source` is a file or folder to make it from instead of fetching it; `size` makes image
-    files `size`×`size` pixels, and `options` say what else is done with them; `save_as` packs it under
-    another name; `force` makes it again, and replaces the older one when the new one is whole; `skip_bad`
-    leaves out image files that cannot be decoded and lists them in the record's `left_out`. Of processes
-    that prepare the same data set at once, one does it while the others wait.
+    `source`: a file or folder to read instead of fetching; `size`: resize image files to `size`×`size`
+    pixels; `options`: how else they are read; `save_as`: another name for the packed data set; `force`:
+    prepare it again, and replace the old one when the new one is complete; `skip_bad`: leave out image
+    files that cannot be decoded, and list them in the record's `left_out`. If several processes prepare
+    the same data set at once, one does it while the others wait.
 
-    Raises UsageError for arguments that do not go together, DataError for a source that is missing,
-    damaged or of another layout and for a data set that is there and was made from something else,
-    UserError where the disk cannot be read or written.
+    Raises UsageError for arguments that are not compatible, DataError for a source that is missing,
+    damaged or of another layout and for an existing data set that was made from something else,
+    UserError if the disk cannot be read or written.
     """
     name, source, usual = named_source(name, source, progress)
     entry = catalog_entry(name)
@@ -82,7 +82,7 @@ def prepare(
 
 
 def _ready(folder: Path, request: Request, progress: Progress) -> PackedDataset | None:
-    """The data set in `folder` where it is intact and what was asked for; None where it is to be made."""
+    """The data set in `folder`; None if it must be prepared. Raises DataError if it is another one."""
     if not folder.is_dir():
         return None
     try:

@@ -1,7 +1,7 @@
 """Order and randomness of training, as pure functions of (seed, epoch or step, position, purpose).
 
-Nothing depends on the number of processes, workers or restarts: the same global batch holds the
-same images, with the same random choices, on any number of processes.
+Nothing depends on the number of ranks, workers or restarts: the same global batch has the same
+images, with the same random choices, on any number of ranks.
 """
 
 import zlib
@@ -13,24 +13,24 @@ from neuscale.errors import UsageError
 
 
 def raw_draws(seed: int, epoch: int, purpose: str, count: int) -> NDArray[np.uint64]:
-    """`count` words of 64 random bits; number i belongs to position i of the epoch's order."""
+    """`count` random 64-bit words; word i belongs to position i of the epoch's order."""
     sequence = np.random.SeedSequence([seed, epoch, zlib.crc32(purpose.encode())])
     key = sequence.generate_state(2, np.uint64)
     return np.random.Philox(key=key).random_raw(count)
 
 
 def uniform_draws(seed: int, epoch: int, purpose: str, count: int) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1)."""
+    """`count` uniform numbers in [0, 1)."""
     return (raw_draws(seed, epoch, purpose, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def integer_draws(seed: int, epoch: int, purpose: str, count: int, below: int) -> NDArray[np.int64]:
-    """`count` whole numbers in [0, below)."""
+    """`count` uniform integers in [0, below)."""
     return (uniform_draws(seed, epoch, purpose, count) * below).astype(np.int64)
 
 
 def derived_seed(seed: int, step: int, purpose: str) -> int:
-    """A seed for a generator that lives for one step, such as dropout's."""
+    """Seed for a generator that is used for one step, such as dropout's."""
     sequence = np.random.SeedSequence([seed, step, zlib.crc32(purpose.encode())])
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
@@ -41,13 +41,13 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def balanced_order(seed: int, epoch: int, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """As `permutation`, but with as many positions for each class as for any other, give or take one.
+    """Order of an epoch in which all classes have the same number of positions, up to a difference of one.
 
-    The images of a class come in turns, in an order of their own each time: one of a small class several
-    times before each of a large class once. `labels` int64 [N]; shape [N].
+    Images of a class are repeated in rounds, each in a new random order; in a small class they are used
+    several times, while only part of a large class may be used. `labels` int64 [N]; shape [N].
     """
     count, present = len(labels), np.unique(labels)
-    # Of the positions that are left over, other classes have one in each epoch.
+    # The positions left over go to different classes in each epoch.
     ranks = np.argsort(raw_draws(seed, epoch, "balance rest", len(present)), kind="stable")
     shares = np.full(len(present), count // len(present))
     shares[ranks[: count % len(present)]] += 1
@@ -62,9 +62,9 @@ def balanced_order(seed: int, epoch: int, labels: NDArray[np.int64]) -> NDArray[
 
 
 def steps_per_epoch(count: int, global_batch_size: int) -> int:
-    """Whole global batches in an epoch; what is left over is another choice in each epoch.
+    """Number of whole global batches in an epoch; the images left over differ between epochs.
 
-    Raises UsageError where there is not one.
+    Raises UsageError if there are fewer images than in one batch.
     """
     if global_batch_size > count:
         raise UsageError(
@@ -75,7 +75,7 @@ def steps_per_epoch(count: int, global_batch_size: int) -> int:
 
 
 def check_shares(global_batch_size: int, processes: int) -> None:
-    """Raise UsageError where a global batch does not divide evenly over processes."""
+    """Raise UsageError if a global batch does not divide evenly over the ranks."""
     if global_batch_size % processes:
         near = max(processes, round(global_batch_size / processes) * processes)
         raise UsageError(
@@ -87,9 +87,9 @@ def check_shares(global_batch_size: int, processes: int) -> None:
 def micro_batches(
     step: int, global_batch_size: int, rank: int, processes: int, accumulation_steps: int
 ) -> list[slice]:
-    """The positions of the epoch's order that a process computes in a step, one slice a micro-batch.
+    """The positions in the epoch's order that a rank computes in a step, one slice per micro-batch.
 
-    `step` counts from the beginning of the epoch.
+    `step` is counted from the beginning of the epoch.
     """
     share = global_batch_size // processes
     micro = share // accumulation_steps
@@ -98,9 +98,9 @@ def micro_batches(
 
 
 def evaluation_batches(count: int, batch_size: int, rank: int, processes: int) -> list[slice]:
-    """Slices that cover 0 … count - 1 over all processes, each position exactly once, none padded.
+    """This rank's slices; over all ranks they cover 0 … count - 1, each position exactly once.
 
-    The shares differ by at most one image; a process may have none.
+    The shares differ by at most one image, without padding; a rank may have none.
     """
     first, last = count * rank // processes, count * (rank + 1) // processes
     return [slice(i, min(i + batch_size, last)) for i in range(first, last, batch_size)]

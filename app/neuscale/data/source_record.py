@@ -1,4 +1,4 @@
-"""The record of what a data set was made from, compared with what is asked for now."""
+"""Compare the recorded source of a prepared data set with the one requested now."""
 
 import gzip
 import zlib
@@ -19,16 +19,16 @@ from neuscale.progress import Progress
 
 @dataclass(frozen=True)
 class Request:
-    """A data set that is asked for: the catalogue's entry, the user's files, and how to read them."""
+    """A requested data set: the catalogue entry, the user's files, and the options to read them."""
 
     entry: CatalogEntry
     source: Path | None
     options: SourceOptions = USUAL
 
     def check(self, folder: Path, recorded: Mapping[str, Any], progress: Progress) -> None:
-        """Raise DataError where the data set in `folder`, of that record, is another one than this.
+        """Raise DataError if the data set in `folder`, with its record, differs from this request.
 
-        A folder is listed again, and an archive read again where its place, size or time is another.
+        A folder is listed again; an archive is read again if its path, size or time has changed.
         """
         if difference := self._difference(folder, recorded, progress):
             raise DataError(
@@ -54,7 +54,7 @@ class Request:
 
 
 def report_prepared(folder: Path, recorded: Mapping[str, Any], progress: Progress) -> None:
-    """Say that nothing was read: when the data set in `folder` was made, and from what."""
+    """Show a message that the data set in `folder` is reused, with its date and source."""
     made = recorded.get("prepared")
     if made is not None:
         progress.message(
@@ -65,7 +65,7 @@ def report_prepared(folder: Path, recorded: Mapping[str, Any], progress: Progres
 def _source_difference(
     folder: Path, recorded: Mapping[str, Any], source: Path, progress: Progress
 ) -> str | None:
-    """The difference of `source` from what a data set was made from; None where there is none."""
+    """Description of how `source` differs from the recorded one; None if it does not."""
     made_from = f"from {_place_words(recorded)}"
     if source.is_file():
         if recorded["kind"] == "folder":
@@ -82,7 +82,7 @@ def _source_difference(
     moved = "" if _same_place(recorded, source) else f"{made_from}; compared with that, "
     entries = (entry for entry in counted(walk_folder(source), progress) if is_data(entry.name))
     if digest(entries) == recorded["listing"].get("sha256"):
-        return None  # also where it was moved
+        return None  # also if it was moved
     try:
         now = (entry for entry in walk_folder(source) if is_data(entry.name))
         found = changes(stored_entries(folder / LISTING_FILE), now)
@@ -92,7 +92,7 @@ def _source_difference(
 
 
 def _holds_files(folder: Path, files: list[Any]) -> bool:
-    """True where the folder has the files that a record names, of the recorded sizes."""
+    """True if the folder contains the recorded files with the recorded sizes."""
     return all(
         (path := folder / str(file.get("name"))).is_file() and path.stat().st_size == file.get("bytes")
         for file in files
@@ -115,7 +115,7 @@ def _archive_difference(recorded: Mapping[str, Any], source: Path, progress: Pro
 
 
 def _place_words(recorded: Mapping[str, Any]) -> str:
-    """The place of the files; of an older record the name only."""
+    """Path of the source files; only the name for an older record."""
     return str(recorded.get("place") or recorded.get("given"))
 
 
@@ -130,7 +130,7 @@ def _same_place(recorded: Mapping[str, Any], source: Path) -> bool:
 
 
 def place_of(source: Path, identities: list[FileIdentity]) -> dict[str, Any]:
-    """The place of the user's files, for a record, and of one file its size and time."""
+    """Record entries for the user's files: path, files, and for a single file its size and time."""
     found: dict[str, Any] = {
         "place": str(source.absolute()),
         "files": [asdict(identity) for identity in identities],

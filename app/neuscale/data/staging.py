@@ -1,7 +1,7 @@
-"""Staging: a copy of a packed data set on the node's own disk, for storage that is slow or shared.
+"""Staging: copy a packed data set to the node's local disk, for slow or shared storage.
 
-One process of a node copies while the others wait for its lock. The copy is made under
-another name, compared with the recorded checksums and renamed into place.
+One process per node copies while the others wait for its lock. The copy is written under a
+temporary name, verified with the recorded checksums and renamed into place.
 """
 
 import os
@@ -21,11 +21,11 @@ from neuscale.untrusted import is_own_folder
 _CHUNK = 16 << 20
 
 
-# Slow storage is slow to answer, not to transfer: several requests at once are what helps.
+# Slow storage has high latency rather than low bandwidth, so parallel requests help.
 _THREADS = 8
 
 
-# What is left free on the node's disk.
+# Bytes left free on the node's disk.
 _MARGIN = 64 << 20
 
 
@@ -33,11 +33,11 @@ _SILENT = Silent()
 
 
 def stage(data: PackedDataset, to: Path | None = None, progress: Progress = _SILENT) -> PackedDataset:
-    """`data` on the disk of folder `to` (default: `$TMPDIR`), copied there unless an intact copy is there.
+    """Return a copy of `data` in folder `to` (default: `$TMPDIR`); an intact copy there is reused.
 
-    Raises UsageError without a folder, DataError where the disk is too small (before
-    anything is copied) or the data is damaged, UserError where the disk cannot be written, or where
-    others could change the copy while it is read.
+    Raises UsageError without a folder, DataError if the disk is too small (before anything is
+    copied) or the data is damaged, UserError if the disk cannot be written, or if other users could
+    change the copy while it is read.
     """
     root = to if to is not None else stage_root()
     if root is None:
@@ -69,7 +69,7 @@ def stage(data: PackedDataset, to: Path | None = None, progress: Progress = _SIL
 
 
 def _own_folder(root: Path) -> Path:
-    """The folder in `root` for this user's copies, which nobody else can change after they were compared."""
+    """Folder in `root` for this user's copies, which nobody else can change after verification."""
     for name in _folder_names():
         folder = root / name
         with writing(folder):
@@ -84,12 +84,12 @@ def _own_folder(root: Path) -> Path:
 
 
 def _folder_names() -> list[str]:
-    """The usual name, and the one for a folder for temporary files that several users share."""
+    """Folder names to try: the usual one, then one with the user ID, for a shared temporary folder."""
     return ["neuscale", *([f"neuscale-{os.getuid()}"] if hasattr(os, "getuid") else [])]
 
 
 def stage_root() -> Path | None:
-    """The node's own folder for temporary files: `$TMPDIR`, which batch schedulers set."""
+    """The node's local folder for temporary files: `$TMPDIR`, which batch schedulers set; else None."""
     value = os.environ.get("TMPDIR")
     return Path(value) if value else None
 
@@ -97,7 +97,7 @@ def stage_root() -> Path | None:
 def staged_for_training(data: PackedDataset, where: str, progress: Progress) -> PackedDataset:
     """The data set that training reads for `data.stage`: "none", "auto" ($TMPDIR in a batch job), a folder.
 
-    A disk that cannot take the copy is a warning where it was chosen by "auto".
+    With "auto", a failed copy is only a warning, and the original is used.
     """
     if where == "none" or (where == "auto" and not (in_batch_job() and stage_root())):
         return data
@@ -111,7 +111,7 @@ def staged_for_training(data: PackedDataset, where: str, progress: Progress) -> 
 
 
 def _intact(folder: Path, data: PackedDataset, progress: Progress) -> PackedDataset | None:
-    """The copy in `folder` where it is whole and of the same data."""
+    """The copy in `folder` if it is intact and of the same data, else None."""
     if not folder.is_dir():
         return None
     try:
@@ -124,7 +124,7 @@ def _intact(folder: Path, data: PackedDataset, progress: Progress) -> PackedData
 
 
 def _copy(data: PackedDataset, partial: Path, progress: Progress) -> None:
-    """Copy the arrays in pieces, several at once."""
+    """Copy the arrays in pieces, several in parallel."""
     pieces, files = [], array_files(data.meta.splits)
     for file in files:
         size = (data.folder / file).stat().st_size

@@ -1,9 +1,9 @@
-"""The Accelerator of a run, and the device and precision it uses; nothing else imports Accelerate.
+"""The Accelerator of a run, with its device and precision; no other module imports Accelerate.
 
 `accelerate launch` and its configuration file pass their settings in environment variables
-(accelerate/utils/launch.py), and Accelerate reads some of them even when no launcher set them.
-Each one is honoured here or refused by name, so that none changes a run without a trace in its
-configuration.
+(accelerate/utils/launch.py), and Accelerate reads some of them even if no launcher set them.
+Each one is either supported here or rejected by name, so that none changes a run without a
+trace in its configuration.
 """
 
 import os
@@ -26,10 +26,10 @@ __all__ = [
 
 
 def create_accelerator(device: str, precision: str) -> Accelerator:
-    """An Accelerator for `run.device` and `train.precision`; processes come from the environment.
+    """Create an Accelerator for `run.device` and `train.precision`; ranks come from the environment.
 
-    Raises UsageError for a device that is not there, a precision that it does not have, and
-    what `accelerate launch` may ask for that is not supported.
+    Raises UsageError for a missing device, a precision that it does not support, and unsupported
+    settings of `accelerate launch`.
     """
     check_accelerate_environment()
     device = asked_device(device)
@@ -38,16 +38,16 @@ def create_accelerator(device: str, precision: str) -> Accelerator:
     resolved = resolve_precision(precision, kind)
     torch.set_float32_matmul_precision("high" if resolved == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = resolved == "tf32"
-    # torch 2.15 renames the option below; Accelerate and older versions know the old name only.
+    # torch 2.15 renames the option below; Accelerate and older versions know only the old name.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated", category=FutureWarning)
-    if REPORTS in os.environ:  # Accelerate takes a process group that is there
+    if REPORTS in os.environ:  # Accelerate uses an existing process group
         join_process_group("nccl" if kind == "cuda" else "gloo")
     AcceleratorState._reset_state()  # a second run in one process may want another precision
     return Accelerator(
         cpu=kind == "cpu",
         mixed_precision="no" if resolved in ("fp32", "tf32") else resolved,
         step_scheduler_with_optimizer=False,
-        # Buffers are constants, or BatchNorm's, which are shared where they are read: evaluation/evaluate.py.
+        # Buffers are constant, or BatchNorm's, which are broadcast before evaluation: evaluation/evaluate.py.
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         ],
@@ -55,7 +55,7 @@ def create_accelerator(device: str, precision: str) -> Accelerator:
 
 
 def check_device(device: str) -> None:
-    """UsageError for a device that is not there."""
+    """Raise UsageError for a device that is not available."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "run.device=cuda: there is no usable NVIDIA GPU here.", "'neuscale doctor' says why."
@@ -90,7 +90,7 @@ def resolve_precision(precision: str, kind: str) -> str:
 
 
 def device_name(accelerator: Accelerator) -> str:
-    """The device in words."""
+    """Description of the device."""
     device: torch.device = accelerator.device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -106,7 +106,7 @@ _YES = ("1", "true", "yes", "y", "on", "t")
 
 @dataclass(frozen=True)
 class _Refused:
-    """A variable that must be absent or hold one of `harmless`; `setting`: its name in a config file."""
+    """A variable that must be unset or one of `harmless`; `setting`: its name in a configuration file."""
 
     setting: str
     fix: str
@@ -139,7 +139,7 @@ _REFUSED = {
 }
 
 
-# What mpirun leaves to each process that it starts.
+# Variables that mpirun sets for its processes.
 _MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -166,7 +166,7 @@ def asks_for_cpu() -> bool:
 
 
 def asked_device(device: str) -> str:
-    """`run.device`, or cpu where that is auto and Accelerate says so. UsageError for a contradiction."""
+    """`run.device`, or "cpu" if it is auto and Accelerate asks for it. Raises UsageError on a conflict."""
     if not asks_for_cpu() or device == "cpu":
         return device
     if device == "auto":
@@ -178,9 +178,9 @@ def asked_device(device: str) -> str:
 
 
 def asked_precision(precision: str) -> str:
-    """`train.precision`, or where that is auto what Accelerate says. UsageError for a contradiction.
+    """`train.precision`, or Accelerate's setting if it is auto. Raises UsageError on a conflict.
 
-    Accelerate says "no" also where nobody was asked: that is fp32 for auto, and contradicts nothing.
+    Accelerate sets "no" also by default: for auto that means fp32, and it conflicts with nothing.
     """
     asked = os.environ.get(PRECISION, "").lower()
     if asked in ("", "no"):
@@ -200,7 +200,7 @@ def asked_precision(precision: str) -> str:
 
 
 def create_tracker(name: str, project: str, options: dict[str, Any]) -> Any:
-    """The tracker of Accelerate called `name`, not started; `options` are its class's own arguments."""
+    """Create Accelerate's tracker `name`, not started; `options` are arguments of its class."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     return LOGGER_TYPE_TO_CLASS[name](project, **options)

@@ -1,8 +1,8 @@
-"""Starts the processes of a run on this machine, beside those on other nodes, and ends them together.
+"""Launcher: start the workers of a run on this node, in step with other nodes, and end them together.
 
-The environment that the processes get is torchrun's, so that they cannot tell the two
-apart. torchrun's own agent is not used: it takes no second Ctrl-C for an answer, cannot
-tell a run that was saved from one that never began, and leaves a folder in /tmp a launch.
+Workers get the same environment as from torchrun, so they need not distinguish the two.
+torchrun's own agent is not used: it does not handle a second Ctrl-C, cannot distinguish a run
+that was saved from one that never started, and leaves a folder in /tmp at each launch.
 """
 
 import math
@@ -37,8 +37,8 @@ from neuscale.program import program
 POLL_SECONDS = 0.1
 
 
-# How long workers that were told to stop may take to save before they are killed,
-# and how long those may live on that wait for one that failed.
+# Seconds until workers are killed: after a request to stop, in which they save, and after another
+# worker has failed.
 SAVE_SECONDS = 600
 
 
@@ -49,13 +49,13 @@ Worker = subprocess.Popen[bytes]
 
 
 def launch(arguments: list[str], processes: int, nodes: Nodes | None = None, quiet: bool = False) -> int:
-    """Run `neuscale WORDS` in `processes` processes a node that find each other; returns their exit code.
+    """Run `neuscale ARGUMENTS` in `processes` connected processes per node; return their exit code.
 
-    `quiet`: without what they say on standard output, for a command that has its own to say there.
+    `quiet`: discard the workers' stdout, for a command that prints its own result there.
 
-    When one fails the others are ended, on all nodes, and its error is raised as WorkerError
-    where it was. SIGINT, SIGTERM and SIGHUP are passed on and the workers waited for; a second
-    one kills them. SIGUSR2 is passed on each time.
+    When one worker fails, the others are ended on all nodes, and its error is raised as WorkerError
+    on its own node. SIGINT, SIGTERM and SIGHUP are forwarded, and the launcher waits for the
+    workers; a second one kills them. SIGUSR2 is forwarded each time.
     """
     nodes = nodes or Nodes()
     if nodes.count == 1:
@@ -76,7 +76,7 @@ def launch(arguments: list[str], processes: int, nodes: Nodes | None = None, qui
     if nodes.count == 1 and sys.platform == "linux":
         shared["GLOO_SOCKET_IFNAME"] = os.environ.get(
             "GLOO_SOCKET_IFNAME", "lo"
-        )  # nothing else is to reach it
+        )  # not reachable from other machines
     with tempfile.TemporaryDirectory(prefix="neuscale-") as folder:
         with _workers_and_signals() as (workers, received):
             if peers.meet(stop=lambda: bool(received)):
@@ -124,15 +124,15 @@ def launch(arguments: list[str], processes: int, nodes: Nodes | None = None, qui
 
 @contextmanager
 def _workers_and_signals() -> Iterator[tuple[list[Worker], list[int]]]:
-    """A list for the workers, and one of the signals to stop that this process has had since.
+    """Context that yields a list for the workers, and the list of stop signals received so far.
 
-    The first is passed on to the workers, the second kills them; none outlives this context.
+    The first signal is forwarded to the workers, the second kills them; no worker outlives this context.
     """
     workers: list[Worker] = []
     received: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:
-        received.append(number)  # first: the next one may come while this one is sent
+        received.append(number)  # before sending: the next signal may arrive meanwhile
         _send(workers, number if len(received) == 1 else signal.SIGKILL)
 
     def pass_on_to_save(number: int, _frame: object) -> None:
@@ -146,7 +146,7 @@ def _workers_and_signals() -> Iterator[tuple[list[Worker], list[int]]]:
         yield workers, received
     finally:
         _send(workers, signal.SIGKILL)
-        hold_save_signal()  # too late to be of use, and not to end this process
+        hold_save_signal()  # it would be useless now, and must not end this process
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -158,9 +158,9 @@ def _send(workers: list[Worker], number: int) -> None:
 
 
 def _wait(workers: list[Worker], received: list[int], peers: Peers, first: int) -> int | None:
-    """Wait until all have ended; returns the local rank of the one that failed first, if one did.
+    """Wait until all workers have ended; return the local rank of the first that failed, or None.
 
-    They are ended where a process of another node failed, which `peers` then has heard.
+    The workers are also ended if a process on another node failed (`peers.heard` is true then).
     """
     failed: int | None = None
     deadline = math.inf
@@ -168,7 +168,7 @@ def _wait(workers: list[Worker], received: list[int], peers: Peers, first: int) 
         codes = [worker.poll() for worker in workers]
         bad = [rank for rank, code in enumerate(codes) if code not in (None, 0, EXIT_RESUME)]
         if bad and failed is None and not peers.heard:
-            # Of several at once, one that was killed is the cause of what the others report.
+            # If several failed at once, a killed one is the cause of the others' errors.
             failed = min(bad, key=lambda rank: (codes[rank] or 0) > 0)
             code = codes[failed] or 0
             peers.tell(Failure(first + failed, code < 0, max(code, EXIT_FAILED)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from neuscale.errors import UsageError
 
-# Shared by the nodes of a job, as slurm/train.sbatch makes it: see `Nodes.secret`.
+# Secret shared by the nodes of a job, created in slurm/train.sbatch; see `Nodes.secret`.
 SECRET = "NEUSCALE_JOB_SECRET"
 
 
@@ -20,9 +20,9 @@ NO_SECRET = (
 
 @dataclass(frozen=True)
 class Nodes:
-    """`count` nodes, of which this is number `index`; the launcher of the first listens at `address`:`port`.
+    """`count`: number of nodes; `index`: that of this node. The first node's launcher is at `address`:`port`.
 
-    A port of 0 is any free one. `secret`: known to the processes of the job alone.
+    Port 0 means any free port. `secret`: known only to the processes of the job.
     """
 
     count: int = 1
@@ -34,9 +34,9 @@ class Nodes:
 
 
 def srun_nodes() -> Nodes:
-    """The nodes of the Slurm step that this process is a task of; without one, this machine alone.
+    """Nodes of the Slurm step that this process is a task of; without a step, only this machine.
 
-    UsageError where srun started several tasks on a node: each would be a run of its own.
+    Raises UsageError if srun started several tasks per node: each would be a separate run.
     """
     tasks, count = _number("SLURM_STEP_NUM_TASKS"), _number("SLURM_STEP_NUM_NODES")
     if tasks > count:
@@ -64,25 +64,25 @@ def in_step() -> bool:
 
 
 def first_host(hosts: str) -> str:
-    """The first name of a list as Slurm writes it: `gpu-[003-007,9],login1` begins with `gpu-003`."""
+    """First host name of a Slurm node list: `gpu-003` for `gpu-[003-007,9],login1`."""
     first = re.split(r",(?![^\[]*\])", hosts)[0]
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first)
 
 
 def _address(node: str) -> str:
-    """The address by which Slurm reaches a node: its name, unless Slurm is there and says another."""
+    """Address of a node from scontrol; the node's name if scontrol is missing or reports none."""
     try:
         said = subprocess.run(
             ["scontrol", "show", "node", node], capture_output=True, text=True, check=False, timeout=30
         )
-    except (OSError, subprocess.TimeoutExpired):  # as in a container
+    except (OSError, subprocess.TimeoutExpired):  # no scontrol, as in a container
         return node
     found = re.search(r"\bNodeAddr=(\S+)", said.stdout)
     return found[1] if found else node
 
 
 def job_port(job: int) -> int:
-    """A port that the job's number gives, below those that systems hand out by themselves."""
+    """Port derived from the job ID, below the range of ephemeral ports."""
     return 20_000 + job % 12_000
 
 
@@ -91,7 +91,7 @@ def _number(name: str, default: int = 1) -> int:
     return int(value) if value.isdecimal() else default
 
 
-# Slurm, PBS, LSF, Grid Engine.
+# Job IDs of Slurm, PBS, LSF and Grid Engine.
 _JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID")
 
 

@@ -1,4 +1,4 @@
-"""This process among those of a distributed run."""
+"""Rank of this process in a distributed run, and its start and end."""
 
 import atexit
 import json
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rank:
-    """A process's number in 0 … `world_size` - 1."""
+    """Rank of a process, in 0 … `world_size` - 1."""
 
     rank: int = 0
     world_size: int = 1
 
     @classmethod
     def current(cls) -> "Rank":
-        """The rank of this process in torch's process group; the only one without a group."""
+        """The rank of this process in torch's process group; rank 0 of 1 without a group."""
         import torch.distributed as dist
 
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
 
 def gather_values(value: Any, device: "torch.device") -> "list[Any]":
-    """Every process's `value`, of what JSON has, by rank. All processes call this, with their device.
+    """Gather the JSON-serialisable `value` of every rank, in rank order. All ranks must call this.
 
     torch's own functions for this unpickle what they receive.
     """
@@ -52,14 +52,14 @@ def gather_values(value: Any, device: "torch.device") -> "list[Any]":
     return [json.loads(bytes(each[: int(size)].tolist())) for each, size in pairs]
 
 
-# What every launcher gives to its processes beside WORLD_SIZE.
+# Variables that every launcher sets for its processes, besides WORLD_SIZE.
 _OF_A_LAUNCHER = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def started_by_launcher() -> bool:
-    """True in one of several processes that a launcher (ours, torchrun, accelerate) started.
+    """True if a launcher (ours, torchrun, accelerate) started this process as one of several.
 
-    Raises UsageError where WORLD_SIZE is left in the environment without the rest, or is no number.
+    Raises UsageError if WORLD_SIZE is set without the other variables, or is not a number.
     """
     text = os.environ.get("WORLD_SIZE", "1")
     size = int(text) if text.isascii() and text.isdecimal() else 0
@@ -76,7 +76,7 @@ def started_by_launcher() -> bool:
 
 
 def leave_process_group() -> None:
-    """Destroy the process group, if there is one: at the interpreter's end its threads sometimes abort."""
+    """Destroy the process group, if there is one: at interpreter exit its threads sometimes abort."""
     dist = sys.modules.get("torch.distributed")  # not imported by commands that do not need it
     if dist is not None and dist.is_initialized():
         dist.destroy_process_group()
@@ -86,15 +86,15 @@ _abandoned = threading.Event()
 
 
 def abandon_threads() -> None:
-    """Let the end of this process wait for no thread: one of them does not answer."""
+    """Make `end_process` wait for no thread, because one of them does not respond."""
     _abandoned.set()
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process; one of several without the destructors of libraries.
+    """Exit this process; a process of several exits without running the destructors of libraries.
 
-    A thread of gloo that is still there when they run aborts the process ("terminate called without an active
-    exception"), and a training that is finished and saved would count as failed.
+    A gloo thread that still runs then aborts the process ("terminate called without an active exception"),
+    and a training that is finished and saved would count as failed.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1" or _abandoned.is_set():
         if not _abandoned.is_set():

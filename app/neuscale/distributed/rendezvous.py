@@ -1,7 +1,7 @@
-"""Messages between the launchers of a run's nodes: one failed, all are done.
+"""Communication between the launchers of a run's nodes: startup, failures and shutdown.
 
-They share the store at which their workers meet. It lives in the launcher of the first node,
-which therefore leaves last.
+They share the store that their workers use for the rendezvous. It is part of the first node's
+launcher, which therefore exits last.
 """
 
 import json
@@ -20,22 +20,22 @@ from neuscale.distributed.nodes import SECRET, Nodes
 from neuscale.distributed.worker_errors import REPORTS
 from neuscale.errors import UserError
 
-# Until the launchers of all nodes are there: one may copy data for long before it starts processes.
+# Limit until the launchers of all nodes have joined: one may copy data for a long time before that.
 _MEET = timedelta(minutes=30)
 
 
 _ASK_SECONDS = 0.5
 
 
-# How long a launcher whose worker failed listens for one that failed before, as the cause of it.
+# How long a launcher with a failed worker waits for reports of earlier failures, which may be the cause.
 _CAUSE_SECONDS = 2.0
 
 
-# After how long a launcher says for whom it waits.
+# Delay after which a launcher prints that it waits for others.
 _SAY_SECONDS = 8.0
 
 
-# How long the store stays, so that launchers that end their workers hear of the cause.
+# How long the store is kept, so that launchers that end their workers can read the cause.
 _LEAVE_SECONDS = 15.0
 
 
@@ -45,9 +45,9 @@ _BACKLOG = 4096  # connections of workers that start at once
 def connect(
     address: str, port: int, secret: str, timeout: timedelta, server: socket.socket | None = None
 ) -> Any:
-    """The store at `address`:`port`, which serves on `server` where that is given.
+    """Connect to the store at `address`:`port`, or, with `server`, serve it on that socket.
 
-    Every key begins with `secret`, so that others who reach the port do not meet those of this run.
+    Every key begins with `secret`, so that others who reach the port cannot use the keys of this run.
     """
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
@@ -63,10 +63,10 @@ def connect(
 
 
 def join_process_group(backend: str, timeout: timedelta | None = None) -> None:
-    """Initialise torch's process group of this run, unless there is one or this is the only process.
+    """Initialise torch's process group, unless it exists or there is only one process.
 
-    Workers of `launch` meet at its store, behind the job's secret; those of another launcher as
-    torch does.
+    Workers of `launch` use its store, protected by the job's secret; those of another launcher use
+    torch's default.
     """
     import torch.distributed as dist
 
@@ -84,7 +84,7 @@ def join_process_group(backend: str, timeout: timedelta | None = None) -> None:
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    """A socket that listens at `address` only, which torch's store by itself does not: it takes all."""
+    """A socket that listens only at `address`; torch's store by itself listens at all addresses."""
     family, kind, protocol, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
     server = socket.socket(family, kind, protocol)
     try:
@@ -99,7 +99,7 @@ def _listen(address: str, port: int) -> socket.socket:
 
 @dataclass(frozen=True)
 class Failure:
-    """The first failure of a node: of process `rank`, which a signal ended or which has said why."""
+    """First failure on a node, of process `rank`; `killed`: by a signal, so without an error message."""
 
     rank: int
     killed: bool
@@ -107,13 +107,13 @@ class Failure:
 
 
 class Peers:
-    """The launchers of all nodes, this one among them. UserError where they do not find each other."""
+    """The launchers of all nodes, including this one. Raises UserError if they cannot connect."""
 
     def __init__(self, nodes: Nodes) -> None:
         self.nodes = nodes
         self._holds_store = nodes.index == 0
         try:
-            # Held by this process, so that the port is a free one, whatever else runs on this machine.
+            # Bound by this process, so that the port is free, whatever else runs on this machine.
             server = _listen(nodes.address, nodes.port) if self._holds_store else None
             self.port: int = server.getsockname()[1] if server else nodes.port
             self._store: Any = connect(nodes.address, self.port, nodes.secret, _MEET, server)
@@ -124,11 +124,11 @@ class Peers:
                 f"{nodes.address}:{nodes.port}, where the nodes of this run meet: {what} ({reason}).",
                 "Set MASTER_ADDR to an address of the first node, MASTER_PORT to a port that is free on it.",
             ) from error
-        self.heard = False  # of a failure elsewhere
+        self.heard = False  # True after a failure on another node
         self._asked = 0.0
 
     def meet(self, stop: Callable[[], bool]) -> bool:
-        """Wait until the launchers of all nodes are there; False where `stop()` before."""
+        """Wait until the launchers of all nodes have joined; return False if `stop()` is true before."""
         if self.nodes.count == 1:
             return True
         self._store.add("launchers", 1)
@@ -159,7 +159,7 @@ class Peers:
         )
 
     def failed(self) -> bool:
-        """True if a process of another node failed; the store is asked from time to time only."""
+        """True if a process on another node failed; the store is only queried from time to time."""
         if self.nodes.count == 1 or time.monotonic() < self._asked + _ASK_SECONDS:
             return False
         self._asked = time.monotonic()
@@ -173,16 +173,16 @@ class Peers:
         """Report to the other launchers that a process failed on this node."""
         if self.nodes.count == 1:
             return
-        with suppress(Exception):  # the launcher of the first node is gone: nobody to tell
-            # Said before it is counted, so that who sees the count finds it.
+        with suppress(Exception):  # the launcher of the first node is gone
+            # Stored before it is counted, so that a reader of the count finds it.
             self._store.set(f"failure/{self._store.add('told', 1)}", json.dumps(asdict(failure)))
             self._store.add("failures", 1)
 
     def leave(self, failing: bool) -> Failure | None:
-        """Wait until the launchers of all nodes are done: Slurm ends those that outlive the first by long.
+        """Wait until the launchers of all nodes are done: Slurm ends tasks that outlive the first for long.
 
-        Returns the failure that made the others fail: the first process that was killed, else the
-        first that failed. None without a failure, and where nobody can say.
+        Return the failure that caused the others: the first process that was killed, else the first
+        that failed. None without a failure, or if it is not known.
         """
         if self.nodes.count == 1:
             return None
@@ -216,7 +216,7 @@ class Peers:
 
 
 def _failure(message: bytes) -> Failure:
-    """The failure in a message. Raises ValueError, TypeError or KeyError where it is not one."""
+    """Parse a message. Raises ValueError, TypeError or KeyError if it does not describe a failure."""
     content = json.loads(message)
     rank, code = int(content["rank"]), int(content["exit_code"])
     if not 0 < code < 256:

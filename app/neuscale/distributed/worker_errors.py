@@ -1,4 +1,4 @@
-"""Errors of worker processes: the first one is shown, once."""
+"""Errors of worker processes: only the first one is shown."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from typing import Any
 
 from neuscale.errors import UserError
 
-# A launcher ends the others when the first process is gone, so that these wait until it has spoken.
+# A launcher ends the other processes when the first one exits, so they wait until it has shown its error.
 _PATIENCE = timedelta(seconds=5)
 
 
 def show_once(show: Callable[[], None]) -> None:
-    """Call `show`, unless another process of this run has shown its error.
+    """Call `show`, unless another process of this run has already shown its error.
 
-    The processes that torchrun or `accelerate launch` started share their launcher's store; one
-    that has no such store shows its error, which is better said twice than never.
+    Processes started by torchrun or `accelerate launch` share their launcher's store. Without such
+    a store the error is shown: twice is better than never.
     """
     key = f"neuscale/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
@@ -27,7 +27,7 @@ def show_once(show: Callable[[], None]) -> None:
         if store is not None and not first:
             store.wait([f"{key}/shown"], _PATIENCE)
             return
-    except Exception:  # the launcher is gone, the network, or the first one before it spoke
+    except Exception:  # launcher or network gone, or the first process died before showing
         store = None
     show()
     if store is not None:
@@ -35,7 +35,7 @@ def show_once(show: Callable[[], None]) -> None:
 
 
 def _launchers_store() -> Any:
-    """The store of the launcher's agent; None where there is none or one process only."""
+    """The store of the launcher's agent; None if there is none, or only one process."""
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true"
     if not shared or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
@@ -45,12 +45,12 @@ def _launchers_store() -> Any:
     return TCPStore(address, port, is_master=False, timeout=_PATIENCE)
 
 
-# The folder in which a worker started from here leaves its error, instead of on the terminal.
+# Folder into which a worker of our launcher writes its error, instead of printing it.
 REPORTS = "NEUSCALE_WORKER_REPORTS"
 
 
 def report_to_launcher(error: UserError) -> bool:
-    """Leave a worker's error for `launch` to raise; False where no `launch` started this process."""
+    """Write a worker's error for `launch` to raise; return False if `launch` did not start this process."""
     folder = os.environ.get(REPORTS)
     if not folder:
         return False
@@ -66,6 +66,6 @@ def report_to_launcher(error: UserError) -> bool:
 
 
 def _first_report(folder: Path) -> dict[str, Any] | None:
-    """The error that a worker left first; the others' are often only that it went."""
+    """The earliest error report of the workers; later ones are often only consequences."""
     reports = [json.loads(path.read_text()) for path in folder.glob("[0-9]*")]
     return min(reports, key=lambda report: report["time"], default=None)

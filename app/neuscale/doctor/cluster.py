@@ -1,4 +1,4 @@
-"""Check an allocation: its nodes, the network between them, their disks, its time."""
+"""Checks of a Slurm allocation: its nodes, the network between them, their disks, its remaining time."""
 
 import os
 import secrets
@@ -23,7 +23,7 @@ from neuscale.hardware import available_cores, driver_version, host_memory
 from neuscale.paths import data_root, runs_root
 from neuscale.program import program
 
-# As much as the gradients of a small model on a CPU, of a large one on GPUs.
+# About the size of the gradients of a small model (CPU) and of a large one (GPU).
 _ALL_REDUCE_BYTES = {"gloo": 32 << 20, "nccl": 256 << 20}
 
 
@@ -36,13 +36,13 @@ _PATIENCE = timedelta(minutes=2)
 _DISK_BYTES = 256 << 20
 
 
-_DISK_SHARE = 0.25  # of what is free, at most
+_DISK_SHARE = 0.25  # of the free space, at most
 
 
 def start_on_nodes(words: list[str]) -> int:
-    """Run `neuscale WORDS` on each node of the allocation that this process is in; returns the exit code.
+    """Run `neuscale WORDS` on each node of this process's Slurm allocation; return the exit code.
 
-    UsageError outside of one.
+    Raises UsageError outside an allocation, or without srun.
     """
     if not in_batch_job():
         raise UsageError(
@@ -66,7 +66,7 @@ def start_on_nodes(words: list[str]) -> int:
 
 
 def examine_cluster() -> dict[str, Any] | None:
-    """The findings by name, in the process of rank 0; None in the others. All processes call this."""
+    """Findings by name on rank 0; None on other ranks. All ranks must call this."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
@@ -131,7 +131,7 @@ def _disk(folder: Path, problems: list[str]) -> str:
 
 
 def _speeds(file: Path, size: int) -> tuple[float, float]:
-    """Bytes a second of writing until it is on the disk, and of reading what the memory does not hold."""
+    """Write speed, including fsync, and read speed without the page cache, in bytes per second."""
     piece = os.urandom(1 << 20)
     with file.open("wb") as stream:
 
@@ -161,7 +161,7 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 def _all_reduce(backend: str, world: int) -> str:
-    """The bandwidth of an all-reduce over all processes, counted as nccl-tests' bus bandwidth."""
+    """Bandwidth of an all-reduce over all ranks, computed as the bus bandwidth of nccl-tests."""
     device = "cuda" if backend == "nccl" else "cpu"
     size = _ALL_REDUCE_BYTES[backend]
     values = torch.ones(size // 4, device=device)
@@ -191,6 +191,6 @@ def _time_left() -> str:
     command = ["squeue", "--noheader", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}", "--format=%L"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):  # as in a container
+    except (OSError, subprocess.TimeoutExpired):  # no squeue, as in a container
         said = ""
     return said or "unknown"

@@ -1,4 +1,4 @@
-"""Check this machine: devices, memory, folders, packages."""
+"""Checks of this machine: devices, memory, folders, packages."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from neuscale.paths import data_root, runs_root
 from neuscale.runs.environment import code_revision, image_record, installed_packages
 from neuscale.version import __version__
 
-# NCCL on several GPUs fails in less (Docker's default is 64 MB).
+# NCCL on several GPUs fails with less shared memory (Docker's default is 64 MB).
 SHM_NEEDED = 1 << 30
 
 
@@ -23,7 +23,7 @@ DISK_NEEDED = 2 << 30
 
 
 def examine() -> dict[str, Any]:
-    """The findings, by name; `problems` is a list of sentences that say what to do."""
+    """Findings by name; `problems` is a list of sentences that say what to do."""
     problems: list[str] = []
     return {
         "neuscale": __version__,
@@ -45,7 +45,7 @@ def examine() -> dict[str, Any]:
 
 
 def _devices(problems: list[str]) -> list[str]:
-    """GPUs in words, or the CPU."""
+    """Descriptions of the GPUs, or "CPU"."""
     import torch
 
     if torch.cuda.is_available():
@@ -88,7 +88,7 @@ def _shared_memory(problems: list[str]) -> str | None:
 
 
 def _folder(folder: Path, variable: str, problems: list[str], read_only: bool = False) -> str:
-    """The folder, and whether it can be written to; with `read_only` it need not be."""
+    """The folder and its free space as text; it must be writable unless `read_only`."""
     there = existing_parent(folder)
     free = shutil.disk_usage(there).free
     if not there.is_dir():

@@ -1,4 +1,4 @@
-"""Calibration of a model: accuracy against confidence, in bins."""
+"""Calibration of a model: accuracy against confidence, in bins of confidence."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,14 @@ from torch import Tensor
 from neuscale.errors import disk_error
 from neuscale.fs import make_folder, replacing
 
-BINS = 15  # as Guo et al. 2017 and most since
+BINS = 15  # as in Guo et al. 2017 and most later work
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images in bins of equal width by the probability of their likeliest class.
+    """Images in bins of equal width by confidence, the probability of the predicted class.
 
-    For each bin: how many images, the sum of their confidences, how many were classified right.
+    For each bin: the number of images, the sum of their confidences, the number of correct predictions.
     """
 
     counts: list[int]
@@ -31,7 +31,7 @@ class Calibration:
         return sum(abs(confidence - right) for confidence, right in pairs) / max(1, sum(self.counts))
 
     def record(self) -> list[dict[str, Any]]:
-        """The bins for JSON; confidence and accuracy are None where a bin is empty."""
+        """The bins for JSON; confidence and accuracy of an empty bin are None."""
         width = 1 / len(self.counts)
         return [
             {
@@ -46,7 +46,7 @@ class Calibration:
 
 
 def bin_sums(logits: Tensor, labels: Tensor, bins: int = BINS) -> Tensor:
-    """Number of images, sum of confidences and number of correct ones of each bin: float32 [3, bins].
+    """Number of images, sum of confidences and number of correct images per bin: float32 [3, bins].
 
     logits float [B, classes], labels int64 [B]. Sums of several batches can be added, up to 2²⁴ images.
     """
@@ -57,13 +57,13 @@ def bin_sums(logits: Tensor, labels: Tensor, bins: int = BINS) -> Tensor:
 
 
 def calibration_of(sums: Tensor) -> Calibration:
-    """The Calibration of `bin_sums`."""
+    """Calibration from the result of `bin_sums`."""
     counts, confidences, correct = sums.cpu().tolist()
     return Calibration([int(count) for count in counts], confidences, [int(right) for right in correct])
 
 
 def save_reliability_diagram(calibration: Calibration, title: str, path: Path) -> None:
-    """Accuracy of each bin over its confidence, and how many images it has, as a PNG. Raises UserError."""
+    """Plot accuracy over confidence and the number of images of each bin as a PNG. Raises UserError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,8 +1,8 @@
 """Common corruptions at five severities, after Hendrycks & Dietterich 2019 (arXiv:1903.12261).
 
-Those of their kinds that make sense on small images, with the strengths of their CIFAR-10-C; all on whole
-batches of bytes. What is random is a function of (seed, kind, severity, image): it depends neither on the
-batch nor on the number of processes. Fog is value noise in octaves in place of their plasma fractal.
+The kinds that make sense on small images, with the strengths of CIFAR-10-C; all work on whole batches of
+bytes. All randomness is a function of (seed, kind, severity, image) and depends neither on the batch nor on
+the number of ranks. Fog is value noise in octaves in place of the paper's plasma fractal.
 """
 
 import io
@@ -27,7 +27,7 @@ _Corruption = Callable[[Tensor, int, Iterator[np.random.Generator]], Tensor]
 
 
 def corrupt(images: Tensor, samples: Samples, kind: str, severity: int, seed: int) -> Tensor:
-    """uint8 [B, C, H, W] → the same, corrupted; `samples` says which images of the data set they are."""
+    """Corrupt images, uint8 [B, C, H, W]; `samples`: their indices in the data set."""
     generators = _generators(kind, severity, seed, samples)
     changed = CORRUPTIONS[kind](images.float() / 255, severity - 1, generators)
     return (changed.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -36,7 +36,7 @@ def corrupt(images: Tensor, samples: Samples, kind: str, severity: int, seed: in
 def _generators(kind: str, severity: int, seed: int, samples: Samples) -> Iterator[np.random.Generator]:
     sequence = np.random.SeedSequence([seed, severity, zlib.crc32(kind.encode())])
     key = sequence.generate_state(2, np.uint64)
-    for sample in samples.tolist():  # the counter's highest word: the streams of two images never meet
+    for sample in samples.tolist():  # in the counter's highest word: streams of two images never overlap
         yield np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, sample]))
 
 
@@ -102,7 +102,7 @@ def _fog(x: Tensor, severity: int, random: Iterator[np.random.Generator]) -> Ten
 
 
 def _brightness(x: Tensor, severity: int, _: Iterator[np.random.Generator]) -> Tensor:
-    """The value of HSV is raised; hue and saturation stay."""
+    """Raise the value of HSV; hue and saturation stay."""
     value = x.amax(1, keepdim=True)
     raised = (value + (0.05, 0.10, 0.15, 0.20, 0.30)[severity]).clamp(max=1)
     return torch.where(value > 0, x * raised / value.clamp(min=1 / 512), raised)
@@ -135,7 +135,7 @@ def _jpeg(x: Tensor, severity: int, _: Iterator[np.random.Generator]) -> Tensor:
 
 
 def _by_pillow(x: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
-    """Each image of x changed as a picture of bytes."""
+    """Apply `change` to each image of x as an 8-bit PIL image."""
     changed = []
     for pixels in (x * 255).round().to(torch.uint8).cpu().numpy():
         after = np.asarray(change(to_image(pixels)), np.float32) / 255
@@ -144,7 +144,7 @@ def _by_pillow(x: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tenso
 
 
 def _drawn(like: Tensor, arrays: Sequence[NDArray[Any]]) -> Tensor:
-    """The arrays of all images as one tensor on the device of `like`."""
+    """Stack one array per image into a tensor on the device of `like`."""
     return torch.from_numpy(np.stack(arrays).astype(np.float32)).to(like.device)
 
 

@@ -1,4 +1,4 @@
-"""Numbers of a classifier over a split: every sample exactly once, on any number of processes."""
+"""Evaluation of a classifier on a split: every sample exactly once, on any number of ranks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -28,7 +28,7 @@ from neuscale.progress import Progress, Task
 class Evaluation:
     """`top1`, `top5` in 0 … 1; `loss`: mean cross-entropy in nats; `confusion`: counts [true, predicted].
 
-    `own`: the numbers of `eval.functions`, by name.
+    `own`: the values of `eval.functions`, by name.
     """
 
     top1: float
@@ -48,7 +48,7 @@ class Evaluation:
 
     @property
     def headline(self) -> tuple[str, float]:
-        """The number that a run is known by, and its name."""
+        """Name and value of the main metric."""
         return "top-1", self.top1
 
     @property
@@ -65,7 +65,7 @@ class Evaluation:
         return float((2 * hits / named)[named > 0].mean())
 
     def scalars(self) -> dict[str, float]:
-        """The numbers that are logged, by their names."""
+        """The metrics that are logged, by name."""
         return {
             "top1": self.top1,
             "top5": self.top5,
@@ -80,7 +80,7 @@ AnyEvaluation = Evaluation | MultiLabelEvaluation
 
 
 def evaluated_labels(meta: PackedMeta, device: torch.device) -> int | Tensor:
-    """The argument `labels` of `evaluate` for these data."""
+    """The argument `labels` of `evaluate` for a data set."""
     if meta.label_sets is None:
         return meta.num_classes
     return torch.from_numpy(meta.label_table()).to(device)
@@ -96,11 +96,11 @@ def evaluate(
     total: int,
     metrics: OwnMetrics | None = None,
 ) -> AnyEvaluation:
-    """Evaluate `model` on this process's `batches`; all processes get the numbers over all of them.
+    """Evaluate `model` on this rank's `batches`; all ranks get the metrics over all batches.
 
-    `labels`: the number of classes, or, where an image may have several, bool [labels, classes]: the
-    classes of each label. `total`: samples that this process will see, for the progress. With fewer than
-    five classes top-5 is 1. `metrics`: the user's own, which get all logits at once.
+    `labels`: the number of classes, or, if an image may have several, bool [labels, classes]: the
+    classes of each label. `total`: number of samples on this rank, for the progress. With fewer than
+    five classes top-5 is 1. `metrics`: user-defined metrics, which get all logits at once.
     """
     was_training = model.training
     model.eval()
@@ -181,7 +181,7 @@ def _evaluate_one(
 
 
 def _over_processes(value: Tensor) -> Tensor:
-    """The sum of `value` over all processes, added up in the order of their ranks."""
+    """The sum of `value` over all ranks, added in rank order."""
     if not dist.is_initialized():
         return value
     values = [torch.empty_like(value) for _ in range(dist.get_world_size())]
@@ -190,7 +190,7 @@ def _over_processes(value: Tensor) -> Tensor:
 
 
 def _of_all_processes(rows: Tensor) -> Tensor:
-    """The rows [n, …] of all processes, in the order of their ranks; n may differ."""
+    """The rows [n, …] of all ranks, concatenated in rank order; n may differ."""
     if not dist.is_initialized():
         return rows
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
@@ -205,10 +205,10 @@ def _of_all_processes(rows: Tensor) -> Tensor:
 def evaluate_module(
     model: nn.Module, data: Dataset, split: str, batch_size: int, section: DataConfig, progress: Progress
 ) -> AnyEvaluation:
-    """Evaluate `model` where it is, on normalised images of `data`, resized as `section` says.
+    """Evaluate `model` on its own device, on normalised images of `data`, resized as `section` says.
 
-    Between initialised processes each takes its share. Raises UsageError where the model does not make a
-    number for each class.
+    In a process group each rank evaluates its share. Raises UsageError if the model does not return one
+    score for each class.
     """
     place = next((p.device for p in model.parameters()), torch.device("cpu"))
     rank = Rank.current()
@@ -226,7 +226,7 @@ def evaluate_module(
 
 
 def normalized_as(data: Dataset, trained_on: Dataset) -> Dataset:
-    """`data`, normalised like what a model was trained on. Raises UsageError where the classes differ."""
+    """`data` with mean and std of `trained_on`. Raises UsageError if their classes or channels differ."""
     if (data.meta.label_sets is None) != (trained_on.meta.label_sets is None):
         raise UsageError(
             f"of {data.meta.name} and {trained_on.meta.name}, which the run was trained on, one has several"
@@ -245,7 +245,7 @@ def normalized_as(data: Dataset, trained_on: Dataset) -> Dataset:
 
 
 def _check_logits(model: nn.Module, data: Dataset, size: int, place: torch.device) -> None:
-    """Raise UsageError for a module that does not classify into the classes of `data`."""
+    """Raise UsageError if the shape of the model's output does not fit the classes of `data`."""
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -260,9 +260,9 @@ def _check_logits(model: nn.Module, data: Dataset, size: int, place: torch.devic
 
 
 class FlipAveraged(nn.Module):
-    """The mean of what `model` says about an image and about its mirror image: probabilities are averaged.
+    """Test-time augmentation: the mean of the probabilities for an image and for its mirror image.
 
-    [B, C, H, W] → logits [B, classes]: log-probabilities, or log-odds where `several_labels` are possible.
+    [B, C, H, W] → logits [B, classes]: log-probabilities, or log-odds if `several_labels` are possible.
     """
 
     def __init__(self, model: nn.Module, several_labels: bool = False) -> None:
@@ -280,12 +280,12 @@ class FlipAveraged(nn.Module):
 
 
 def share_running_statistics(model: nn.Module) -> None:
-    """Give all processes the running means and variances of process 0.
+    """Broadcast the running means and variances (batch norm) of rank 0 to all ranks.
 
-    Each process gathers those of its own share of the batches, and training does not read them.
-    Process 0's are the ones in a checkpoint, so with them all evaluate the saved model; and as
-    they are never changed by the others', a run that goes on from any step has the same bits.
-    DistributedDataParallel would send them before each forward, and leave the last step out.
+    Each rank computes them from its own share of the batches, and training does not read them.
+    Checkpoints contain those of rank 0, so after the broadcast all ranks evaluate the saved
+    model. Since rank 0 never uses the others', a run resumed at any step is bitwise identical.
+    DistributedDataParallel would broadcast before each forward pass, and so miss the last step.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return

@@ -14,12 +14,12 @@ from neuscale.progress import Progress
 
 WARM_UP = 5
 LEAST_PASSES, MOST_PASSES = 20, 1000
-SECONDS = 2.0  # of measuring at each batch size, where that is no fewer than LEAST_PASSES
+SECONDS = 2.0  # of measuring per batch size, with at least LEAST_PASSES and at most MOST_PASSES
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of a forward pass in milliseconds, and images a second at the median."""
+    """Times of a forward pass in milliseconds, and images per second at the median."""
 
     batch_size: int
     passes: int
@@ -36,10 +36,10 @@ def measure_latency(
     autocast: Callable[[], AbstractContextManager[Any]],
     progress: Progress,
 ) -> list[Latency]:
-    """Forward passes of `model` on `images` [N, C, S, S], which are on its device and normalised already.
+    """Time forward passes of `model` on `images` [N, C, S, S], normalised and on the model's device.
 
-    Batches larger than N repeat images. The first passes, which set things up, are not counted; each one
-    that counts is waited for.
+    Batches larger than N repeat images. Warm-up passes are not counted. The device is synchronised after
+    each pass.
     """
     wait = _wait(images.device)
     measured = []

@@ -1,8 +1,8 @@
 """Images whose labels are probably wrong, by confident learning.
 
 C. G. Northcutt, L. Jiang, I. L. Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR
-70, 2021, equations 1 to 3 and section 3.2: an image counts as of another class where its probability for it
-is at least what images that are labelled so have on average. (The authors' program is under the AGPL.)
+70, 2021, equations 1 to 3 and section 3.2: an image is counted for a class if its probability for that class
+is at least its mean over the images with that label. (The authors' program is under the AGPL.)
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image that is probably of class `suggested`, by `margin` likelier to the model than its label."""
+    """An image probably of class `suggested`; `margin`: that class's probability minus its label's."""
 
     sample: int
     suggested: int
@@ -21,12 +21,12 @@ class Suspect:
 
 
 def suspects(probabilities: Tensor, labels: Tensor) -> list[Suspect]:
-    """The images that are probably mislabelled, the surest first.
+    """The images that are probably mislabelled, by decreasing margin.
 
-    `probabilities` [N, K] are a model's that was not trained on these labels, or they fit too well; `labels`
-    [N] are those given. How many images of a class are of another follows from the confident joint; which
-    they are, from how much likelier that class is ("prune by noise rate"). A class without images is
-    suggested to none.
+    `probabilities` [N, K] must come from a model that was not trained on these labels, since it would fit
+    them too well; `labels` [N] are the given ones. The confident joint says how many images of a class belong
+    to another; those with the largest margins are chosen ("prune by noise rate"). A class without images is
+    never suggested.
     """
     count, classes = probabilities.shape
     if count == 0:

@@ -1,21 +1,22 @@
-"""Evaluation of a model whose images have several labels, or none: each class is a question of its own."""
+"""Multi-label evaluation: images have any number of labels, and each class is a binary decision."""
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-# A class is predicted where its probability is at least this much.
+# A class is predicted if its probability is at least this.
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class MultiLabelEvaluation:
-    """`loss`: mean binary cross-entropy in nats, over images and classes; `exact`: images with all right.
+    """`loss`: mean binary cross-entropy in nats, over images and classes; `exact`: share of images for which
+    all classes are right.
 
-    `average_precision`: of each class, None for a class of which there is no image. `hits`, `predicted`,
-    `actual`: images of each class that are predicted and right, predicted, and of the class: int64 [classes].
-    `own`: the numbers of `eval.functions`, by name.
+    `average_precision`: per class, None for a class without images. `hits`, `predicted`, `actual`: images per
+    class that are predicted correctly, predicted, and labelled with the class: int64 [classes].
+    `own`: the values of `eval.functions`, by name.
     """
 
     loss: float
@@ -29,7 +30,7 @@ class MultiLabelEvaluation:
 
     @property
     def mean_average_precision(self) -> float:
-        """The mean of `average_precision`, over the classes of which there are images."""
+        """The mean of `average_precision`, over the classes that have images."""
         found = [value for value in self.average_precision if value is not None]
         return sum(found) / len(found) if found else 0.0
 
@@ -48,15 +49,15 @@ class MultiLabelEvaluation:
 
     @property
     def headline(self) -> tuple[str, float]:
-        """The number that a run is known by, and its name."""
+        """Name and value of the main metric."""
         return "mAP", self.mean_average_precision
 
     def per_class(self) -> list[float | None]:
-        """`average_precision`."""
+        """Average precision of each class; None for a class without images."""
         return self.average_precision
 
     def scalars(self) -> dict[str, float]:
-        """The numbers that are logged, by their names."""
+        """The metrics that are logged, by name."""
         return {
             "map": self.mean_average_precision,
             "loss": self.loss,
@@ -68,7 +69,7 @@ class MultiLabelEvaluation:
 
 
 def evaluate_scores(logits: Tensor, targets: Tensor, loss: float) -> MultiLabelEvaluation:
-    """The evaluation of float logits [N, classes] by `targets` bool [N, classes]; `loss`: their mean."""
+    """Evaluate float logits [N, classes] against `targets`, bool [N, classes]; `loss`: their mean loss."""
     chosen = logits >= torch.logit(torch.tensor(THRESHOLD))
     return MultiLabelEvaluation(
         loss=loss,
@@ -82,9 +83,9 @@ def evaluate_scores(logits: Tensor, targets: Tensor, loss: float) -> MultiLabelE
 
 
 def average_precisions(scores: Tensor, targets: Tensor) -> list[float | None]:
-    """Of each class the sum of precision × rise of recall over the distinct scores, from the highest down.
+    """Average precision of each class: Σ precision × increase of recall over distinct scores, descending.
 
-    scores [N, classes], targets bool [N, classes]; None for a class without an image. As scikit-learn's
+    scores [N, classes], targets bool [N, classes]; None for a class without an image. Equal to scikit-learn's
     `average_precision_score`: equal scores count together, and nothing is interpolated.
     """
     found: list[float | None] = []
@@ -95,7 +96,7 @@ def average_precisions(scores: Tensor, targets: Tensor) -> list[float | None]:
             continue
         ordered, places = of_class.sort(descending=True, stable=True)
         hits = right[places].cumsum(0).double()
-        last = torch.ones(len(ordered), dtype=torch.bool, device=scores.device)  # of equal scores
+        last = torch.ones(len(ordered), dtype=torch.bool, device=scores.device)  # the last of equal scores
         last[:-1] = ordered[1:] != ordered[:-1]
         precision = (hits / torch.arange(1, len(hits) + 1, device=scores.device))[last]
         recall = hits[last] / total

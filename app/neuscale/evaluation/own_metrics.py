@@ -1,4 +1,4 @@
-"""Metrics of the user's own: functions of the scores and labels of all images of a split."""
+"""User-defined metrics: functions of the logits and labels of all images of a split."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,11 +17,11 @@ from neuscale.protocols import Metric
 
 _FIELD = "eval.functions"
 
-# What evaluations have anyway, by name: of images with one label, and of images that may have several.
+# Names of the built-in metrics for images with one label, and for images that may have several labels.
 OF_ONE = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1")
 OF_SEVERAL = ("map", "loss", "macro_f1", "micro_f1", "exact")
 
-# What stands beside the numbers of an evaluation in a run's files and in the output of commands.
+# Names of other values beside the metrics in a run's files and in the output of commands.
 _RESERVED = (
     *("split", "step", "rest_steps", "samples", "classes", "own", "run", "checkpoint", "weights", "tta"),
     *("confusion", "calibration", "average_precision", "hits", "predicted", "actual", "per_class", "ece"),
@@ -30,7 +30,7 @@ _RESERVED = (
 
 
 def check_metric_names(metric: str, own: Mapping[str, Any]) -> None:
-    """Raise UsageError for a metric that has a name of the program's, and an `eval.metric` that is none."""
+    """Raise UsageError for a user's metric with a reserved or invalid name, or an unknown `eval.metric`."""
     for name in own:
         if name in ("auto", *OF_ONE, *OF_SEVERAL, *_RESERVED) or not name.isidentifier():
             why = "is a name of the program" if name.isidentifier() else "is not a valid name"
@@ -44,10 +44,10 @@ def check_metric_names(metric: str, own: Mapping[str, Any]) -> None:
 
 
 class OwnMetrics:
-    """The metrics of `eval.functions`, made and tried once. Raises UsageError.
+    """The metrics of `eval.functions`, instantiated and called once as a check. Raises UsageError.
 
-    Each is called with logits, float32 [N, classes], and targets, int64 [N], or bool [N, classes] where
-    images may have several labels; both on the CPU, the images in any order. It gives a number.
+    Each is called with logits, float32 [N, classes], and targets, int64 [N], or bool [N, classes] if images
+    may have several labels; both on the CPU, with the images in any order. It returns a number.
     """
 
     def __init__(self, specs: Mapping[str, Any], classes: int, several_labels: bool) -> None:
@@ -61,7 +61,7 @@ class OwnMetrics:
 
     @classmethod
     def of(cls, config: EvalConfig, meta: PackedMeta) -> "OwnMetrics":
-        """Those of a configuration, for these data."""
+        """The metrics of a configuration, for a data set."""
         return cls(config.functions, meta.num_classes, meta.label_sets is not None)
 
     def __bool__(self) -> bool:
@@ -69,7 +69,7 @@ class OwnMetrics:
 
     @property
     def falling(self) -> list[str]:
-        """Those that are better the smaller they are: `higher_is_better` is False, as in torchmetrics."""
+        """Metrics for which smaller is better: `higher_is_better` is False, as in torchmetrics."""
         return [
             name
             for name, metric in self._metrics.items()
@@ -77,7 +77,7 @@ class OwnMetrics:
         ]
 
     def values(self, logits: Tensor, targets: Tensor, progress: Progress) -> dict[str, float]:
-        """The numbers, those of process 0 on all processes; one that is not finite is named and left out."""
+        """Values by name, those of rank 0 on all ranks; one that is not finite is left out with a warning."""
         found = torch.tensor(
             [self._value(name, logits, targets) for name in self._metrics], dtype=torch.float64
         )
@@ -93,7 +93,7 @@ class OwnMetrics:
 
     def _value(self, name: str, logits: Tensor, targets: Tensor) -> float:
         metric = self._metrics[name]
-        if hasattr(metric, "reset"):  # of torchmetrics, which would keep all images until the end
+        if hasattr(metric, "reset"):  # a torchmetrics metric would accumulate all images otherwise
             call(metric.reset, f"{_FIELD}.{name}")
         value = call(metric, f"{_FIELD}.{name}", logits, targets)
         try:
@@ -106,14 +106,14 @@ class OwnMetrics:
 
 
 class SeenOutputs:
-    """The outputs that went by, for metrics that want all of them at once."""
+    """Collected outputs, for metrics that need all of them at once."""
 
     def __init__(self) -> None:
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
 
     def watch(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same outputs, kept."""
+        """Yield the same outputs and keep them."""
         for logits, labels in outputs:
             self.logits.append(logits)
             self.labels.append(labels)

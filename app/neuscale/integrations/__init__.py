@@ -1,1 +1,1 @@
-"""NeuScale inside other frameworks; each module needs its package, an extra of pyproject.toml."""
+"""NeuScale in other frameworks; each module needs its framework, an extra in pyproject.toml."""

@@ -13,7 +13,7 @@ from neuscale.native_ops import native_ops
 
 @dataclass(frozen=True)
 class OpsChoice:
-    """`kind`: fused or eager; `reason`: why, where it was not asked for."""
+    """`kind`: fused or eager; `reason`: why native ops are not used, unless eager was asked for."""
 
     kind: str
     reason: str = ""
@@ -22,7 +22,7 @@ class OpsChoice:
 def choose_ops(config: ModelConfig, device: torch.device) -> OpsChoice:
     """The ops for `model.ops` (auto, fused, eager) on `device`. Raises UsageError if fused is not possible.
 
-    The models of other libraries have no such field: they run as they are.
+    Models of other libraries have no such field and run eagerly.
     """
     wanted = config.ops if isinstance(config, TransformerConfig) else "eager"
     if wanted == "eager":
@@ -38,7 +38,7 @@ def choose_ops(config: ModelConfig, device: torch.device) -> OpsChoice:
 def fuse(model: nn.Module, device: torch.device, deterministic: bool = False) -> None:
     """Compute every MLP of `model` with the native ops; parameters and state dict stay as they are.
 
-    On a GPU the faster of two ways is found by timing, which `deterministic` does without.
+    On a GPU the faster of two implementations is chosen by timing, except with `deterministic`.
     """
     ops, reason = native_ops(device)
     assert ops is not None, reason

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def init_linear(module: nn.Module) -> None:
-    """Truncated normal of 0.02 for every Linear inside, zero for its bias (both papers' choice)."""
+    """Initialise each Linear inside: truncated normal with std 0.02, zero bias (as in both papers)."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -20,8 +20,8 @@ class MLP(nn.Sequential):
     """Linear, GELU, dropout, Linear, dropout; [..., dim] → [..., dim].
 
     A Sequential, so that the parameters are named `0` and `3` as in torchvision's Swin
-    and ViT. `fused` computes the first two, or all where nothing is dropped in between, in
-    one op each (see `fused.py`).
+    and ViT. With `fused`, one op computes the first two layers, or, if there is no dropout in
+    between and GELU is "tanh", the whole MLP (see `fused.py`).
     """
 
     fused: "FusedOps | None" = None
@@ -52,12 +52,12 @@ class MLP(nn.Sequential):
 
 
 def _is_bare(module: nn.Module) -> bool:
-    """True for a Linear that is its weight and bias: without hooks (FSDP's) and no subclass (LoRA's)."""
+    """True for a plain Linear: no hooks (as of FSDP) and not a subclass (as of LoRA)."""
     return type(module) is nn.Linear and not module._forward_pre_hooks and not module._forward_hooks
 
 
 class FusedOps(NamedTuple):
-    """The native ops of an MLP; `implementation` as they take it."""
+    """The native ops of an MLP; `implementation`: their argument of that name."""
 
     linear_gelu: Callable[..., Tensor]
     gelu_mlp: Callable[..., Tensor]
@@ -65,7 +65,7 @@ class FusedOps(NamedTuple):
 
 
 def set_gelu(model: nn.Module, approximate: str) -> None:
-    """GELU in every MLP of `model`: "none" (exact) or "tanh"."""
+    """Set the GELU of every MLP in `model`: "none" (exact) or "tanh"."""
     for module in model.modules():
         if isinstance(module, MLP):
             module[1] = nn.GELU(approximate)
@@ -79,7 +79,7 @@ class DropPath(nn.Module):
     """Drops a residual branch of whole samples (stochastic depth, Huang et al. 2016).
 
     [B, ...] → [B, ...]: each sample is zeroed with probability `rate` in training, and
-    the others are scaled by 1 / (1 - rate). `scale` [branches, B] holds these factors where
+    the others are scaled by 1 / (1 - rate). `scale` [branches, B] contains these factors if
     they are drawn elsewhere; without it they come from torch's generator.
     """
 

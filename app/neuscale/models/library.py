@@ -9,7 +9,7 @@ from neuscale.errors import UsageError
 
 
 def unknown_arch(arch: str, library: str, known: list[str], listing: str) -> UsageError:
-    """The error for a name that `library` does not have; `listing` shows all that it has."""
+    """UsageError for a name that `library` does not have; `listing`: the call that lists all names."""
     close = difflib.get_close_matches(arch, known, n=3)
     meant = " or ".join(f"'{name}'" for name in close)
     return UsageError(
@@ -19,7 +19,7 @@ def unknown_arch(arch: str, library: str, known: list[str], listing: str) -> Usa
 
 
 def unfit(arch: str, reason: object, field: str = "model.arch") -> UsageError:
-    """The error for a model that cannot be made for these images, in the library's words."""
+    """UsageError for a model that cannot be created for these images, with the library's message."""
     said = (str(reason) or type(reason).__name__).splitlines()[0][:200].rstrip(".!")
     return UsageError(
         f"{field}={arch}: {said}.",
@@ -36,9 +36,9 @@ def try_one_image(
     num_classes: int,
     field: str = "model.arch",
 ) -> None:
-    """Raise UsageError unless `model` gives one image a score per class; `field` is what names it.
+    """Raise UsageError unless `model` returns one score per class for an image; `field` names the model.
 
-    The libraries check sizes in the forward, some not at all; this is before anything is written.
+    Libraries check sizes only in the forward pass, or not at all; this check runs before anything is written.
     """
     model.eval()
     try:
@@ -55,11 +55,11 @@ def try_one_image(
         )
 
 
-# What classifies in our models and torchvision's.
+# Names of the classification heads in our models and torchvision's.
 _HEADS = ("head", "heads", "fc", "classifier")
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """The prefixes of the parameters that classify: those that timm's own table names, where there is one."""
+    """Name prefixes of the head's parameters; those in timm's configuration of the model, if it has one."""
     names = getattr(model, "pretrained_cfg", {}).get("classifier") or _HEADS
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))

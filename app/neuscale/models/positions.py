@@ -1,8 +1,8 @@
-"""Position embeddings and bias tables of weights that were trained at another image or window size.
+"""Interpolate position embeddings and bias tables of weights trained at another image or window size.
 
-A ViT's are interpolated as torchvision does (`interpolate_embeddings`), bicubic with aligned corners; Swin's
-tables of relative positions as its authors do, bicubic (github.com/microsoft/Swin-Transformer, utils.py).
-timm's models have a function of their own for it.
+ViT embeddings are interpolated as in torchvision (`interpolate_embeddings`), bicubic with aligned corners;
+Swin's relative position bias tables as by its authors, bicubic (github.com/microsoft/Swin-Transformer,
+utils.py). For timm's models, timm's own function is called.
 """
 
 import math
@@ -17,7 +17,7 @@ _EMBEDDING, _TABLE, _INDEX = "pos_embedding", "relative_position_bias_table", "r
 
 
 def fit_positions(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], int]:
-    """`state` with its positions interpolated to the sizes of `model`, and how many entries those were."""
+    """`state` with its positions interpolated to the sizes of `model`, and the number of changed entries."""
     found, own = dict(state), model.state_dict()
     library = type(model).__module__
     if library.startswith("timm.") and (fit := getattr(sys.modules[library], "checkpoint_filter_fn", None)):
@@ -35,7 +35,7 @@ def fit_positions(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[s
         elif name.endswith(_TABLE) and value.dim() == 2 and own[name].shape[1] == value.shape[1]:
             fitted = _table(value, own[name].shape[0])
         elif name.endswith(_INDEX):
-            fitted = own[name]  # which follows from the window
+            fitted = own[name]  # computed from the window size
             changed -= 1
         else:
             continue
@@ -46,7 +46,7 @@ def fit_positions(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[s
 
 
 def _embedding(value: Tensor, positions: int) -> Tensor | None:
-    """[1, P, D] for as many positions, of which one may be the class token's."""
+    """Interpolate [1, P, D] to `positions` positions, one of which may be the class token's."""
     for tokens in (0, 1):
         side, target = math.isqrt(value.shape[1] - tokens), math.isqrt(positions - tokens)
         if side**2 == value.shape[1] - tokens and target**2 == positions - tokens:
@@ -58,7 +58,7 @@ def _embedding(value: Tensor, positions: int) -> Tensor | None:
 
 
 def _table(value: Tensor, rows: int) -> Tensor | None:
-    """[(2w-1)², heads] for another window."""
+    """Interpolate [(2w-1)², heads] to the window size of a table with `rows` rows."""
     side, target = math.isqrt(value.shape[0]), math.isqrt(rows)
     if side**2 != value.shape[0] or target**2 != rows:
         return None

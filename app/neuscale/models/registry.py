@@ -1,4 +1,4 @@
-"""Models by name: from a configuration and the data's shape to a module."""
+"""Create models by name, from a configuration and the shape of the data."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +18,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {"swin": SwinTransformer, "vit": Vis
 
 
 def check_arch(config: ModelConfig) -> None:
-    """Raise UsageError for an architecture that its library does not have, before any data is touched."""
+    """Raise UsageError for an architecture that its library does not have, without touching data."""
     match config:
         case TargetModelConfig():
             import_target(config.target, "model.target")
@@ -37,9 +37,9 @@ def check_arch(config: ModelConfig) -> None:
 def create_model(
     config: ModelConfig, image_size: int, in_channels: int, num_classes: int, seed: int
 ) -> nn.Module:
-    """The model, initialised from `seed`: [B, in_channels, image_size, image_size] → [B, num_classes].
+    """Create a model initialised from `seed`: [B, in_channels, image_size, image_size] → [B, num_classes].
 
-    Raises UsageError where the model's sizes do not go together or do not fit the image.
+    Raises UsageError if the model's sizes are not compatible or do not fit the image.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well

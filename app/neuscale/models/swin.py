@@ -1,10 +1,10 @@
 """Swin Transformer (Liu et al. 2021, arXiv:2103.14030) for images of any size.
 
-Parameters have torchvision's names and shapes, so weights go to and from
-`torchvision.models.swin_*` as they are. The forward is our own: the window is fitted to
-the map instead of the map padded to the window, the tokens stay in window order from one
-block to the next, and attention is `scaled_dot_product_attention`. Where torchvision
-pads nothing, the outputs are equal.
+Parameters have torchvision's names and shapes, so weights can be exchanged with
+`torchvision.models.swin_*` unchanged. The forward pass is our own: the window is fitted
+to the map instead of padding the map to the window, tokens stay in window order from one
+block to the next, and attention is `scaled_dot_product_attention`. If torchvision does
+not pad, the outputs are equal.
 
 Shapes: B images, L tokens, C channels.
 """
@@ -24,7 +24,7 @@ from neuscale.models.windows import WindowPlan, inverse, window_plan
 class SwinStage(nn.Sequential):
     """The blocks that work on maps of one size: [B, L, C] in raster order → [B, L', C] in window order.
 
-    L' is larger than L where the map had to be padded to whole windows.
+    L' is larger than L if the map was padded to whole windows.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class SwinStage(nn.Sequential):
 class PatchMerging(nn.Module):
     """Joins 2×2 tokens into one and doubles the channels.
 
-    [B, L', C] in the order of the stage before → [B, L / 4, 2C] in raster order. An odd
-    map gets a row or a column of zeros, as in torchvision.
+    [B, L', C] in the order of the previous stage → [B, L / 4, 2C] in raster order. A map of
+    odd size gets a row or a column of zeros, as in torchvision.
     """
 
     index: Tensor
@@ -79,13 +79,13 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * dim, eps=1e-5)
         self.height, self.width = -(-plan.height // 2), -(-plan.width // 2)
         self.odd = bool(plan.height % 2 or plan.width % 2)
-        # Where in x the token at (row, column) stands; one past the end is the token of zeros.
+        # Index in x of the token at (row, column); one past the end is the zero token.
         where = inverse(order).view(plan.padded_h, plan.padded_w)[: plan.height, : plan.width]
         where = F.pad(where, (0, plan.width % 2, 0, plan.height % 2), value=len(order))
         quarters = [where[0::2, 0::2], where[1::2, 0::2], where[0::2, 1::2], where[1::2, 1::2]]
         index = torch.stack(quarters, -1).flatten()
         self.register_buffer("index", index, persistent=False)
-        # Only a permutation has its inverse for a gradient.
+        # `take_tokens`, whose gradient is a gather, needs a permutation.
         permutes = not self.odd and not plan.padded
         self.register_buffer("back", inverse(index) if permutes else None, persistent=False)
 
@@ -118,7 +118,7 @@ class _Tokens(nn.Module):
 class SwinTransformer(nn.Module):
     """Images [B, in_channels, image_size, image_size] → logits [B, num_classes].
 
-    Raises ValueError where the sizes do not go together.
+    Raises ValueError if the sizes are not compatible.
     """
 
     pooled: Tensor | None
@@ -175,7 +175,7 @@ class SwinTransformer(nn.Module):
         self.register_buffer("pooled", real if plan.padded else None, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Tokens are taken by position: another size would give wrong logits, not an error.
+        # Tokens are indexed by position: another image size would give wrong logits, not an error.
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"a model for {self.image_size}-pixel images got {tuple(images.shape)}")
         x = self.features(images)

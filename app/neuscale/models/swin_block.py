@@ -14,7 +14,7 @@ from neuscale.models.windows import WindowPlan, inverse, relative_position_index
 class WindowAttention(nn.Module):
     """Attention inside windows, with a learnable bias per relative position.
 
-    [B, L, C] → [B, L, C], the tokens in window order.
+    [B, L, C] → [B, L, C], with tokens in window order.
     """
 
     mask: Tensor | None
@@ -38,7 +38,7 @@ class WindowAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        # In the state dict as in torchvision's, for the nominal window; `index` is the one in use.
+        # For the nominal window, only for the state dict, as in torchvision; `index` is used.
         self.register_buffer(
             "relative_position_index",
             relative_position_index(window_size, window_size, window_size).flatten(),
@@ -48,7 +48,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("mask", shift_mask(plan, shift), persistent=False)
 
     def bias(self) -> Tensor:
-        """Bias added to the scores: [1, H, T, T], or [1, W * H, T, T] where windows are masked."""
+        """Bias added to the attention scores: [1, H, T, T], or [1, W * H, T, T] if windows are masked."""
         bias = self.relative_position_bias_table[self.index.view(-1)]
         bias = bias.view(self.window_tokens, self.window_tokens, -1).permute(2, 0, 1)
         if self.mask is None:
@@ -60,7 +60,7 @@ class WindowAttention(nn.Module):
         W, T, H = self.windows, self.window_tokens, self.num_heads
         qkv = self.qkv(x).view(B, W, T, 3, H, C // H).permute(3, 0, 1, 4, 2, 5)
         bias = self.bias()
-        # The windows join the heads where each has its own mask, and the batch where they share one.
+        # Windows are merged into the head dimension if each has its own mask, else into the batch.
         lead = (B * W, H) if self.mask is None else (B, W * H)
         q, k, v = qkv.reshape(3, *lead, T, C // H).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
@@ -71,8 +71,8 @@ class WindowAttention(nn.Module):
 class SwinBlock(nn.Module):
     """One block: attention in windows, then an MLP, each with a residual.
 
-    [B, L, C] → [B, L, C]. Takes its tokens in the order of whatever came before
-    (`arrives`) and leaves them in its own (`order`).
+    [B, L, C] → [B, L, C]. The input tokens are in the order of the previous block
+    (`arrives`), the output tokens in this block's own (`order`).
     """
 
     take: Tensor | None
@@ -92,7 +92,7 @@ class SwinBlock(nn.Module):
         drop_path_rate: float,
     ) -> None:
         super().__init__()
-        # No shift along a side that one window covers.
+        # No shift along a side that a single window covers.
         shift_h = plan.window_h // 2 if shifted and plan.window_h < plan.padded_h else 0
         shift_w = plan.window_w // 2 if shifted and plan.window_w < plan.padded_w else 0
         self.order = window_order(plan, (shift_h, shift_w))

@@ -1,4 +1,4 @@
-"""A model of the user's own, or of any package, from the name of its class."""
+"""A model of the user, or of any package, from the name of its class or function."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from neuscale.project.targets import call_target
 def create_target_model(
     config: TargetModelConfig, image_size: int, in_channels: int, num_classes: int
 ) -> nn.Module:
-    """[B, in_channels, image_size, image_size] → [B, num_classes], from torch's random generator.
+    """Create a model, [B, in_channels, image_size, image_size] → [B, num_classes], with random weights.
 
-    `num_classes`, `in_channels` and `image_size` are passed where the signature has them and the arguments do
-    not. Of a model that returns several outputs the first are the logits. Raises UsageError for what cannot
-    be imported or made, is no module, has no parameters, or gives other outputs than a score for each class.
+    `num_classes`, `in_channels` and `image_size` are passed if the signature has them and the arguments do
+    not. If a model returns several outputs, the first one is the logits. Raises UsageError if the target
+    cannot be imported or called, is not a module, has no parameters, or does not return one score per class.
     """
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     model = call_target(config.target, config.args, "model.target", sizes)
@@ -36,7 +36,7 @@ def create_target_model(
 
 
 def _first_output(_model: nn.Module, _images: Any, output: Any) -> Tensor | None:
-    """The logits of outputs in a tuple, a list or, as Hugging Face's, a field; None: as they are."""
+    """Logits from a tuple, a list or a field `logits` (as in Hugging Face models); None: output unchanged."""
     if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
         return output[0]
     logits = getattr(output, "logits", None)

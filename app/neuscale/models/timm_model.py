@@ -1,6 +1,6 @@
-"""timm's models by name, as its `create_model` makes them; timm is imported only here.
+"""timm's models by name, created by its `create_model`; timm is imported only here.
 
-The state dict is timm's: what is trained here loads there as it is, and the other way round.
+The state dict is timm's: weights trained here load there unchanged, and vice versa.
 """
 
 import re
@@ -22,7 +22,7 @@ _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def check_arch(arch: str) -> None:
-    """Raise UsageError for a name that timm does not have, and where timm is not installed."""
+    """Raise UsageError for a name that timm does not have, and if timm is not installed."""
     timm = _timm()
     if (place := local_folder(arch)) is not None and not (place / "config.json").is_file():
         raise UsageError(
@@ -42,7 +42,7 @@ def check_arch(arch: str) -> None:
 def create_timm_model(
     config: TimmConfig, image_size: int, in_channels: int, num_classes: int, pretrained: bool = False
 ) -> nn.Module:
-    """[B, in_channels, image_size, image_size] → [B, num_classes], from torch's random generator.
+    """Create a model, [B, in_channels, image_size, image_size] → [B, num_classes], with random weights.
 
     With `pretrained`, timm downloads its weights and fits them to these sizes. Raises UsageError
     for an unknown name, an option that the model does not have, and images that it cannot take.
@@ -56,7 +56,7 @@ def create_timm_model(
 
 
 def _is_elsewhere(arch: str) -> bool:
-    """True for timm's names of models that are not its own: on the Hugging Face hub, or in a folder."""
+    """True for a name of a model outside timm: on the Hugging Face Hub, or in a folder."""
     return arch.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
 
 
@@ -92,7 +92,7 @@ def _create(
         try:
             return _timm().create_model(config.arch, pretrained=pretrained, **options)
         except TypeError as error:
-            # Only what works at one size takes it; which do is told by no table.
+            # Only models for a fixed size take img_size, and timm has no list of them.
             unknown = _UNKNOWN_ARGUMENT.search(str(error))
             name = unknown[1] if unknown else ""
             if name == "img_size" and name in options:
@@ -108,7 +108,7 @@ def _create(
             if pretrained or not (_is_elsewhere(config.arch) or isinstance(error, _UNFIT)):
                 raise
             is_of_hub = _is_elsewhere(config.arch) and local_folder(config.arch) is None
-            if is_of_hub or not isinstance(error, _UNFIT):  # no network, no such model, no package for it
+            if is_of_hub or not isinstance(error, _UNFIT):  # no network, no such model, or a missing package
                 raise UsageError(
                     f"model.arch={config.arch}: cannot be had ({load_reason(error)}).",
                     "Check its name and the network, or use a folder: model.arch=local-dir:FOLDER.",
@@ -133,12 +133,12 @@ def _checkpoint_gradients(model: Any, arch: str) -> None:
 def pretrained_timm_state(
     config: TimmConfig, image_size: int, in_channels: int, num_classes: int
 ) -> tuple[dict[str, Tensor], str]:
-    """timm's own weights, fitted to these sizes, and their name. Raises what the download raises.
+    """timm's weights, fitted to these sizes, and their name. Raises the errors of the download.
 
-    The head is timm's where it has as many classes, else a new one.
+    The head is timm's if it has the same number of classes, else a new one.
     """
     if (place := local_folder(config.arch)) is not None:
-        # Not by timm, which would run what is in a file of pickles.
+        # Not loaded by timm, which would run code in a pickle file.
         files = [place / name for name in ("model.safetensors", "pytorch_model.bin")]
         found = next((file for file in files if file.is_file()), files[0])
         return read_weights(found), str(found)
@@ -148,7 +148,7 @@ def pretrained_timm_state(
 
 
 def pretrained_config(arch: str) -> dict[str, Any]:
-    """timm's record of the weights of `arch`: `mean`, `std`, `input_size`, …; {}: it has none."""
+    """timm's configuration of the weights of `arch`: `mean`, `std`, `input_size`, …; {} if it has none."""
     if (place := local_folder(arch)) is not None:
         stored = read_json(place / "config.json")
         return dict(stored.get("pretrained_cfg") or {})

@@ -1,6 +1,6 @@
-"""torchvision's classification models by name, as their own constructors make them.
+"""torchvision's classification models by name, created by their own constructors.
 
-The state dict is torchvision's: what is trained here loads there as it is, and the other way round.
+The state dict is torchvision's: weights trained here load there unchanged, and vice versa.
 """
 
 import re
@@ -14,8 +14,8 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from neuscale.errors import UsageError
 from neuscale.models.library import try_one_image, unfit, unknown_arch
 
-# Their auxiliary heads, which help only in training, are removed: in training they would
-# give three outputs, and the state dict is that of torchvision's aux_logits=False.
+# Their auxiliary heads, used only in training, are removed: in training mode the models would
+# return several outputs. The state dict is that of torchvision's aux_logits=False.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 _POSITIONS = "encoder.pos_embedding"
@@ -30,9 +30,9 @@ def check_arch(arch: str) -> None:
 
 
 def create_torchvision_model(arch: str, image_size: int, in_channels: int, num_classes: int) -> nn.Module:
-    """[B, in_channels, image_size, image_size] → [B, num_classes], from torch's random generator.
+    """Create a model, [B, in_channels, image_size, image_size] → [B, num_classes], with random weights.
 
-    All of them take three colours; a grayscale image is given to them three times. Raises
+    All models take three channels; grayscale images are repeated three times. Raises
     UsageError for an unknown name and for images that the model cannot take.
     """
     check_arch(arch)
@@ -48,7 +48,7 @@ def create_torchvision_model(arch: str, image_size: int, in_channels: int, num_c
     except (ValueError, AssertionError, RuntimeError) as error:
         raise unfit(arch, f"for {image_size}×{image_size} images: {error}") from error
     if in_channels == 1:
-        # A hook is no module: the names in the state dict stay torchvision's.
+        # A hook is not a module, so the names in the state dict stay torchvision's.
         model.register_forward_pre_hook(_in_three_colours)
     elif in_channels != 3:
         raise UsageError(f"model.arch={arch}: takes colour images, and these have {in_channels} channels.")
@@ -57,15 +57,15 @@ def create_torchvision_model(arch: str, image_size: int, in_channels: int, num_c
 
 
 def published_weights(arch: str) -> Any:
-    """torchvision's entry for the best weights of `arch` that it publishes."""
+    """torchvision's enum entry for the best published weights of `arch`."""
     return torchvision.models.get_model_weights(arch).DEFAULT
 
 
 def as_now(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A published state dict in the names and for the image size of `model`.
+    """Convert a published state dict to the parameter names and the image size of `model`.
 
-    Old DenseNet files say `norm.1` for `norm1`; auxiliary heads are left out; the positions of a
-    ViT are interpolated.
+    Old DenseNet files have `norm.1` for `norm1`; auxiliary heads are removed; the position
+    embeddings of a ViT are interpolated.
     """
     if isinstance(model, torchvision.models.DenseNet):
         state = {_OLD_DENSENET.sub(r"\1\2.", name): value for name, value in state.items()}

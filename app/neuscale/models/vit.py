@@ -1,8 +1,8 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) for small images and small patches.
 
-A 64×64 image in patches of 4 is 256 tokens. Position embeddings are learnable and
-absolute; the head reads a class token or the mean of the patches. Parameters have the
-names of torchvision's `VisionTransformer`.
+A 64×64 image in patches of 4 has 256 tokens. Position embeddings are learnable and
+absolute; the head reads a class token or the mean of the patches. Parameters are named
+as in torchvision's `VisionTransformer`.
 
 Shapes: B images, L tokens, C channels, H heads of D channels.
 """
@@ -54,7 +54,7 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Position embeddings, the blocks and the last norm: [B, L, C] → [B, L, C]."""
+    """Position embeddings, the blocks and the final norm: [B, L, C] → [B, L, C]."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class VisionTransformer(nn.Module):
     """Images [B, in_channels, image_size, image_size] → logits [B, num_classes].
 
     `pool`: "token" (a class token is added) or "mean" (of the patches). Raises
-    ValueError where the sizes do not go together.
+    ValueError if the sizes are not compatible.
     """
 
     class_token: nn.Parameter | None
@@ -141,7 +141,7 @@ class VisionTransformer(nn.Module):
         self.heads.add_module("head", nn.Linear(hidden_dim, num_classes))
         init_linear(self)
         set_gelu(self, gelu_approximate)
-        # A patch is projected like a Linear would: scaled to its number of inputs.
+        # The patch projection is initialised like a Linear, scaled to its number of inputs.
         fan_in = in_channels * patch_size**2
         nn.init.trunc_normal_(self.conv_proj.weight, std=fan_in**-0.5)
         assert self.conv_proj.bias is not None
@@ -150,7 +150,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv_proj(images).flatten(2).transpose(1, 2)
         if self.class_token is not None:
-            # Not len(x), a number in which torch.export cannot see the batch.
+            # Not len(x), which is a constant for torch.export, not the batch dimension.
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.encoder(x)
         pooled = x.mean(1) if self.class_token is None else x[:, 0]

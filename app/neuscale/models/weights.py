@@ -1,4 +1,4 @@
-"""Starting weights: a library's by name, or a file, into a model with a head of its own."""
+"""Load starting weights, a library's or from a file, into a model with its own head."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from neuscale.models.positions import fit_positions
 from neuscale.models.weights_file import fitting_names, load_reason, read_weights
 from neuscale.untrusted import read_json, read_record
 
-# embed_dim and depths tell torchvision's Swins apart.
+# torchvision's Swin models, by embed_dim and depths.
 _TORCHVISION_SWIN = {
     (96, (2, 2, 6, 2)): "Swin_T_Weights",
     (96, (2, 2, 18, 2)): "Swin_S_Weights",
@@ -27,9 +27,9 @@ _TORCHVISION_SWIN = {
 
 
 def weights_path(text: str) -> Path:
-    """The path that `model.weights` gives; of a model on the Hub the one that it was fetched to.
+    """Path of `model.weights`; for a model on the Hub, the path that it was fetched to.
 
-    "~name" stays where nobody has that name, and is no file. Raises UsageError as `fetch_weights`.
+    "~name" is kept as it is if there is no user of that name. Raises UsageError as `fetch_weights` does.
     """
     if (name := hub_name(text)) is not None:
         return fetch_weights(name)
@@ -41,10 +41,10 @@ def weights_path(text: str) -> Path:
 def load_starting_weights(
     model: nn.Module, config: ModelConfig, image_size: int, in_channels: int, num_classes: int
 ) -> str:
-    """Load what `config.weights` names into `model`; returns a line that says what was loaded.
+    """Load the weights that `config.weights` names into `model`; return a message about them.
 
-    A head for another number of classes is left as initialised; the first layer is
-    summed over colours for grayscale images. Raises UsageError or CheckpointError.
+    A head for another number of classes keeps its initial weights; for grayscale images the
+    first layer is summed over colours. Raises UsageError or CheckpointError.
     """
     assert config.weights is not None
     if config.weights == "imagenet" and isinstance(config, TimmConfig):
@@ -68,10 +68,10 @@ def load_starting_weights(
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: bool = False) -> list[str]:
     """Load a state dict into `model`; `where` names it in errors.
 
-    With `adapt`, a head for another number of classes is left as initialised (its names
-    are returned), a first layer for colour images is summed over colours where the
-    model takes grayscale, and BatchNorm's counter of batches may be missing, as in old
-    files. Raises CheckpointError where names or shapes differ otherwise.
+    With `adapt`, a head for another number of classes keeps its initial weights (their
+    names are returned), a first layer for colour images is summed over colours if the
+    model takes grayscale, and BatchNorm's batch counter may be missing, as in old files.
+    Raises CheckpointError if names or shapes differ otherwise.
     """
     own = model.state_dict()
     state = fitting_names(state, own)
@@ -109,10 +109,10 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str, adapt: 
 
 
 def weights_preprocessing(config: ModelConfig) -> dict[str, Any]:
-    """Preparation of images for `config.weights`: `mean` and `std`, `interpolation`, `crop` of `data`.
+    """Image preprocessing for `config.weights`: the fields `mean`, `std`, `interpolation`, `crop` of `data`.
 
-    Those of the library for its own weights, and of the run for weights in its folder; what is not known, as
-    of a plain file, is not there.
+    For a library's weights they come from the library, for weights in the folder of a run or an exported
+    model from there. Unknown fields are missing, as for a plain file.
     """
     if config.weights is None:
         return {}
@@ -133,7 +133,7 @@ def weights_preprocessing(config: ModelConfig) -> dict[str, Any]:
 
 
 def _known(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of it that can be followed."""
+    """The fields with valid, supported values."""
     found: dict[str, Any] = {}
     mean, std = said.get("mean"), said.get("std")
     lists = [list(each) for each in (mean, std) if isinstance(each, list | tuple)]
@@ -158,7 +158,7 @@ def _timm_weights(
             return pretrained_timm_state(config, image_size, in_channels, num_classes)
     except UserError:
         raise
-    except Exception as error:  # no weights of that name, no network, no room
+    except Exception as error:  # no weights of that name, no network, or no disk space
         raise UsageError(
             f"model.weights=imagenet: timm's weights of {config.arch} cannot be had ({load_reason(error)}).",
             f"timm.list_pretrained('{config.arch.partition('.')[0]}*') lists what there is;"
@@ -170,7 +170,7 @@ def _torchvision_weights(config: ModelConfig) -> tuple[dict[str, Tensor], str]:
     weights = _torchvision_entry(config)
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:  # no network, no room, or a damaged file in the cache
+    except Exception as error:  # no network, no disk space, or a damaged file in the cache
         cached = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         raise UsageError(
             f"model.weights=imagenet: {weights.url} cannot be had ({load_reason(error)}).",
@@ -180,7 +180,7 @@ def _torchvision_weights(config: ModelConfig) -> tuple[dict[str, Tensor], str]:
 
 
 def _torchvision_entry(config: ModelConfig) -> Any:
-    """torchvision's entry for its weights of a model. Raises UsageError where it has none."""
+    """torchvision's enum entry for its weights of a model. Raises UsageError if it has none."""
     import torchvision
 
     if isinstance(config, TorchvisionConfig):
@@ -205,19 +205,18 @@ def _takes_grayscale(weight: Tensor) -> bool:
 
 
 def _in_colour(grayscale: Tensor) -> tuple[int, ...]:
-    """The shape of a first layer for three colours, from that for one."""
+    """Shape of a first layer for three channels, from that for one."""
     return (grayscale.shape[0], 3, *grayscale.shape[2:])
 
 
-_LEVELS = 3  # runs/RUN/checkpoints/STEP/model.safetensors lies this deep in its run
+_LEVELS = 3  # runs/RUN/checkpoints/STEP/model.safetensors lies this deep in the run folder
 
 
 def check_heads(path: Path, config: ModelConfig) -> None:
-    """Refuse weights at `path` that were trained with another number of attention heads.
+    """Raise CheckpointError for weights at `path` that were trained with another number of attention heads.
 
-    A transformer's parameters have the same shapes with any number of heads, so that such
-    weights would load, and mean something else. Weights of unknown origin pass. Raises
-    CheckpointError.
+    The parameters of a transformer have the same shapes for any number of heads, so such weights
+    would load but compute something else. Weights of unknown origin pass.
     """
     if not isinstance(config, SwinConfig | ViTConfig):
         return
@@ -232,13 +231,13 @@ def check_heads(path: Path, config: ModelConfig) -> None:
 
 
 def _folders_above(path: Path) -> list[Path]:
-    """The folders that may be the run or the exported model that a file of weights lies in."""
+    """Folders that may be the run or the exported model that contains a weights file."""
     path = path.absolute()
     return [path, *path.parents][: _LEVELS + 1]
 
 
 def _model_section(path: Path) -> dict[str, Any]:
-    """The stored configuration's `model`, empty where there is none that can be read."""
+    """Section `model` of the stored configuration; empty if there is none that can be read."""
     try:
         for folder in _folders_above(path):
             if (folder / "config.yaml").is_file():
@@ -250,18 +249,18 @@ def _model_section(path: Path) -> dict[str, Any]:
             model = stored["model"]
             return model if isinstance(model, dict) else {}
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
-        pass  # somebody else's files of these names
+        pass  # files with these names but other content
     return {}
 
 
 def _record_in(folder: Path) -> Path:
-    """The model.json in a folder, which is a link in the cache of the Hub only."""
+    """Path of the model.json in a folder; links are followed only in the cache of the Hub."""
     path = folder / "model.json"
     return path.resolve() if origin_of(path) is not None else path
 
 
 def _stored_record(path: Path) -> dict[str, Any]:
-    """The preparation of images in the run or exported model that weights lie in; {}: there is none."""
+    """Image preprocessing stored in the run or exported model that contains the weights; {} if none."""
     try:
         for folder in _folders_above(path):
             if (folder / "manifest.json").is_file():
@@ -273,12 +272,12 @@ def _stored_record(path: Path) -> dict[str, Any]:
                 record = read_json(_record_in(folder))["preprocessing"]
                 return record if isinstance(record, dict) else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass  # somebody else's files of these names
+        pass  # files with these names but other content
     return {}
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """sha256 over the names, types, shapes and bytes of a state dict, in the order of the names."""
+    """SHA-256 of the names, dtypes, shapes and bytes of a state dict, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""The state dict in a file of weights, in whichever way its program wrapped it."""
+"""Read the state dict from a weights file, in the formats of common programs."""
 
 import argparse
 import pickle
@@ -16,27 +16,27 @@ from neuscale.errors import CheckpointError
 
 _GOOD_FILE = "Get the file again, or save it with torch.save(model.state_dict(), PATH)."
 
-# What programs keep beside tensors in their checkpoints and that holds nothing but numbers and texts: the
-# arguments of torchvision's and timm's scripts, and a metric of NumPy.
+# Types that checkpoints contain beside tensors, and that hold only numbers and strings: the arguments of
+# torchvision's and timm's scripts, and metrics as NumPy scalars.
 _ALLOWED: list[Any] = [argparse.Namespace, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
 _SCALAR = import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray").scalar
-# By the name that NumPy 1 and NumPy 2 write.
+# Under the names that NumPy 1 and NumPy 2 write.
 _ALLOWED += [(_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
-# Where programs keep the weights; their average first, which they evaluate.
+# Keys under which programs store weights; averages, which they evaluate, come first.
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 
-# Of DistributedDataParallel, torch.compile, torch's AveragedModel and Lightning.
+# Prefixes of DistributedDataParallel, torch.compile, torch's AveragedModel and Lightning.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
 def read_weights(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
-    """The state dict in a .safetensors or torch file, or in a checkpoint folder.
+    """Read the state dict from a .safetensors or torch file, or from a checkpoint folder.
 
-    Of a folder: the moving average with `averaged`, the weights themselves without; None: the
-    average where there is one. torch files are read with `weights_only`; of one that holds weights and
-    their average the average is taken. Raises CheckpointError.
+    `averaged`, for a folder: True for the moving average, False for the weights themselves, None for the
+    average if there is one. torch files are read with `weights_only`; if one contains both weights and
+    their average, the average is used. Raises CheckpointError.
     """
     try:
         if path.is_dir():
@@ -62,7 +62,7 @@ def read_weights(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
             return load_file(path)
         with torch.serialization.safe_globals(_ALLOWED):
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+    except Exception as error:  # a damaged file can raise almost any error
         raise CheckpointError(
             f"{path}: not a readable file of weights ({load_reason(error)}).", _GOOD_FILE
         ) from error
@@ -73,7 +73,7 @@ def read_weights(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
 
 
 def fitting_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` without the prefixes that wrappers put before all names of the model's state dict `own`."""
+    """`state` without the prefixes that wrappers add to the names of the model's state dict `own`."""
     found = dict(state)
     while True:
         known = sum(name in own for name in found)
@@ -81,8 +81,8 @@ def fitting_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dic
             bare = {
                 name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)
             }
-            # A wrapper's own entries, as the count of an average, have no prefix; nor is it one of a model
-            # whose own names begin so.
+            # Entries of the wrapper itself, such as the count of an average, have no prefix. A prefix that
+            # is part of the model's own names must stay.
             if bare and (
                 sum(name in own for name in bare) > known or (not known and len(bare) == len(found))
             ):
@@ -93,14 +93,14 @@ def fitting_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dic
 
 
 def load_reason(error: Exception) -> str:
-    """Why a file could not be loaded, in few words."""
-    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run what is in the file
+    """Short reason why a file could not be loaded."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's message advises weights_only=False
         return "damaged, or more in it than tensors"
     return str(error).splitlines()[0][:150] if str(error) else type(error).__name__
 
 
 def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
-    """The names and tensors in what a file holds."""
+    """The state dict inside a loaded object; None if there is none."""
     if not isinstance(loaded, dict):
         return None
     for name in (*_AVERAGES, *_WEIGHTS):
@@ -110,7 +110,7 @@ def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
     if not loaded or not all(isinstance(name, str) for name in loaded):
         return None
     tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
-    # A state dict is tensors and nothing else; a file may have a number beside them.
+    # A state dict contains only tensors, but a file may have a few numbers or strings beside them.
     others = {name: value for name, value in loaded.items() if name not in tensors}
     plain = all(value is None or isinstance(value, bool | int | float | str) for value in others.values())
     return tensors if tensors and plain and len(tensors) > len(others) else None

@@ -1,1 +1,1 @@
-"""The parts that users bring beside the package: a folder of presets, and code of their own."""
+"""User-defined parts: the project folder with presets, and the user's own modules."""

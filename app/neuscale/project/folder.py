@@ -1,4 +1,4 @@
-"""The project folder: where presets and modules of the user's own lie, and how a new one begins."""
+"""The project folder with the user's presets and modules, and the template of a new one."""
 
 import os
 import re
@@ -14,14 +14,14 @@ USUAL = "conf"
 
 TEMPLATE = Path(__file__).with_name("template")
 
-# In the template under a name that no tool takes for its own.
+# Files that have another name in the template, so that no tool acts on them there.
 _NAMES = {"gitignore": ".gitignore"}
 
 
 def config_folder() -> Path | None:
-    """The folder of the user's presets: `$NEUSCALE_CONFIG_DIR`, else ./conf where it is this user's own.
+    """Folder of the user's presets: `$NEUSCALE_CONFIG_DIR`, else ./conf if this user or root owns it.
 
-    Raises UsageError where the variable names no folder.
+    Raises UsageError if the variable does not name a folder.
     """
     given = os.environ.get(VARIABLE)
     if given:
@@ -34,25 +34,25 @@ def config_folder() -> Path | None:
     folder = Path(USUAL)
     try:
         return folder.absolute() if folder.is_dir() and is_own(folder) else None
-    except OSError:  # the current folder is not open to this user
+    except OSError:  # no permission in the current folder
         return None
 
 
 def project_root() -> Path | None:
-    """The folder that the user's modules are imported from: the one that holds the presets' folder."""
+    """Folder that the user's modules are imported from: the parent of the presets folder."""
     folder = config_folder()
     return folder.parent if folder is not None else None
 
 
 def is_own(path: Path) -> bool:
-    """True where nobody but this user and root may have written `path`."""
+    """True if this user or root owns `path`; always True on Windows."""
     return not hasattr(os, "getuid") or path.stat().st_uid in (os.getuid(), 0)
 
 
 def new_project(folder: Path) -> list[str]:
-    """Write a project into `folder`, all of it or nothing; returns its files' names.
+    """Write a new project into `folder`, atomically; return the names of its files.
 
-    Raises UsageError where something is there already, and where its name cannot be an image's.
+    Raises UsageError if something is there already, or if the name is not valid for a container image.
     """
     name = folder.absolute().name
     if not re.fullmatch(r"[a-z0-9]+([._-][a-z0-9]+)*", name):

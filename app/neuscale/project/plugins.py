@@ -1,7 +1,7 @@
-"""Installed packages that add to this program: those with an entry point in the group `neuscale.plugins`.
+"""Plugins: installed packages with an entry point in the group `neuscale.plugins`.
 
-The entry point names a module. Presets lie in the folder `conf` beside it, and it is imported before a model
-of timm is made, so that it may register some there.
+The entry point names a module. Presets lie in the folder `conf` beside it, and it is imported before a timm
+model is created, so that it can register models there.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ def plugin_modules() -> list[str]:
 
 
 def plugin_presets() -> list[Path]:
-    """The folders with presets. Raises UsageError for a plugin whose module is not there."""
+    """The plugins' folders with presets. Raises UsageError for a plugin whose module does not exist."""
     folders = []
     for entry in _plugins():
         try:
@@ -45,5 +45,5 @@ def plugin_presets() -> list[Path]:
 
 
 def import_plugins() -> None:
-    """Import the plugins for what they register. Raises UsageError with the error of one that fails."""
+    """Import the plugins, so that they register their models. Raises UsageError if one of them fails."""
     import_modules(plugin_modules(), f"the entry point {GROUP}")

@@ -1,4 +1,4 @@
-"""Classes and functions by name, as Hydra's `_target_` has them, from installed packages or the project."""
+"""Import classes and functions by name, as in Hydra's `_target_`, from installed packages or the project."""
 
 import importlib
 import inspect
@@ -26,17 +26,17 @@ R = TypeVar("R")
 
 _OWN_PACKAGE = Path(__file__).resolve().parent.parent
 
-# The code of a run that is used in place of the project's, and the modules that targets brought.
+# The folder of a run's saved code, used in place of the project's; and modules imported for targets.
 _of_run: Path | None = None
 _brought: dict[str, Path] = {}
-_added: list[str] = []  # to the import path
-_left: set[Path] = set()  # all folders that modules were looked for in
+_added: list[str] = []  # folders added to the import path
+_left: set[Path] = set()  # all folders that were searched for modules so far
 
 
 def use_root(folder: Path, modules: Collection[str]) -> None:
-    """Import the user's `modules` from `folder` from here on: the code that a run has kept.
+    """Import the user's `modules` from `folder`, a run's saved code, from now on.
 
-    Raises UsageError where one of them was imported from elsewhere: one process takes one version of it.
+    Raises UsageError if one of them was imported from elsewhere: a process can use only one version of it.
     """
     global _of_run
     for name in modules:
@@ -49,20 +49,20 @@ def use_root(folder: Path, modules: Collection[str]) -> None:
 
 
 def code_root() -> Path | None:
-    """The folder that the user's modules are from: that of a run, or the project's."""
+    """Folder of the user's modules: that of a run's saved code, else the project's."""
     root = _of_run or project_root()
     return root.resolve() if root is not None else None
 
 
 def imported_modules() -> dict[str, Path]:
-    """The user's modules that this process has imported, by name, and their files."""
+    """Files of the user's modules that this process has imported, by module name."""
     root = code_root()
     found = {name: file for name, file in _brought.items() if _file(sys.modules.get(name)) == file}
     if root is None:
         return found
     beginning = f"{root}{os.sep}"
     for name, module in list(sys.modules.items()):
-        # Of thousands: only what lies there is looked at on the disk.
+        # There are thousands of modules: access the disk only for those below `root`.
         if str(getattr(module, "__file__", "")).startswith(beginning):
             file = _file(module)
             if file is not None and not _is_installed(file):
@@ -71,14 +71,14 @@ def imported_modules() -> dict[str, Path]:
 
 
 def import_target(target: str, field: str) -> Any:
-    """The object called `target`, such as `mynet.MyNet`; `field` names it in errors.
+    """Import the object named `target`, such as `mynet.MyNet`; `field` names it in errors.
 
-    Installed packages come first, then the project folder. Raises UsageError, with the last line of what
-    went wrong in the module and where.
+    Installed packages come first, then the project folder. Raises UsageError with the last line of the
+    error in the module and its location.
     """
     _add_root()
     before = set(sys.modules)
-    logging.getLogger("hydra.utils").disabled = True  # it would say the same again
+    logging.getLogger("hydra.utils").disabled = True  # it would log the same error again
     _check_version(target.partition(".")[0], field)
     try:
         return get_object(target)
@@ -91,7 +91,7 @@ def import_target(target: str, field: str) -> Any:
 
 
 def import_modules(names: list[str], field: str) -> None:
-    """Import modules for what they do when imported. Raises UsageError as `import_target`."""
+    """Import modules for their side effects. Raises UsageError as `import_target` does."""
     _add_root()
     before = set(sys.modules)
     for name in names:
@@ -106,9 +106,9 @@ def import_modules(names: list[str], field: str) -> None:
 
 
 def call_target(target: str, args: Mapping[str, Any], field: str, offered: Mapping[str, Any]) -> Any:
-    """Call `target` with `args`, and with what is `offered` as far as its signature has that.
+    """Call `target` with `args`, and with those of the `offered` arguments that its signature has.
 
-    Arguments that have a `_target_` of their own are made first. Raises UsageError.
+    Arguments that have a `_target_` of their own are instantiated first. Raises UsageError.
     """
     found = import_target(target, field)
     known = _parameters(found)
@@ -127,9 +127,9 @@ def call_target(target: str, args: Mapping[str, Any], field: str, offered: Mappi
 
 
 def make(spec: Mapping[str, Any], field: str, offered: Mapping[str, Any] | None = None) -> Any:
-    """The object that a mapping with `_target_` describes; with `_partial_` a function with arguments given.
+    """Instantiate a mapping with `_target_`; with `_partial_`, return a function with its arguments bound.
 
-    Raises UsageError as `call_target`.
+    Raises UsageError as `call_target` does.
     """
     target = spec.get(TARGET)
     if not isinstance(target, str):
@@ -143,7 +143,7 @@ def make(spec: Mapping[str, Any], field: str, offered: Mapping[str, Any] | None 
 
 
 def call(function: Callable[P, R], field: str, /, *given: P.args, **named: P.kwargs) -> R:
-    """Call a function of the user's. Raises UsageError with its error in words."""
+    """Call a user's function. Raises UsageError that describes the function's error."""
     try:
         return function(*given, **named)
     except Exception as error:
@@ -153,7 +153,7 @@ def call(function: Callable[P, R], field: str, /, *given: P.args, **named: P.kwa
 
 
 def words_of(error: BaseException) -> str:
-    """The innermost error in a line, with the file and line of the user's code where it came from there."""
+    """The innermost error in one line, with file and line of the user's code if it was raised there."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     line = (str(error) or type(error).__name__).strip().splitlines()[-1].rstrip(".")
@@ -165,7 +165,7 @@ def words_of(error: BaseException) -> str:
 
 
 def is_of_own_code(error: BaseException) -> bool:
-    """True for an error that came through a line of the user's code."""
+    """True if the traceback of an error contains a line of the user's code."""
     seen: BaseException | None = error
     while seen is not None:
         if any(_is_users(frame.filename) for frame in traceback.extract_tb(seen.__traceback__)):
@@ -175,12 +175,12 @@ def is_of_own_code(error: BaseException) -> bool:
 
 
 def _add_root() -> None:
-    """Put the folder of the user's modules behind the installed packages, and before other such folders."""
+    """Append the folder of the user's modules to the import path, in place of one appended before."""
     root = code_root()
     if root is None:
         return
     if str(root) in sys.path and str(root) not in _added:
-        return  # where the user has put it
+        return  # keep the position that the user chose
     for folder in _added:
         if folder in sys.path:
             sys.path.remove(folder)
@@ -191,7 +191,7 @@ def _add_root() -> None:
 
 
 def project_modules() -> list[str]:
-    """The names of the modules and packages in the project folder."""
+    """Names of the modules and packages in the project folder."""
     root = project_root()
     if root is None:
         return []
@@ -200,14 +200,14 @@ def project_modules() -> list[str]:
 
 
 def module_path(name: str) -> Path | None:
-    """The file `name` ("mynet.py", "birds/nets.py") that would be imported from the user's folder, or from a
-    package that lies elsewhere, as an editable install does; None where there is none. Imports nothing.
+    """Path of the file `name` ("mynet.py", "birds/nets.py") in the project folder, or in a package that lies
+    elsewhere, such as an editable install; None if there is no such file. Imports nothing.
     """
     root = project_root()
     if root is not None and (root / name).is_file():
         return root / name
     try:
-        spec = find_spec(PurePosixPath(name).parts[0].removesuffix(".py"))  # of the first part alone
+        spec = find_spec(PurePosixPath(name).parts[0].removesuffix(".py"))  # only of the first part
     except (ImportError, ValueError, IndexError):
         return None
     if spec is None or spec.origin is None:
@@ -225,7 +225,7 @@ def _remember(before: set[str]) -> None:
 
 
 def _check_version(module: str, field: str) -> None:
-    """Raise UsageError for a module that is in use from another project's folder."""
+    """Raise UsageError for a module that was imported from another project's folder."""
     root, file = code_root(), _file(sys.modules.get(module))
     if root is not None and file is not None and _is_of_another(file, root):
         raise UsageError(
@@ -235,13 +235,13 @@ def _check_version(module: str, field: str) -> None:
 
 
 def _is_of_another(file: Path, root: Path) -> bool:
-    """True for a module of a project that this process was in before."""
+    """True for a module of a project that this process used before."""
     return not file.is_relative_to(root) and any(map(file.is_relative_to, _left))
 
 
 def _file(module: Any) -> Path | None:
     file = getattr(module, "__file__", None)
-    # torch.classes has a name for a file that there is not.
+    # The __file__ of torch.classes is a relative name of a file that does not exist.
     return Path(file).resolve() if isinstance(file, str) and Path(file).is_absolute() else None
 
 
@@ -270,7 +270,7 @@ def _hint(target: str) -> str:
 def _parameters(found: Callable[..., Any]) -> list[str]:
     try:
         parameters = inspect.signature(found).parameters.values()
-    except (TypeError, ValueError):  # of C
+    except (TypeError, ValueError):  # a function written in C
         return []
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [parameter.name for parameter in parameters if parameter.kind in kinds]
@@ -282,6 +282,6 @@ def _takes_all(found: Callable[..., Any]) -> bool:
 
 
 def _made(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, those that have a `_target_` made."""
+    """The arguments, with those that have a `_target_` instantiated."""
     made = instantiate({"args": dict(args)}, _convert_="all")
     return dict(made["args"])

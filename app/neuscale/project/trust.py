@@ -1,7 +1,7 @@
-"""Trust in what a run or an exported model names: code that it brings, and classes that it would have called.
+"""Checks of the classes and functions that the configuration of a run or an exported model would call.
 
-A stored configuration may be anybody's. Without `trust` it may name only classes and functions of the modules
-that the user has anyway, and models and optimizers of the libraries: `os.system` is a target, too.
+A stored configuration may come from anybody, and `os.system` is a possible target, too. Without `trust`, a
+configuration may only name classes and functions of known modules of the user, and models and optimizers.
 """
 
 import importlib.util
@@ -16,17 +16,17 @@ from neuscale.errors import UsageError
 TRUST = "NEUSCALE_TRUST"
 
 _LIBRARIES = ("torch.nn", "torch.optim", "torchvision.models")
-_IMPORTED = ":"  # behind the name of a module that is imported for what that does
+_IMPORTED = ":"  # suffix of the name of a module that is imported for its side effects
 
 
 def is_trusted() -> bool:
-    """True with `--trust`, or $NEUSCALE_TRUST=1."""
+    """True with `--trust` or $NEUSCALE_TRUST=1."""
     return os.environ.get(TRUST, "") not in ("", "0")
 
 
 @contextmanager
 def trusted() -> Iterator[None]:
-    """Trust in this process and those that it starts, for a run folder made from what was checked."""
+    """Enable trust in this process and its subprocesses, for a run folder whose targets were checked."""
     before = os.environ.get(TRUST)
     os.environ[TRUST] = "1"
     try:
@@ -36,9 +36,9 @@ def trusted() -> Iterator[None]:
 
 
 def check_targets(config: Mapping[str, Any], modules: Collection[str], where: str) -> None:
-    """Raise UsageError for a target of a stored configuration that is not to be called without trust.
+    """Raise UsageError for a target of a stored configuration that must not be called without trust.
 
-    `modules`: those of the user that are known to be the ones that were trained with.
+    `modules`: modules of the user that are known to be those used in training.
     """
     if is_trusted():
         return
@@ -51,7 +51,7 @@ def check_targets(config: Mapping[str, Any], modules: Collection[str], where: st
 
 
 def _is_harmless(target: str, modules: Collection[str], where: str) -> bool:
-    """True for what the user's modules or the libraries define, and any package's models and optimizers."""
+    """True if `modules` or the libraries define it, or if it is a model or optimizer of any package."""
     from neuscale.project.plugins import plugin_modules
     from neuscale.project.targets import import_target
 
@@ -65,7 +65,7 @@ def _is_harmless(target: str, modules: Collection[str], where: str) -> bool:
         f"{each.__module__}.{each.__qualname__}" for each in found.__mro__
     }:
         return True
-    # A name may lead through a module into another one: where it ends is what counts.
+    # A dotted name may lead through one module into another: the defining module counts.
     return _starts(f"{getattr(found, '__module__', '')}.", (*modules, *_LIBRARIES))
 
 
@@ -74,14 +74,14 @@ def _starts(name: str, modules: Collection[str]) -> bool:
 
 
 def _is_of_package(target: str) -> bool:
-    """True for a name in an installed package, which may be imported; not in the standard library."""
+    """True for a name in an installed package, which may be imported; False for the standard library."""
     spec = importlib.util.find_spec(target.partition(".")[0])
     packages = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     return spec is not None and any(str(spec.origin).startswith(f"{folder}{os.sep}") for folder in packages)
 
 
 def _targets(value: Any) -> Iterator[str]:
-    """All names of classes and functions, in whatever depth, and modules to import."""
+    """Names of all classes and functions, at any depth, and of modules to import."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name in ("_target_", "target") and isinstance(inner, str):

@@ -1,4 +1,4 @@
-"""Differences between two runs in how they were made, each named once."""
+"""Differences between two runs in configuration, code, data and environment."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,8 +12,8 @@ from neuscale.errors import UsageError
 from neuscale.runs.folder import RunFolder
 from neuscale.runs.manifest import read_manifest
 
-# Of the configuration: how a run is called, shown and stopped changes no number of it, and
-# where it computes is told by the machine.
+# Fields that are not compared: a run's name, limits, tracking and checkpoints change no result, the
+# device is compared as part of the machine, and the data by its fingerprint.
 FREE = frozenset({"run.name", "run.time_limit", "run.device", "data.source", "data.dataset", "data.stage"})
 
 
@@ -22,7 +22,7 @@ FREE_SECTIONS = ("tracking.", "checkpoint.")
 
 @dataclass(frozen=True)
 class Difference:
-    """`area`: config, code, packages, …; `what` of it; and the values in both, None where it is not there."""
+    """A difference: `area` (config, code, packages, …), `what` in it, and both values (None: missing)."""
 
     area: str
     what: str
@@ -35,7 +35,7 @@ class Difference:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Differences between two manifests of today's version; unknown values are not differences."""
+    """Differences between two manifests of the current version; unknown values are not differences."""
     found = _code_differences(before.get("code"), now.get("code"))
     complete = not ("migrated_from" in before or "migrated_from" in now)
     facts_before, facts_now = _facts(before), _facts(now)
@@ -54,7 +54,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
 
 
 def _code_differences(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[Difference]:
-    """Equal code is code with equal files; where those were not hashed, an equal and unchanged revision."""
+    """Code is equal if the hashes of its files are; without hashes, if revision and `changed` are equal."""
     if before is None or now is None:
         return []
     then, since = before.get("source_sha256"), now.get("source_sha256")
@@ -66,7 +66,7 @@ def _code_differences(before: Mapping[str, Any] | None, now: Mapping[str, Any] |
 
 
 def code_words(code: Mapping[str, Any] | None) -> str:
-    """The revision, whether it was changed, and enough of the files' hash to tell changes apart."""
+    """Description of the code: revision, a note on changes, and the start of the files' hash."""
     if code is None:
         return "unknown"
     source = f" ({code['source_sha256'][:8]})" if code.get("source_sha256") else ""
@@ -75,7 +75,7 @@ def code_words(code: Mapping[str, Any] | None) -> str:
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
-    """Facts of a manifest that decide a run's numbers, by area; None if unknown."""
+    """Facts of a manifest that affect a run's results, by area; None if unknown."""
     machine = manifest["machine"]
     ops = manifest.get("ops") or {}
     build = ops.get("build") or {}
@@ -99,7 +99,7 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
 
 
 def _fingerprint_version(manifest: Mapping[str, Any]) -> int:
-    """2 where the fingerprint is over all that training reads; 1 where over checksums and classes only."""
+    """2 if the fingerprint covers everything that training reads; 1 if only checksums and classes."""
     return 2 if (manifest.get("data") or {}).get("fingerprint_v1") else 1
 
 
@@ -113,7 +113,7 @@ _LIBRARIES = ("cpu_sha256", "cuda_sha256")
 
 
 def changing_fields(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The fields of a configuration that a run's numbers depend on, as `section.field`."""
+    """The fields of a configuration that a run's results depend on, as `section.field`."""
     if config is None:
         return None
     fields = {
@@ -126,21 +126,21 @@ def changing_fields(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A recorded configuration, with fields of later versions at their defaults, which are what was done."""
+    """A recorded configuration, with fields of later versions at their defaults, which keep the behaviour."""
     try:
         return asdict(config_from_yaml(yaml.safe_dump(dict(config)), [], "the manifest"))
-    except (UsageError, yaml.YAMLError):  # of a later version, or changed by hand
+    except (UsageError, yaml.YAMLError):  # a later version, or changed by hand
         return config
 
 
 def _packages(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     packages = manifest.get("packages")
-    # The program's own versions are told by its code and by the hash of its ops.
+    # The program's own packages are compared by its code and the hash of its ops.
     return {n: v for n, v in packages.items() if n not in ("neuscale", "neuscale-ops")} if packages else None
 
 
 def short(digest: str | None) -> str | None:
-    """Enough of a hash to tell it from others."""
+    """The first 12 characters of a hash; None without one."""
     return digest[:12] if digest else None
 
 
@@ -148,12 +148,12 @@ def _words(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-# What may differ in the model of a run that goes on: it changes no number.
+# Model fields that may change on resume, since they change no result.
 _FREE = ("gradient_checkpointing", "weights")
 
 
 def check_same_run(config: Config, run: RunFolder) -> None:
-    """Raise UsageError for a field that cannot change in a run that has begun."""
+    """Raise UsageError for a field that must not change in a run that has started."""
     before = run.config()
     model_now, model_then = asdict(config.model), asdict(before.model)
     names = [name for name in {**model_then, **model_now} if name not in _FREE]
@@ -174,7 +174,7 @@ def check_same_run(config: Config, run: RunFolder) -> None:
 
 
 def check_same_data(data: Dataset, run: RunFolder) -> None:
-    """Raise UsageError where the prepared data is not what the run was trained on."""
+    """Raise UsageError if the prepared data is not the data that the run was trained on."""
     fingerprint = read_manifest(run.manifest_file).get("data", {}).get("fingerprint")
     if fingerprint is not None and not data.meta.is_recorded_as(fingerprint):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Environment of a run: code, packages, image, machine. Cheap enough for every start of a training."""
+"""Environment of a run: code, packages, image, machine. Fast enough for every start of a training."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from neuscale.version import __version__
 
 
 def environment() -> tuple[dict[str, Any], bytes]:
-    """(the fields of a manifest that say where a run takes place, the uncommitted changes of the code)."""
+    """(manifest fields that describe the environment of a run, uncommitted code changes as a patch)."""
     code, patch = describe_code()
     return {
         "neuscale": __version__,
@@ -31,7 +31,7 @@ def environment() -> tuple[dict[str, Any], bytes]:
 
 
 def machine() -> dict[str, Any]:
-    """The host, its processor, its GPUs and what drives them."""
+    """The host, its processor, its GPUs, and the driver and CUDA versions."""
     import torch
 
     return {
@@ -47,7 +47,7 @@ def machine() -> dict[str, Any]:
 
 
 def lock_hash() -> str | None:
-    """sha256 of the requirements.lock that this environment is made from, where that is known."""
+    """SHA-256 of the requirements.lock of the image or checkout; None if there is none."""
     if (record := image_record()) is not None:
         return record.get("lock_sha256")
     try:
@@ -57,7 +57,7 @@ def lock_hash() -> str | None:
 
 
 def image() -> dict[str, Any] | None:
-    """The image's record, the hash of its contents, and its name and digest where these were passed in."""
+    """The image's record and SBOM hash, and its name and digest if they are set; None outside an image."""
     record = image_record()
     if record is None:
         return None
@@ -72,7 +72,7 @@ def image() -> dict[str, Any] | None:
 
 
 def ops_build() -> dict[str, Any] | None:
-    """The compiled native ops: their version and the sha256 of each library; None without them."""
+    """Version of the compiled native ops and sha256 of each library; None without them."""
     ops, _ = load_native_ops()
     if ops is None:
         return None
@@ -85,10 +85,10 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def describe_code() -> tuple[dict[str, Any], bytes]:
-    """(what a manifest says of the code, the uncommitted difference as a patch).
+    """(manifest fields about the code, uncommitted changes as a patch).
 
-    `revision` and `changed` are null where neither git nor an image knows them; `source_sha256`
-    is over the package's own files, so that equal code is known as equal wherever it lies.
+    `revision` and `changed` are null if neither git nor an image provides them; `source_sha256`
+    is over the package's own files, so that equal code is recognised wherever it is installed.
     """
     known = code_revision() or {"revision": None, "changed": None}
     patch = uncommitted(PACKAGE) if known["changed"] and image_record() is None else b""
@@ -97,7 +97,7 @@ def describe_code() -> tuple[dict[str, Any], bytes]:
 
 
 def source_hash(folder: Path) -> str:
-    """sha256 over the names and bytes of the files below `folder`, without what Python compiled."""
+    """SHA-256 of the names and bytes of the files below `folder`, without hidden files and __pycache__."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
@@ -113,7 +113,7 @@ def uncommitted(folder: Path) -> bytes:
     def git(*words: str) -> bytes:
         command = ["git", "-C", str(folder), "-c", "core.quotepath=off", *words]
         done = subprocess.run(command, capture_output=True, timeout=30, check=False)
-        if done.returncode not in (0, 1):  # 1: diff --no-index found what it was asked for
+        if done.returncode not in (0, 1):  # 1: diff --no-index found differences
             raise subprocess.CalledProcessError(done.returncode, command)
         return done.stdout
 
@@ -129,7 +129,7 @@ def uncommitted(folder: Path) -> bytes:
     return patch
 
 
-# What an image says of itself; written by scripts/image/describe.py.
+# Record inside a container image, written by scripts/image/describe.py.
 IMAGE_RECORD = Path(sys.prefix) / "share" / "neuscale" / "image.json"
 
 
@@ -140,21 +140,21 @@ def installed_packages() -> dict[str, str]:
     """Every installed distribution and its version, sorted by name."""
     versions: dict[str, str] = {}
     for found in distributions():
-        # Two lines of it: the standard library would parse the whole, at four times the time.
+        # Only two lines are needed: parsing everything with the standard library takes four times as long.
         text = found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
         header = dict(re.findall(r"^(Name|Version): *(.+?)\s*$", text.partition("\n\n")[0], re.MULTILINE))
-        if len(header) == 2:  # an uninstall cut short leaves folders without them
+        if len(header) == 2:  # an interrupted uninstall leaves folders without them
             versions.setdefault(_normal_name(header["Name"]), header["Version"])  # the first is imported
     return dict(sorted(versions.items()))
 
 
 def _normal_name(name: str) -> str:
-    """The one spelling of a distribution's name (as packaging.utils.canonicalize_name)."""
+    """Normalised name of a distribution (as packaging.utils.canonicalize_name)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def image_record() -> dict[str, Any] | None:
-    """Record of the container image: version, revision, hash of the lock; None outside of an image."""
+    """Record of the container image: version, revision, hash of the lock; None outside an image."""
     try:
         record = read_json(IMAGE_RECORD)
     except (OSError, ValueError):
@@ -163,7 +163,7 @@ def image_record() -> dict[str, Any] | None:
 
 
 def code_revision() -> dict[str, Any] | None:
-    """The git revision of this package's checkout or image, and whether it was changed; else None."""
+    """Git revision of this package's checkout or image, and `changed`: with local changes; else None."""
     if (image := image_record()) is not None:
         revision = str(image.get("revision") or "unknown")
         return {"revision": revision.removesuffix("-dirty"), "changed": revision.endswith("-dirty")}
@@ -171,7 +171,7 @@ def code_revision() -> dict[str, Any] | None:
 
 
 def revision_of(here: Path, *files: Path) -> dict[str, Any] | None:
-    """The git revision of the repository that `here` is in, and whether `here`, or `files`, were changed."""
+    """Git revision of the repository of `here`, and `changed`: of `files`, or `here`; None without git."""
 
     def git(*words: str) -> str:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""`evaluation.json`: the last evaluation of a run, which outlives its data and checkpoints."""
+"""`evaluation.json`: the last evaluation of a run, kept even if its data and checkpoints are removed."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -16,10 +16,10 @@ from neuscale.untrusted import read_json
 
 FILE = "evaluation.json"
 
-_COUNTS = ("hits", "predicted", "actual")  # of a MultiLabelEvaluation
+_COUNTS = ("hits", "predicted", "actual")  # fields of a MultiLabelEvaluation
 
 
-# A matrix of more classes does not fit a memory; the file holds its cells that are not zero.
+# With more classes the confusion matrix would not fit into memory; the file contains only non-zero cells.
 _MOST_CLASSES, _LIMIT = 1 << 15, 1 << 30
 
 
@@ -33,7 +33,7 @@ class StoredEvaluation:
 
 
 def store_evaluation(folder: Path, step: int, classes: list[str], result: AnyEvaluation) -> None:
-    """Replace the evaluation in a run's folder. Of the confusion matrix it holds what is not zero."""
+    """Replace the evaluation in a run's folder; of the confusion matrix only non-zero cells are stored."""
     content = {
         "step": step,
         **result.scalars(),
@@ -58,7 +58,7 @@ def _matrix(result: Evaluation) -> dict[str, Any]:
 
 
 def stored_evaluation(folder: Path) -> StoredEvaluation | None:
-    """The evaluation in a run's folder; None where there is none that can be read."""
+    """The evaluation in a run's folder; None if it is missing or cannot be read."""
     try:
         content = read_json(folder / FILE, _LIMIT)
         classes = [str(name) for name in content["classes"]]
@@ -86,7 +86,7 @@ def stored_evaluation(folder: Path) -> StoredEvaluation | None:
 
 
 def _read_by_class(content: Any, classes: int) -> MultiLabelEvaluation:
-    """Raises ValueError, KeyError or TypeError."""
+    """Parse a multi-label evaluation. Raises ValueError, KeyError or TypeError if it is invalid."""
     values = [None if value is None else float(value) for value in content["average_precision"]]
     counts = {name: [int(count) for count in content[name]] for name in _COUNTS}
     if {len(values), *map(len, counts.values())} != {classes}:
@@ -102,12 +102,12 @@ def _read_by_class(content: Any, classes: int) -> MultiLabelEvaluation:
 
 
 def _own(content: Any) -> dict[str, float]:
-    """The numbers of `eval.functions`. Raises ValueError or TypeError."""
+    """The values of `eval.functions`. Raises ValueError or TypeError if they are invalid."""
     return {str(name): float(value) for name, value in dict(content.get("own", {})).items()}
 
 
 def _calibration(counts: list[int], confidences: list[float], correct: list[int]) -> Calibration:
-    """The bins, of numbers and equally many. Raises ValueError or TypeError."""
+    """Calibration from the stored bins. Raises ValueError or TypeError if they are invalid."""
     if not len(counts) == len(confidences) == len(correct):
         raise ValueError("its bins are not equally many")
     return Calibration([int(n) for n in counts], [float(c) for c in confidences], [int(n) for n in correct])

@@ -1,4 +1,4 @@
-"""A run is a folder: its configuration, manifest, metrics, events and checkpoints."""
+"""The folder of a run: configuration, manifest, metrics, events and checkpoints."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ from neuscale.fs import held_lock, is_locked, make_folder, sync_folder, write_at
 from neuscale.paths import runs_root
 from neuscale.untrusted import is_plain_name, read_json, read_record, reason_of
 
-# Who only looks whether a run is being trained holds its lock for a moment.
+# A process that only checks if a run is being trained holds its lock for a moment.
 _LOOK_SECONDS = 0.5
 
 
@@ -44,13 +44,13 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """True if training reached its end."""
+        """True if training has finished."""
         from neuscale.runs.manifest import read_manifest
 
         return read_manifest(self.manifest_file).get("status") == "finished"
 
     def config(self, overrides: list[str] | None = None) -> Config:
-        """The configuration it was started with, fields changed by `overrides`."""
+        """The stored configuration, with fields changed by `overrides`. Raises UserError."""
         try:
             text = read_record(self.config_file)
         except (OSError, ValueError) as error:
@@ -71,7 +71,7 @@ class RunFolder:
         return is_locked(self.path / ".lock")
 
     def store(self, config: Config) -> None:
-        """Replace the configuration. Raises UserError where it cannot be written."""
+        """Replace the configuration. Raises UserError if it cannot be written."""
         try:
             write_atomically(self.config_file, config_to_yaml(config))
         except OSError as error:
@@ -79,7 +79,7 @@ class RunFolder:
 
 
 def check_name(name: str, field: str = "run.name=") -> None:
-    """Raise UsageError for a name that cannot be a folder's; `field` is what the message calls it."""
+    """Raise UsageError for an invalid folder name; `field`: text before the name in the message."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{field}{name}: is not a valid folder name.",
@@ -88,7 +88,7 @@ def check_name(name: str, field: str = "run.name=") -> None:
 
 
 def default_name(config: Config) -> str:
-    """The name of a run that is not given one: its recipe or model, and the time."""
+    """Default name of a run: its recipe or model, and the time."""
     return f"{config.experiment or config.model.title}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -99,7 +99,7 @@ def numbered_names(base: str) -> Iterator[str]:
 
 
 def create_run(config: Config) -> RunFolder:
-    """A new run folder with its configuration. Raises UsageError where the name is taken."""
+    """Create a run folder with its configuration. Raises UsageError if the name is taken."""
     if config.run.name is not None:
         check_name(config.run.name)
     base = config.run.name or default_name(config)
@@ -142,7 +142,7 @@ def all_runs() -> list[RunFolder]:
 
 
 def find_run(name: str) -> RunFolder:
-    """The run called `name`, or at that path; 'last' is the newest. Raises UsageError."""
+    """The run with this name or path; 'last' is the newest. Raises UsageError."""
     runs = all_runs()
     if name == "last":
         if runs:
@@ -185,7 +185,7 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """The folder of the checkpoint with the best evaluation so far."""
+    """Folder of the checkpoint with the best evaluation so far; None if there is none."""
     try:
         name = read_json(folder / BEST)["checkpoint"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -194,12 +194,12 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step that a checkpoint's folder is named after."""
+    """Step of a checkpoint, from the name of its folder."""
     return int(path.name.removeprefix(PREFIX))
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove the checkpoint in `path`. Its name goes first: what a removal cut short leaves is none."""
+    """Remove a checkpoint; it is renamed first, so that an interrupted removal leaves no damaged one."""
     doomed = path.with_name(f"{PARTIAL}{path.name}")
     path.rename(doomed)
     sync_folder(path.parent)

@@ -1,6 +1,6 @@
 """Manifest of a run: configuration, data, code, machine, and outcome.
 
-`manifest.schema.json` beside this file says every field of it.
+`manifest.schema.json` beside this file defines every field.
 """
 
 import json
@@ -23,9 +23,9 @@ _LONGEST_REASON = 200
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest at `path`, for a look at single fields of it: each is of its type, or not there.
+    """Read the manifest at `path` leniently, for access to single fields: each has its type, or is missing.
 
-    Empty where there is none that can be read.
+    Empty if the manifest is missing or cannot be read.
     """
     try:
         manifest = read_json(path)
@@ -37,7 +37,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def load_manifest(path: Path) -> dict[str, Any]:
-    """The manifest at `path`, in today's form. Raises UserError where it is missing, damaged or too new."""
+    """Read the manifest at `path` in today's form. Raises UserError if it is missing, damaged or too new."""
     try:
         manifest = read_json(path)
     except FileNotFoundError:
@@ -65,7 +65,7 @@ def load_manifest(path: Path) -> dict[str, Any]:
 
 
 def _wrong(manifest: dict[str, Any], whole: bool) -> str | None:
-    """The first field that the schema does not allow, and why; `whole`: or that is missing."""
+    """First violation of the schema, None if valid; `whole`: missing fields count as well."""
     error = next(_validator(whole).iter_errors(manifest), None)
     if error is None:
         return None
@@ -89,7 +89,7 @@ def _optional(schema: Any) -> Any:
 
 
 def damaged(path: Path, reason: str) -> UserError:
-    """The error for a manifest that cannot be read."""
+    """UserError for a manifest that cannot be read."""
     return UserError(
         f"{path}: damaged ({reason}).",
         "Restore it from a copy; the run's config.yaml, metrics.jsonl and checkpoints do not need it.",
@@ -97,7 +97,7 @@ def damaged(path: Path, reason: str) -> UserError:
 
 
 def migrated(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of any version in today's form; what an older one did not say is null."""
+    """Convert a manifest of any version to today's form; fields that an older one lacks are null."""
     if manifest.get("version", 1) == VERSION:
         return manifest
     machine = manifest.get("machine") or {}

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: the points of a run's curves as JSON lines, in step with its checkpoints."""
+"""`metrics.jsonl`: the points of a run's curves as JSON lines, consistent with its checkpoints."""
 
 import json
 import os
@@ -9,22 +9,22 @@ from typing import Any
 from neuscale.fs import write_atomically
 from neuscale.untrusted import LINE_BYTES, open_regular, parse_json
 
-# Metrics that are about time and not about learning: they differ between equal runs.
+# Metrics of speed and memory, which differ between runs that are otherwise equal.
 TIMINGS = ("images_per_second", "data_wait", "tflops", "mfu", "memory_gb")
 
-# Metrics that runs of earlier versions do not have.
+# Metrics that are missing in runs of earlier versions.
 ADDED_LATER = ("balanced_accuracy", "macro_f1")
 
-# Of the last point of a training: the steps it is the mean of, where these are fewer than between others.
+# Field of the last point of a training: its number of steps, if that is less than between other points.
 REST = "rest_steps"
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one object a line, with `step` and `split`.
+    """`metrics.jsonl`: one object per line, with `step` and `split`.
 
-    Opened at the step a run goes on from, it loses what is written again: the lines beyond that step, the
-    evaluation of that step if it is still due (the run was killed before its checkpoint had it), and a last
-    point of the rest, whose steps count for the next one.
+    Opening it at the step where a run resumes removes lines that will be written again: those after that
+    step, the evaluation of that step if it is still due (the run was killed before its checkpoint had it),
+    and a last point with `REST`, whose steps count for the next point.
     """
 
     def __init__(self, path: Path, step: int, evaluation_due: bool = False) -> None:
@@ -45,7 +45,7 @@ class MetricsFile:
         self._file.flush()
 
     def sync(self) -> None:
-        """Make what was written durable: it is not written again once a checkpoint of its step is there."""
+        """Fsync the file: lines up to a saved checkpoint are not written again after a resume."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -53,9 +53,9 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics file; one that a kill cut short, or that holds no numbers, is left out.
+    """Yield the lines of a metrics file; lines cut off by a kill, or with invalid values, are skipped.
 
-    Raises OSError where it is not a regular file.
+    Raises OSError if it is not a regular file.
     """
     with open_regular(path) as file:
         while line := file.readline(LINE_BYTES):

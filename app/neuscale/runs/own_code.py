@@ -1,7 +1,7 @@
-"""The user's code that a run imported: a copy in the run folder, its record, and which of the two is used.
+"""The user's code that a run imported: its copy in the run folder, its record, and the choice between them.
 
-Where the project folder has the very same files, those are imported; the copy only where the user says so,
-since a run may be anybody's: `--trust`, or $NEUSCALE_TRUST=1.
+If the project folder has identical files, these are imported. The copy is only used with `--trust` or
+$NEUSCALE_TRUST=1, since a run may come from anybody.
 """
 
 import difflib
@@ -26,16 +26,16 @@ from neuscale.untrusted import printable, read_regular, reason_of
 
 FOLDER = "code"
 
-_SHOWN_LINES, _LONGEST_LINE = 4, 60  # of a difference
+_SHOWN_LINES, _LONGEST_LINE = 4, 60  # shown of a difference
 
 
 def describe_own_code(copy_to: Path | None = None) -> dict[str, Any]:
     """Record of the user's modules that this process imported, for a manifest; empty without any.
 
-    The folder they are from, its git revision, and of each file its path there and its sha256; one from
-    elsewhere (an editable install) has its module's name as a path. They are copied to the run folder
-    `copy_to`, and what lies there otherwise is kept in a folder named after its sha256. Raises UserError
-    where the disk cannot be written.
+    It contains their folder, its git revision, and the path in it and sha256 of each file; for a file from
+    elsewhere (an editable install) the path is made from the module name. The files are copied to the run
+    folder `copy_to`; a different file that is there already is moved to a folder named after its sha256.
+    Raises UserError if the disk cannot be written.
     """
     modules, root = imported_modules(), code_root()
     if not modules:
@@ -60,7 +60,7 @@ def describe_own_code(copy_to: Path | None = None) -> dict[str, Any]:
 
 @cache
 def _content(path: Path, _module: int) -> bytes:
-    """A module's file as it was when first looked at, soon after its import: it may be edited since."""
+    """Content of a module's file when first read, soon after its import: it may be edited later."""
     return path.read_bytes()
 
 
@@ -68,7 +68,7 @@ def _copy(run: Path, name: str, content: bytes) -> None:
     target = run / FOLDER / name
     try:
         before = target.read_bytes() if target.is_file() else content
-        if before != content:  # of a run that goes on with other code
+        if before != content:  # the run was resumed with other code
             earlier = run / f"{FOLDER}-{hashlib.sha256(before).hexdigest()[:8]}" / name
             make_folder(earlier.parent)
             write_atomically(earlier, before)
@@ -79,16 +79,16 @@ def _copy(run: Path, name: str, content: bytes) -> None:
 
 
 def has_own_code(run: RunFolder) -> bool:
-    """True for a run whose model is made by code that the user brought."""
+    """True for a run that imported code of the user."""
     return bool((read_manifest(run.manifest_file).get("own_code") or {}).get("files"))
 
 
 def use_code(run: RunFolder, resume: bool = False, config: Config | None = None) -> list[str]:
-    """Have the code of a run imported from the right place, before its model is made by `config`, or its own.
+    """Choose where the code of a run is imported from, before its model is created; also check its targets.
 
-    From the project folder where that has the same files, or, with `resume`, others: the changes are returned
-    in words. Else from the run's copy, if that is trusted. Raises UsageError where it is not, or the copy is
-    not what the manifest recorded.
+    `config`: default, the run's own. The project folder is used if it has the same files, or, with `resume`,
+    changed ones: descriptions of the changes are returned. Otherwise the run's copy is used, if it is
+    trusted. Raises UsageError if it is not, or if the copy differs from the manifest's record.
     """
     recorded = read_manifest(run.manifest_file).get("own_code")
     fields = asdict(config if config is not None else run.config())
@@ -121,7 +121,7 @@ def use_code(run: RunFolder, resume: bool = False, config: Config | None = None)
 
 
 def _changes(run: RunFolder, files: list[Mapping[str, Any]]) -> dict[str, str | None]:
-    """The recorded files that would be imported otherwise, with changed lines; None: not at all."""
+    """The recorded files that differ from those that would be imported, with changed lines; None: missing."""
     found: dict[str, str | None] = {}
     for file in files:
         name = str(file["file"])
@@ -148,7 +148,7 @@ def _difference(copy: Path, content: bytes) -> str:
 
 
 def _checked_copy(run: RunFolder, files: list[Mapping[str, Any]]) -> Path:
-    """The folder of the copy. Raises UsageError where a file is not what was recorded, or lies outside."""
+    """Folder of the verified copy. Raises UsageError if a file differs from its record or lies outside."""
     folder = run.path / FOLDER
     for file in files:
         name = PurePosixPath(str(file["file"]))

@@ -1,4 +1,4 @@
-"""Slurm's commands: what a cluster has, and the submission of a job."""
+"""Slurm commands: query the partitions of a cluster, and submit a job."""
 
 import difflib
 import os
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from neuscale.errors import UsageError, UserError
 
-_PATIENCE = 60  # seconds; a busy controller takes its time
+_PATIENCE = 60  # seconds; a busy controller may be slow
 
 
-# Slurm's own variables have precedence over what a script says.
+# Options whose environment variables, SBATCH_…, take precedence over a script.
 _OVERRIDING = [
     "ACCOUNT",
     "ARRAY_INX",
@@ -35,7 +35,7 @@ _OVERRIDING = [
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition: its longest job in seconds (None: no limit), its nodes, the most cores of one."""
+    """A partition: time limit in seconds (None: no limit), number of nodes, cores per node."""
 
     name: str
     seconds: float | None
@@ -45,7 +45,7 @@ class Partition:
 
 
 def check_sbatch() -> None:
-    """UsageError where this machine cannot submit jobs."""
+    """Raise UsageError if this machine cannot submit jobs."""
     if shutil.which("sbatch") is None:
         raise UsageError(
             "there is no sbatch here, so no job can be submitted.",
@@ -54,7 +54,10 @@ def check_sbatch() -> None:
 
 
 def check_partition(name: str | None, seconds: float, nodes: int, cores: int) -> None:
-    """UsageError for a partition that is not there, too short or too small; None is Slurm's default."""
+    """Raise UsageError for a partition that is missing or too small, or whose time limit is too short.
+
+    `name` None: Slurm's default partition.
+    """
     there = partitions()
     if name is None:
         chosen = [partition for partition in there if partition.is_default]
@@ -89,7 +92,7 @@ def check_partition(name: str | None, seconds: float, nodes: int, cores: int) ->
 
 
 def partitions() -> list[Partition]:
-    """The partitions that sinfo lists; one with several kinds of nodes appears several times."""
+    """Partitions that sinfo lists; one with several kinds of nodes appears several times."""
     found = []
     for line in ask("sinfo", "--noheader", "--format=%P|%l|%D|%c").splitlines():
         name, limit, nodes, cores = line.split("|")
@@ -101,12 +104,12 @@ def partitions() -> list[Partition]:
 
 
 def submit(script: str, environment: dict[str, str]) -> str:
-    """Hand `script` to sbatch; returns the job's number. UserError with what sbatch says."""
+    """Submit `script` with sbatch; return the job number. Raises UserError with sbatch's message."""
     overriding = {f"SBATCH_{name}" for name in _OVERRIDING}
     environment = {
         name: value
         for name, value in environment.items()
-        # Of a job that this runs in, the variables would reach the new one, and its srun would obey them.
+        # If this runs inside a job, that job's variables would be passed on and affect srun in the new one.
         if name not in overriding and (name == "SLURM_CONF" or not name.startswith("SLURM_"))
     }
     said = ask("sbatch", "--parsable", environment=environment, text=script)
@@ -114,7 +117,7 @@ def submit(script: str, environment: dict[str, str]) -> str:
 
 
 def ask(*command: str, environment: dict[str, str] | None = None, text: str | None = None) -> str:
-    """Standard output of a Slurm command. Raises UserError if it fails."""
+    """Run a Slurm command and return its stdout. Raises UserError if it fails."""
     try:
         done = subprocess.run(
             command,
@@ -139,7 +142,7 @@ def ask(*command: str, environment: dict[str, str] | None = None, text: str | No
 
 
 def _seconds(limit: str) -> float | None:
-    """Seconds of [D-][[HH:]MM:]SS as sinfo writes it; None for "infinite"."""
+    """Seconds of a time [D-][[HH:]MM:]SS as printed by sinfo; None for "infinite"."""
     days, _, clock = limit.rpartition("-")
     try:
         parts = [int(part) for part in clock.split(":")]

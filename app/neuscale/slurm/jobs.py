@@ -1,4 +1,4 @@
-"""The jobs that were submitted from here, and where they are now."""
+"""The jobs that were submitted from here, and their current states."""
 
 import json
 import os
@@ -45,7 +45,7 @@ _OF_MANIFEST: dict[str, State] = {"finished": "finished", "failed": "failed"}
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """One run in a job: its number, its place in an array (None: no array), the run's name, its state."""
+    """One run in a job: job number, index in a job array (None: no array), name of the run, state."""
 
     job: str
     index: int | None
@@ -55,7 +55,7 @@ class SubmittedJob:
     reason: str = ""
 
 
-# Why a job ended, of Slurm's states that mean a failure.
+# Reasons for Slurm's states of jobs that ended early.
 _REASONS = {
     "OUT_OF_MEMORY": "out of memory",
     "TIMEOUT": "out of time",
@@ -84,7 +84,7 @@ class Record:
 
 
 def record_submission(job: Job, number: str, script: str) -> Record:
-    """Store what was submitted beside the jobs' output: a record, and the script."""
+    """Store a record and the script of a submission beside the jobs' output."""
     log = job.logs / (f"{number}-%a.log" if len(job.runs) > 1 else f"{number}.log")
     names = [words[-1].partition("=")[2] for words in job.runs]
     record = Record(number, now(), names, job.command, job.nodes, job.gpus, job.processes, str(log))
@@ -97,8 +97,8 @@ def record_submission(job: Job, number: str, script: str) -> Record:
 def submitted_jobs() -> list[SubmittedJob]:
     """Every run that was submitted into the runs folder, the newest job first.
 
-    The state is Slurm's: squeue's or scontrol's while it remembers, else sacct's, else what the run
-    itself says. Without Slurm, the latter; "unknown" where that says nothing, either.
+    The state is from Slurm (squeue, else sacct, else scontrol), else from the run's manifest, as without
+    Slurm; "unknown" if that does not tell it either.
     """
     records = sorted(_records(), key=lambda record: record.submitted, reverse=True)
     states: dict[str, tuple[State, str]] = {}
@@ -122,12 +122,12 @@ def _records() -> Iterable[Record]:
             record = Record(**read_json(path))
             if re.fullmatch(r"[0-9]+", record.job) and record.names and all(map(is_plain_name, record.names)):
                 yield record
-        except (OSError, ValueError, TypeError):  # not ours, or of a later version
+        except (OSError, ValueError, TypeError):  # not one of our files, or of a later version
             continue
 
 
 def _keys(record: Record) -> list[str]:
-    """Slurm's name of each run's job: 12, or 12_0, 12_1, … in an array."""
+    """Slurm's job ID of each run: 12, or 12_0, 12_1, … in an array."""
     if len(record.names) == 1:
         return [record.job]
     return [f"{record.job}_{index}" for index in range(len(record.names))]
@@ -146,7 +146,7 @@ def _queued(_wanted: set[str]) -> dict[str, tuple[State, str]]:
 
 
 def _accounted(wanted: set[str]) -> dict[str, tuple[State, str]]:
-    """States of ended jobs, if the cluster keeps accounts."""
+    """States of jobs from Slurm's accounting, if the cluster has it."""
     jobs = ",".join(sorted({key.partition("_")[0] for key in wanted}))
     found: dict[str, tuple[State, str]] = {}
     for line in _lines("sacct", "-nPX", f"--jobs={jobs}", "--format=JobID,State"):
@@ -156,7 +156,7 @@ def _accounted(wanted: set[str]) -> dict[str, tuple[State, str]]:
 
 
 def _remembered(wanted: set[str]) -> dict[str, tuple[State, str]]:
-    """States of recently ended jobs, which Slurm's controller remembers for some minutes."""
+    """States of jobs from Slurm's controller, which keeps ended jobs for some minutes."""
     found: dict[str, tuple[State, str]] = {}
     for job in sorted({key.partition("_")[0] for key in wanted}):
         for line in _lines("scontrol", "show", "job", "--oneliner", job):
@@ -167,7 +167,7 @@ def _remembered(wanted: set[str]) -> dict[str, tuple[State, str]]:
 
 
 def _state(word: str, restarts: str) -> tuple[State, str]:
-    """The state, and the reason of one that ended early."""
+    """State of a job, and the reason if it ended early."""
     first = word.split()[0].rstrip("+") if word else ""
     state = _STATES.get(first, "failed")
     requeued = state == "pending" and restarts not in ("", "0")
@@ -175,7 +175,7 @@ def _state(word: str, restarts: str) -> tuple[State, str]:
 
 
 def _lines(*command: str) -> list[str]:
-    """Lines that a Slurm command prints; none if it is missing, does not know the job, or fails."""
+    """Output lines of a Slurm command; none if it is missing, does not know the job, or fails."""
     try:
         return [line for line in ask(*command).splitlines() if line.strip()]
     except UserError:
@@ -188,7 +188,7 @@ def _of_run(name: str) -> State:
 
 
 def with_jobs(rows: Iterable[RunRow]) -> Iterator[RunRow]:
-    """The rows with what the batch scheduler says of them, and one for each job whose run has not begun.
+    """The rows, completed with the state of their jobs, and one for each job whose run has not started.
 
     A run whose newest job waits is `pending`, or `requeued` if it was preempted or ran out of time.
     """

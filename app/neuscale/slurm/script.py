@@ -1,4 +1,4 @@
-"""The batch script that trains: slurm/train.sbatch, with what one submission asks for filled in."""
+"""The batch script of a training: the template train.sbatch, filled in for one submission."""
 
 import re
 import shlex
@@ -13,11 +13,11 @@ TEMPLATE = Path(__file__).with_name("scripts") / "train.sbatch"
 
 @dataclass(frozen=True)
 class Job:
-    """A job to submit; `runs`: the overrides of each run, of which several make an array.
+    """A job to submit; `runs`: the overrides of each run; several runs make a job array.
 
-    `seconds` and `lead` are the time limit and the part of it that is kept for saving;
-    `processes` on each node, on `gpus` GPUs where that is not 0; `sif` or `venv` has the program;
-    `sbatch`: further options of sbatch, a word each.
+    `seconds`: the time limit; `lead`: the part of it reserved for saving; `processes` on each node,
+    with `gpus` GPUs if that is not 0; `sif` or `venv`: the container image or virtual environment that
+    contains the program; `sbatch`: further options of sbatch, one word each.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Job:
 
 
 def batch_script(job: Job) -> str:
-    """The script for `sbatch`: complete, so that the same job can be submitted again without this program.
+    """The complete script for `sbatch`, so that the same job can be submitted again without this program.
 
-    Raises UsageError for a control character in what was asked for: a line break would begin a line of
-    the script.
+    Raises UsageError for a control character in an option, a path or an override: a line break would
+    start a new line of the script.
     """
     array = f"0-{len(job.runs) - 1}" if len(job.runs) > 1 else None
     options = {
@@ -83,7 +83,7 @@ def batch_script(job: Job) -> str:
     return _with_line(text, "venv=", f"venv={shlex.quote(str(job.venv)) if job.venv else ''}")
 
 
-# Options of sbatch that the script has for its own work, or that `submit` has options for.
+# Options of sbatch that the script sets itself, with the option of `submit` that sets them, if any.
 _TAKEN = {
     **dict.fromkeys(("array", "signal", "requeue", "no-requeue", "open-mode", "ntasks", "ntasks-per-node")),
     **dict.fromkeys(("output", "error", "job-name", "wrap", "parsable", "test-only", "export")),
@@ -99,7 +99,7 @@ _TAKEN = {
 
 
 def check_sbatch_options(words: list[str]) -> None:
-    """Raise UsageError for what is no long option of sbatch, or one that the script sets itself."""
+    """Raise UsageError for a word that is not a long option, or for an option that the script sets itself."""
     for word in words:
         if not re.fullmatch(r"--[a-z][a-z0-9-]*(=.*)?", word):
             raise UsageError(
@@ -114,7 +114,7 @@ def check_sbatch_options(words: list[str]) -> None:
 
 
 def slurm_time(seconds: float) -> str:
-    """D-HH:MM:SS, or HH:MM:SS within a day."""
+    """Format seconds as D-HH:MM:SS, or HH:MM:SS for less than a day."""
     minutes, rest = divmod(round(seconds), 60)
     days, minutes = divmod(minutes, 24 * 60)
     clock = f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
@@ -143,5 +143,5 @@ def _words(runs: list[list[str]]) -> str:
         cases = [f"  {number}) words=({shlex.join(words)}) ;;" for number, words in enumerate(runs)]
         lines = ["case $SLURM_ARRAY_TASK_ID in", *cases, "esac"]
     if any(sign in word for words in runs for word in words for sign in "$`"):
-        lines.insert(0, "# shellcheck disable=SC2016")  # that nothing is expanded in them is meant
+        lines.insert(0, "# shellcheck disable=SC2016")  # single quotes are intended: nothing is expanded
     return "\n".join(lines)

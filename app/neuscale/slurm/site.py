@@ -12,13 +12,13 @@ SITE_FILE = Path("slurm/site.env")
 
 @dataclass(frozen=True)
 class Site:
-    """A cluster: `file` with its settings (None: they are in the environment), the environment they make."""
+    """Settings of a cluster: `file` (None: the current environment) and the resulting environment."""
 
     file: Path | None
     environment: dict[str, str]
 
     def folder(self, variable: str, below: str) -> Path:
-        """The folder that `variable` names, else `$SCRATCH/neuscale/BELOW`. UsageError without either."""
+        """Folder named by `variable`, else `$SCRATCH/neuscale/BELOW`. Raises UsageError without either."""
         if value := self.environment.get(variable):
             return Path(value).absolute()
         if scratch := self.environment.get("SCRATCH"):
@@ -31,7 +31,7 @@ class Site:
 
 
 def read_site(file: Path | None = None) -> Site:
-    """The settings in `file`, by default in slurm/site.env where that is. UsageError for one that fails."""
+    """Read the settings in `file`, by default slurm/site.env if it exists. Raises UsageError on failure."""
     if file is None:
         if not SITE_FILE.is_file():
             return Site(None, dict(os.environ))
@@ -41,7 +41,7 @@ def read_site(file: Path | None = None) -> Site:
             f"`site` {file}: there is no such file.", "Copy slurm/site.env.example and change it."
         )
     file = file.absolute()
-    # What it prints, as `module load` may, must not get between the variables.
+    # Output of the file, such as that of `module load`, must not mix with the variables.
     read = 'set -a; source "$0" >/dev/null || exit; exec env --null'
     done = subprocess.run(["bash", "-c", read, str(file)], capture_output=True, text=True, check=False)
     if done.returncode != 0:

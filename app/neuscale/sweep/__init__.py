@@ -1,1 +1,1 @@
-"""Several runs of one command: their list on disk, the processes that train them, their ranking."""
+"""Sweeps, several runs of one command: their list on disk, and the processes that train them."""

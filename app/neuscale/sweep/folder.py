@@ -1,7 +1,7 @@
-"""A sweep is a folder in the runs folder: `sweep.json`, the list of its runs, and a log of each.
+"""The folder of a sweep, in the runs folder: `sweep.json`, the list of its runs, and a log of each.
 
-The list is written before the first run begins and never changes, so that a sweep that was killed
-goes on with the runs that it set out with. How far they are, they say themselves.
+The list is written before the first run starts and never changes, so that a killed sweep resumes
+with the same runs. The state of each run is read from its own manifest.
 """
 
 import json
@@ -30,12 +30,12 @@ _LONGEST_NAME = 100
 
 
 _NAMES_CODE = re.compile(r"_target_|\.target=|\.imports=")
-_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")  # and no option of the command
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")  # and not a CLI option
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """`words`: its configuration, without `run.name`, which is `name`."""
+    """A run of a sweep. `words`: its overrides, without `run.name`, which is `name`."""
 
     name: str
     words: list[str]
@@ -52,19 +52,19 @@ class PlannedRun:
 
     @property
     def finished(self) -> bool:
-        """True if its training reached its end."""
+        """True if its training has finished."""
         return self.folder.finished
 
 
 class Sweep:
-    """The sweep in a folder. `fields`: those that differ between its runs."""
+    """The sweep in a folder. `fields`: the fields that differ between its runs."""
 
     def __init__(self, path: Path, fields: list[str], runs: list[PlannedRun]) -> None:
         self.path, self.fields, self.runs = path, fields, runs
 
     @property
     def name(self) -> str:
-        """The folder's name, which its runs' names begin with."""
+        """Name of the folder, with which the names of its runs begin."""
         return self.path.name
 
     def log(self, run: PlannedRun) -> Path:
@@ -80,9 +80,9 @@ class Sweep:
 
 
 def name_runs(lists: list[list[str]], name: str) -> list[PlannedRun]:
-    """A run for each list of overrides, called `name` and what differs: `NAME-lr0.001-seed2`.
+    """One run per list of overrides, named after `name` and the values that differ: `NAME-lr0.001-seed2`.
 
-    Numbered instead where such names would be equal or long. A single run is called `name`.
+    The runs are numbered instead if such names would be equal or too long. A single run is called `name`.
     """
     if len(lists) == 1:
         return [PlannedRun(name, lists[0])]
@@ -100,9 +100,9 @@ def _label(override: str) -> str:
 
 
 def plan_sweep(lists: list[list[str]], fields: list[str], name: str | None) -> Sweep:
-    """A sweep over the configurations that `lists` of words describe; nothing is written.
+    """Plan a sweep over the configurations that `lists` of overrides describe; nothing is written.
 
-    Raises UsageError for the first that cannot be, for a single one, and for names that are taken.
+    Raises UsageError for an invalid configuration, for a single run, and for names that are taken.
     """
     if len(lists) < 2:
         raise UsageError(
@@ -126,7 +126,7 @@ def plan_sweep(lists: list[list[str]], fields: list[str], name: str | None) -> S
 
 
 def store_sweep(sweep: Sweep, command: list[str]) -> None:
-    """Make the sweep's folder with the list of its runs. Raises UserError."""
+    """Create the sweep's folder with the list of its runs. Raises UserError if it cannot be written."""
     content = {
         "command": command,
         "created": now(),
@@ -141,7 +141,7 @@ def store_sweep(sweep: Sweep, command: list[str]) -> None:
 
 
 def open_sweep(name: str | None) -> Sweep:
-    """The sweep of this name or at this path; None: the newest that has not finished. Raises UserError."""
+    """Open the sweep with this name or path; None: the newest unfinished one. Raises UserError."""
     root = runs_root()
     files = sorted(root.glob(f"*/{FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
     there = ", ".join(file.parent.name for file in files[:8]) or "none"
@@ -158,7 +158,7 @@ def open_sweep(name: str | None) -> Sweep:
 
 
 def best_words(result: Mapping[str, Any]) -> str:
-    """Words for the best evaluation in a manifest's result: top-1, or what `eval.metric` is."""
+    """Text for the best evaluation in a manifest's result: top-1 if there is one, else `eval.metric`."""
     if result.get("best_top1") is not None:
         return f"top-1 {result['best_top1']:.2%}"
     best = result.get("best") or {}
@@ -179,7 +179,7 @@ def _read(file: Path) -> Sweep:
 
 
 def _planned(name: Any, words: Any) -> PlannedRun:
-    """A run of a list that another user may have written: a name in the runs folder, and overrides."""
+    """Validate a run of a list that another user may have written: a plain name, and only overrides."""
     if not isinstance(name, str):
         raise TypeError(f"{name!r} is not a name")
     check_name(name, "name ")
@@ -192,7 +192,7 @@ def _planned(name: Any, words: Any) -> PlannedRun:
 
 
 def _check(lists: list[list[str]]) -> None:
-    """Compose every value beside every choice of presets once: all the combinations would take minutes."""
+    """Compose each value once with each choice of presets; all combinations would take minutes."""
     seen: set[tuple[str, ...]] = set()
     for words in lists:
         presets = preset_overrides(words)

@@ -1,9 +1,9 @@
-"""Words that stand for several configurations, in Hydra's grammar: lists, ranges and intervals.
+"""Overrides that stand for several configurations, in Hydra's grammar: lists, ranges and intervals.
 
     optim.lr=1e-3,3e-4   run.seed=range(0,3)   model=swin_t,vit_s4
     optim.lr=interval(1e-4,1e-2)   optim.lr=tag(log,interval(1e-4,1e-2))   train.epochs=int(interval(5,20))
 
-Nothing here is imported from torch.
+Nothing here imports torch.
 """
 
 import math
@@ -18,21 +18,21 @@ from hydra.errors import HydraException
 
 from neuscale.errors import UsageError
 
-# After so many draws that were all drawn before, there are no others.
+# After this many consecutive repeated draws, no further combinations are expected.
 _TRIES = 1000
 
 
 MOST_RUNS = 1000
 
 
-_MOST_VALUES = 1_000_000  # of one field, so that a range without end has one
+_MOST_VALUES = 1_000_000  # of one field, so that an endless range stops
 
 
 _CALL = re.compile(r"(range|interval|choice|tag|glob|shuffle|sort|int|float)\(")
 
 
 def sweep_overrides(overrides: list[str]) -> list[list[str]]:
-    """Every combination of the values in `overrides`, as overrides for one run; the last changes fastest.
+    """Every combination of the values in `overrides`, as overrides of one run; the last changes fastest.
 
     Raises UsageError for an interval, which has no list of values, for an empty list, and for too many runs.
     """
@@ -55,10 +55,10 @@ def sweep_overrides(overrides: list[str]) -> list[list[str]]:
 
 
 def sampled_overrides(overrides: list[str], count: int, seed: int) -> list[list[str]]:
-    """`count` different draws of the values that `overrides` give, the first the same for any `count`.
+    """Draw `count` different combinations of values from `overrides`; a larger count adds to the same draws.
 
-    From a list or range each value is as likely, from an interval each number; from one tagged `log` each
-    order of magnitude. Raises UsageError where there are not so many.
+    Draws are uniform over the values of a list or range and over an interval, and log-uniform over an
+    interval tagged `log`. Raises UsageError if there are fewer combinations.
     """
     if count > MOST_RUNS:
         raise UsageError(f"`random` {count}: more than {MOST_RUNS:,} runs.", "Draw fewer.")
@@ -85,19 +85,19 @@ def sampled_overrides(overrides: list[str], count: int, seed: int) -> list[list[
 
 
 def _last_of_each(overrides: list[str]) -> list[str]:
-    """The overrides without those of a field that is given again later."""
+    """The last override of each field."""
     return list({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def swept_fields(overrides: list[str]) -> list[str]:
-    """The fields that `overrides` give several values, in their order."""
+    """The fields with several values in `overrides`, in order."""
     return [
         word.partition("=")[0] for word in overrides if (values := _values(word)) is None or len(values) > 1
     ]
 
 
 def _values(word: str) -> list[str] | None:
-    """The overrides for one run that `word` stands for; None for an interval."""
+    """The single-run overrides that `word` stands for; None for an interval."""
     override = _parsed(word)
     if override is None or not override.is_sweep_override():
         return [word]
@@ -119,7 +119,7 @@ def _values(word: str) -> list[str] | None:
 
 @dataclass(frozen=True)
 class _Interval:
-    """Numbers from `low` to `high` for a field; `log`: each order of magnitude as likely."""
+    """Numbers from `low` to `high` for a field; `log`: drawn log-uniformly; `whole`: integers."""
 
     field: str
     low: float
@@ -147,12 +147,12 @@ class _Interval:
             value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
         else:
             value = generator.uniform(self.low, self.high)
-        # Few digits: they stand in commands and tables, and say as much.
+        # Four digits keep commands and tables short.
         return f"{self.field}={round(value) if self.whole else float(f'{value:.4g}')}"
 
 
 def _parsed(word: str) -> Override | None:
-    """The parsed override; None if Hydra cannot parse it, which composing then explains."""
+    """The parsed override; None if Hydra cannot parse it (composing the configuration reports that)."""
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:

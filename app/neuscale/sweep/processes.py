@@ -1,4 +1,4 @@
-"""The runs of a sweep as processes: one per place, a place being a free GPU or a part of the cores."""
+"""Train the runs of a sweep as subprocesses: one per place, which is a free GPU or a share of the cores."""
 
 import os
 import signal
@@ -16,20 +16,20 @@ from neuscale.program import program
 from neuscale.progress import Progress
 from neuscale.sweep.folder import PlannedRun, Sweep, best_words
 
-# By name: a run, the environment of its place, and its process.
+# By name: a run, the environment variables of its place, and its process.
 _Running = dict[str, tuple[PlannedRun, dict[str, str], "subprocess.Popen[bytes]"]]
 
 
 @dataclass(frozen=True)
 class Swept:
-    """`failed`: the names of the runs that ended badly; `stopped_by`: the signal that ended the sweep."""
+    """`failed`: names of the runs that failed; `stopped_by`: the signal that stopped the sweep, or None."""
 
     failed: list[str]
     stopped_by: str | None
 
 
 def choose_places(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
-    """The environment of each process that may run at a time. Raises UsageError where every GPU is in use."""
+    """Environment variables of each concurrent process. Raises UsageError if not enough GPUs are free."""
     there = 0 if on_cpu else gpu_count()
     if there:
         free = free_gpus()
@@ -48,9 +48,10 @@ def choose_places(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
 
 
 def run_sweep(sweep: Sweep, places: list[dict[str, str]], progress: Progress) -> Swept:
-    """Train what is not finished; a run that fails is named and the others go on.
+    """Train the runs that are not finished; a run that fails is reported, and the others continue.
 
-    The first SIGINT, SIGTERM or SIGHUP is passed on, so that the runs save; a second one kills them.
+    After the first SIGINT, SIGTERM or SIGHUP the runs get SIGTERM, so that they save; a second signal
+    kills them.
     """
     waiting = [run for run in sweep.runs if not run.finished]
     count, done = len(sweep.runs), len(sweep.runs) - len(waiting)
@@ -95,11 +96,11 @@ def _threads(jobs: int) -> dict[str, str]:
 
 
 def _start(sweep: Sweep, run: PlannedRun, place: dict[str, str]) -> "subprocess.Popen[bytes]":
-    # With --resume: a run that has begun goes on, any other begins.
+    # With --resume, a run that has started is resumed, and any other is started.
     command = program("train", *run.words, f"run.name={run.name}", "--resume")
     try:
         with sweep.log(run).open("ab") as log:
-            # A session of its own: a Ctrl-C at the terminal reaches it once, from here.
+            # In a separate session, it gets a Ctrl-C of the terminal only once, from this process.
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -114,12 +115,12 @@ def _start(sweep: Sweep, run: PlannedRun, place: dict[str, str]) -> "subprocess.
 
 
 def _own(sweep: Sweep, run: PlannedRun) -> list[str]:
-    """The words that tell a run from the others."""
+    """The overrides in which a run differs from the others."""
     return [word for word in run.words if word.partition("=")[0] in sweep.fields]
 
 
 def _last_words(sweep: Sweep, run: PlannedRun, code: int) -> str:
-    """The last error in a run's log."""
+    """The last error in a run's log, else its signal or exit code."""
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     lines = sweep.log(run).read_text(errors="replace").splitlines()
@@ -129,7 +130,7 @@ def _last_words(sweep: Sweep, run: PlannedRun, code: int) -> str:
 
 @contextmanager
 def _signals(running: _Running) -> Iterator[list[int]]:
-    """The signals received since; no process in `running` outlives this context."""
+    """Context that yields the list of received signals; no process in `running` outlives it."""
     received: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:

@@ -1,4 +1,4 @@
-"""Gradient accumulation: how many micro-batches a process's part of a global batch is split into.
+"""Gradient accumulation: the number of micro-batches that a rank's share of a global batch is split into.
 
 With `train.micro_batch=auto` a pass that runs out of memory is repeated with smaller micro-batches; the
 global batch, and with it the training, stays the same.
@@ -18,9 +18,9 @@ from neuscale.progress import Progress
 
 
 def accumulation_steps(micro_batch: str, global_batch_size: int, world_size: int) -> int:
-    """Micro-batches of a process for `train.micro_batch`: "auto", or a number of images.
+    """Number of micro-batches per rank for `train.micro_batch`: "auto", or a number of images.
 
-    Raises UsageError for anything else, and for a number that does not divide the process's images.
+    Raises UsageError for anything else, and for a number that does not divide the rank's images.
     """
     images = global_batch_size // world_size
     if micro_batch == "auto":
@@ -47,9 +47,9 @@ def next_accumulation_steps(images: int, steps: int) -> int | None:
 
 
 def check_statistics(model: nn.Module, images: int, accumulation: "Accumulation") -> None:
-    """Raise UsageError where a BatchNorm would have the statistics of one image.
+    """Raise UsageError if a BatchNorm would compute statistics of a single image.
 
-    `images`: of a process in a step, which `accumulation` divides.
+    `images`: images per rank and step, which `accumulation` divides.
     """
     if images // accumulation.steps > 1:
         return
@@ -64,7 +64,7 @@ def check_statistics(model: nn.Module, images: int, accumulation: "Accumulation"
 
 
 class Accumulation:
-    """The number of micro-batches (`steps`) of a process, raised when memory runs out."""
+    """The number of micro-batches (`steps`) per rank, increased when memory runs out."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class Accumulation:
         self._model, self._optimizer, self._device, self._progress = model, optimizer, device, progress
 
     def run(self, forward_backward: Callable[[], Tensor]) -> Tensor:
-        """Call `forward_backward`, again with smaller micro-batches while it runs out of memory.
+        """Call `forward_backward`; repeat it with smaller micro-batches while it runs out of memory.
 
-        Raises UserError when they cannot be made smaller. With several processes it cannot be repeated:
-        the others wait for this one's gradients.
+        Raises UserError if they cannot be made smaller, and with several ranks: the pass cannot be repeated,
+        because the other ranks already wait for this rank's gradients.
         """
         while True:
             try:
@@ -95,10 +95,10 @@ class Accumulation:
     def warm_up(self, forward_backward: Callable[[bool], Tensor]) -> None:
         """Run throw-away passes before a process's first step; they change nothing but `steps`.
 
-        On a GPU they find micro-batches that fit into the memory of every process. With three or
-        more processes one lets DDP rebuild its buckets: a sum's last bit depends on its position in a
-        bucket, so that the first step after a resume would differ from an undisturbed run's.
-        `forward_backward` takes whether the processes exchange gradients.
+        On a GPU they find micro-batches that fit into the memory of every rank. With three or more
+        ranks, one pass makes DDP rebuild its buckets: the last bit of a sum depends on its position in
+        a bucket, so the first step after a resume would differ from that of an uninterrupted run.
+        `forward_backward` takes a bool: True if the ranks exchange gradients.
         """
         if self._device.type == "cuda":
             self.fit_memory(forward_backward)
@@ -107,13 +107,13 @@ class Accumulation:
                 forward_backward(True)
 
     def fit_memory(self, forward_backward: Callable[[bool], Tensor]) -> None:
-        """Raise `steps` until a pass fits into the memory of every process."""
+        """Increase `steps` until a pass fits into the memory of every rank."""
         with self._discarded():
             while (error := self._out_of_memory(forward_backward)) is not None:
                 self._increase(error, allowed=True)
 
     def _out_of_memory(self, forward_backward: Callable[[bool], Tensor]) -> torch.OutOfMemoryError | None:
-        """The error of a pass on this process or another; None if it fits everywhere."""
+        """Run a pass; return the out-of-memory error of any rank, None if it fits everywhere."""
         found: torch.OutOfMemoryError | None = None
         try:
             forward_backward(False)
@@ -148,7 +148,7 @@ class Accumulation:
 
     @contextmanager
     def _discarded(self) -> Iterator[None]:
-        """Undo what passes inside do to gradients and buffers (running statistics)."""
+        """Context that undoes changes to gradients and buffers (running statistics)."""
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         yield
         self._optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Saving while training goes on."""
+"""Save checkpoints in a background thread while training continues."""
 
 import time
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class BackgroundSaver:
-    """Copies what is to be saved and writes it in a thread, one checkpoint at a time.
+    """Copies the state to be saved and writes it in a thread, one checkpoint at a time.
 
-    An error of the thread is raised where the next save begins, or at the end.
+    An error in the thread is raised when the next save begins, or at the end.
     """
 
     def __init__(self) -> None:
@@ -24,16 +24,16 @@ class BackgroundSaver:
     def save(self, write: Callable[[Any], object], state: Any) -> None:
         """Call `write` with a copy of `state` (nested dicts, lists and tensors) on the CPU.
 
-        Waits first for the save before, whose copy's memory is used again.
+        Waits first for the previous save, whose memory is reused for the copy.
         """
         self.wait()
         self._copy = _copied(state, self._copy)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.current_stream().synchronize()  # copies into page-locked memory have only begun
+            torch.cuda.current_stream().synchronize()  # copies into pinned memory are asynchronous
         self._pending = self._pool.submit(self._timed, write, self._copy)
 
     def wait(self) -> None:
-        """Return when everything is written. Raises what writing raised."""
+        """Wait until everything is written. Raises the error of the writing thread, if any."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
@@ -44,7 +44,7 @@ class BackgroundSaver:
         self.seconds = max(self.seconds, time.perf_counter() - began)
 
     def close(self) -> None:
-        """Waits, and ends the thread."""
+        """Wait for the last save and end the thread."""
         try:
             self.wait()
         finally:
@@ -52,7 +52,7 @@ class BackgroundSaver:
 
 
 def _copied(value: Any, memory: Any) -> Any:
-    """`value` with its tensors copied to the CPU, into `memory`'s where that has the same form."""
+    """Copy `value`, with its tensors on the CPU; reuse the tensors of `memory` that have the same form."""
     if isinstance(value, Tensor):
         fits = (
             isinstance(memory, Tensor)

@@ -26,7 +26,7 @@ from neuscale.untrusted import is_plain_name
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A model, those of its modules that are frozen, and its FLOPs of training on an image (if countable)."""
+    """A model, its frozen modules, and the FLOPs to train on one image (None if they cannot be counted)."""
 
     module: nn.Module
     frozen: list[nn.Module]
@@ -36,10 +36,10 @@ class BuiltModel:
 def build_model(
     config: Config, size: int, meta: PackedMeta, device: torch.device, ops: OpsChoice, progress: Progress
 ) -> BuiltModel:
-    """The model for images of `size`×`size` pixels.
+    """Build the model for images of `size`×`size` pixels.
 
-    Initialised from `run.seed`, with the pretrained weights of `model.weights`; compiled in place if
-    asked for, so that the names of its parameters stay. Raises UsageError or CheckpointError.
+    It is initialised from `run.seed`, then from the pretrained weights of `model.weights`, and compiled
+    in place if asked for, so that parameter names do not change. Raises UsageError or CheckpointError.
     """
     sizes = (size, meta.channels, meta.num_classes)
     model = create_model(config.model, *sizes, config.run.seed)
@@ -59,23 +59,24 @@ def build_model(
 
 
 def starting_config(config: Config) -> tuple[Config, str | None]:
-    """The configuration of a run that begins, with what follows from its starting weights, and words on it.
+    """The configuration of a new run, completed from its starting weights, and a message about it.
 
-    The name of a run becomes the path of its best checkpoint, and images are normalised, resized and cropped
-    as they were for the weights, where that is known and the fields of `data` say nothing else.
+    In `model.weights`, the name of a run becomes the path of its best checkpoint, and a name on the Hub is
+    pinned to a commit. Images are normalised, resized and cropped as for the weights, if that is known and
+    the fields of `data` do not set it.
     """
     model, weights = config.model, config.model.weights
     if weights is None:
         return config, None
     if weights != "imagenet" and is_plain_name(weights) and not weights_path(weights).exists():
-        with suppress(UsageError):  # where it is no run, the weights' own error says what is wanted
+        with suppress(UsageError):  # if there is no such run, loading the weights raises the error
             run = find_run(weights)
             paths = checkpoint_paths(run.checkpoints)
             if paths:
                 best = best_checkpoint(run.checkpoints) or paths[-1]
                 config = replace(config, model=replace(model, weights=str(best.absolute())))
     elif (name := hub_name(weights)) is not None:
-        weights = str(pinned(name, weights_path(weights)))  # what is there today, for each later start
+        weights = str(pinned(name, weights_path(weights)))  # today's commit, for later starts
         config = replace(config, model=replace(model, weights=weights))
     found = weights_preprocessing(config.model)
     if config.data.mean:

@@ -1,10 +1,10 @@
-"""Checkpoints: a folder each, complete and checksummed, or not there at all.
+"""Checkpoints: one folder each, written atomically and verified by checksums.
 
-`checkpoints/step-00000500/` holds `model.safetensors` (weights under the model's own
-names), `ema.safetensors` (their moving average, where there is one), `training.pt`
+`checkpoints/step-00000500/` contains `model.safetensors` (weights under the model's own
+names), `ema.safetensors` (their moving average, if there is one), `training.pt`
 (optimizer, gradient scaler and loop state; read with `weights_only`) and
-`checkpoint.json` with the checksums of all. It is written under a temporary name, synced
-and renamed; older ones go only when it is safe.
+`checkpoint.json` with the checksums of all. A checkpoint is written under a temporary
+name, synced and renamed; only then are older ones removed.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ _LARGEST = 1 << 50  # bytes of a file
 class Checkpoint:
     """One complete checkpoint. `metrics`: those of the evaluation at its step, if there was one.
 
-    `loop`: what evaluations change in the loop; of an older version it is in the training state.
+    `loop`: loop state that evaluations change; older versions have it in the training state.
     """
 
     path: Path
@@ -59,14 +59,14 @@ class Checkpoint:
         return read_weights(self.path / WEIGHTS)
 
     def average(self) -> dict[str, Tensor] | None:
-        """The moving average of the model's state, on the CPU, where there is one."""
+        """The moving average of the model's state, on the CPU; None if there is none."""
         return read_weights(self.path / AVERAGE) if (self.path / AVERAGE).exists() else None
 
     def training_state(self) -> dict[str, Any]:
         """The `training` state as it was saved, tensors on the CPU."""
         try:
             state = torch.load(self.path / TRAINING, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever is in it; torch's text advises to run it
+        except Exception as error:  # of any kind; torch's message advises weights_only=False
             raise CheckpointError(
                 f"{self.path / TRAINING}: not readable: damaged, or more in it than tensors and numbers."
             ) from error
@@ -75,7 +75,7 @@ class Checkpoint:
         return state
 
     def state_dict(self) -> dict[str, Any]:
-        """The trainer's `state_dict` as it was saved."""
+        """The trainer's `state_dict` as it was saved, and the loop state."""
         return {
             "weights": self.weights(),
             "average": self.average(),
@@ -85,7 +85,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in `path`, its checksums compared. Raises CheckpointError naming what is damaged."""
+    """Open the checkpoint in `path` and verify its checksums. Raises CheckpointError for a damaged file."""
     try:
         meta = read_json(path / META)
         own_sum = meta.pop("sha256_of_this")
@@ -120,10 +120,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of a run.
+    """The checkpoints of a run, written by one process.
 
-    One process writes. `keep_last`: how many of the newest stay; the best stays besides, and
-    those of the steps in `milestones`.
+    `keep_last`: number of newest checkpoints to keep; the best one and those of the steps in
+    `milestones` are kept as well.
     """
 
     def __init__(self, folder: Path, keep_last: int = 2, milestones: Collection[int] = ()) -> None:
@@ -146,7 +146,7 @@ class CheckpointFolder:
         average: dict[str, Tensor] | None = None,
         loop: dict[str, Any] | None = None,
     ) -> Path:
-        """Write a checkpoint; returns its folder. Raises UserError where the disk cannot be written."""
+        """Write a checkpoint; return its folder. Raises UserError if the disk cannot be written."""
         final = self.folder / f"{PREFIX}{step:08d}"
         part = self.folder / f"{PARTIAL}{step:08d}"
         try:
@@ -184,9 +184,9 @@ class CheckpointFolder:
     def add_evaluation(
         self, step: int, metrics: dict[str, float], is_best: bool, loop: dict[str, Any]
     ) -> None:
-        """Add to the checkpoint of `step` what its evaluation found: one small file is replaced.
+        """Add the results of an evaluation to the checkpoint of `step`, by replacing one small file.
 
-        Raises UserError where the disk cannot be written.
+        Raises UserError if the disk cannot be written.
         """
         path = self.folder / f"{PREFIX}{step:08d}"
         try:
@@ -197,12 +197,12 @@ class CheckpointFolder:
             write_atomically(path / META, json.dumps(meta, indent=2))
             if is_best:
                 write_atomically(self.folder / BEST, json.dumps({"checkpoint": path.name, **metrics}))
-                self._prune()  # the one that was the best is kept for nothing now
+                self._prune()  # the previous best need not be kept any more
         except OSError as error:
             raise disk_error(error, self.folder) from error
 
     def newest(self, report: Callable[[str], None]) -> Checkpoint | None:
-        """The newest intact checkpoint; each damaged one passed over is told to `report`."""
+        """The newest intact checkpoint, or None; each damaged one is skipped and reported with `report`."""
         for path in reversed(self.paths()):
             try:
                 return open_checkpoint(path)
@@ -211,11 +211,10 @@ class CheckpointFolder:
         return None
 
     def go_back_to(self, name: str) -> tuple[Checkpoint, Path | None]:
-        """Set aside what came after the checkpoint `name` ("best", a name or its step), so that a run goes on
-        from there.
+        """Set aside all checkpoints after `name` ("best", a name or its step), so that a run resumes from it.
 
-        Returns it, and the folder where the later ones are now. Raises CheckpointError for one that is not
-        there or damaged, UserError where the disk cannot be written.
+        Return that checkpoint, and the folder that contains the later ones now (None if there were none).
+        Raises CheckpointError for a missing or damaged checkpoint, UserError if the disk cannot be written.
         """
         paths = {str(checkpoint_step(path)): path for path in self.paths()}
         best = self.best_path()
@@ -233,7 +232,7 @@ class CheckpointFolder:
             if best in later:
                 (self.folder / BEST).rename(aside / BEST)
                 self._name_best(chosen, [found for found in paths.values() if found not in later])
-            for found in reversed(later):  # a kill leaves the earlier ones
+            for found in reversed(later):  # latest first: a kill leaves the earlier ones in place
                 found.rename(aside / found.name)
             sync_folder(self.folder)
         except OSError as error:
@@ -241,7 +240,7 @@ class CheckpointFolder:
         return chosen, aside
 
     def _name_best(self, chosen: Checkpoint, left: Collection[Path]) -> None:
-        """Write which of the checkpoints that are left was the best when `chosen` was saved."""
+        """Record which of the remaining checkpoints was the best when `chosen` was saved."""
         known = chosen.loop.get("best") or {}
         for path in left:
             metrics = open_checkpoint(path).metrics
@@ -249,7 +248,7 @@ class CheckpointFolder:
                 write_atomically(self.folder / BEST, json.dumps({"checkpoint": path.name, **metrics}))
 
     def best_path(self) -> Path | None:
-        """The folder of the checkpoint with the best evaluation so far."""
+        """Folder of the checkpoint with the best evaluation so far; None if there is none."""
         return best_checkpoint(self.folder)
 
     def _prune(self) -> None:
@@ -274,7 +273,7 @@ def _torch_bytes(state: dict[str, Any]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    # Serialised in memory first: torch and safetensors report a full disk each in a way of its own.
+    # Data is serialised in memory first, since torch and safetensors report a full disk in different ways.
     with path.open("wb") as file:
         file.write(data)
         file.flush()

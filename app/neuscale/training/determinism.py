@@ -1,4 +1,4 @@
-"""Determinism: torch's switches, and the seeds of its generators."""
+"""Determinism: torch's settings, and the seeds of its generators."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 def determinism() -> dict[str, Any]:
-    """The switches of torch and CUDA that decide whether equal inputs give equal bits."""
+    """The settings of torch and CUDA that decide whether equal inputs give bitwise equal results."""
     return {
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
@@ -18,14 +18,14 @@ def determinism() -> dict[str, Any]:
 
 
 def be_deterministic() -> None:
-    """Only algorithms that give the same bits each time; before anything is computed on a GPU."""
+    """Allow only deterministic algorithms; call this before anything is computed on a GPU."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
 
 
 def seed_generator(device: torch.device, seed: int) -> None:
-    """Seed the device's generator. torch.manual_seed visits those of all kinds of devices, at a cost."""
+    """Seed only the device's generator: torch.manual_seed seeds all kinds of devices, which takes longer."""
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
     elif device.type == "mps":

@@ -1,5 +1,5 @@
 """Stochastic depth as a function of (seed, epoch, position): the same samples skip the same blocks on any
-number of processes, in any micro-batch and after any restart.
+number of ranks, in any micro-batch and after any restart.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from neuscale.models.layers import BRANCHES, DropPath
 
 
 class DropPathDraws:
-    """Sets what each DropPath of a model keeps of a micro-batch."""
+    """Sets the masks of a model's DropPath layers for each micro-batch."""
 
     def __init__(self, model: nn.Module, seed: int, count: int, device: torch.device) -> None:
         self._layers = [layer for layer in model.modules() if isinstance(layer, DropPath) and layer.rate > 0]
@@ -20,7 +20,7 @@ class DropPathDraws:
         self._kept = torch.empty(0)
 
     def set(self, epoch: int, positions: slice) -> None:
-        """From now on the batch is that of `positions` of the epoch's order."""
+        """Set the masks for the batch at `positions` of the epoch's order."""
         if not self._layers:
             return
         if epoch != self._epoch:

@@ -25,7 +25,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Include the model's present weights."""
+        """Update the average with the model's current weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages, live = zip(*self._averaged, strict=True)
@@ -41,7 +41,7 @@ class WeightAverage:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """The model has the averaged weights inside this context."""
+        """Context in which the model has the averaged weights."""
         self._swap()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, counted, and what the device could do at most."""
+"""Floating-point operations of training, and the peak rate of the device."""
 
 import copy
 
@@ -27,22 +27,22 @@ _PEAKS = {
 
 
 def training_flops(model: nn.Module, channels: int, size: int) -> float | None:
-    """Floating-point operations to train on one image: forward, and twice that for backward.
+    """Floating-point operations to train on one image: the forward pass, and twice that for backward.
 
-    Counted on an eager copy without memory; a frozen part counts like any other. None for a
-    model that cannot be run so.
+    Counted on an eager copy on the meta device; frozen parts count like any other. None for a
+    model that does not run there.
     """
     shape = copy.deepcopy(model).to("meta").eval()
     try:
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
             shape(torch.empty(1, channels, size, size, device="meta"))
-    except Exception:  # other people's models: whatever they ask of their tensors
+    except Exception:  # models of other libraries may raise any error on meta tensors
         return None
     return 3.0 * counter.get_total_flops()
 
 
 def peak_tflops(device: torch.device, precision: str) -> float | None:
-    """The device's peak in TFLOP/s for a precision; None where it is not known."""
+    """Peak of the device in TFLOP/s for a precision; None if it is not known."""
     if device.type != "cuda" or precision == "fp32":
         return None
     name = torch.cuda.get_device_name(device)

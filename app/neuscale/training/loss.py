@@ -1,4 +1,4 @@
-"""Loss of a micro-batch, what the curves show of it, and the end where it is no number."""
+"""Loss of a micro-batch, its sums for the curves, and the error if it is not finite."""
 
 import json
 import math
@@ -24,11 +24,11 @@ FILE = "nonfinite.json"
 def class_weights(
     text: str, counts: Sequence[int], device: torch.device, several_of: int | None = None
 ) -> Tensor | None:
-    """The weights of `train.class_weights`, float32 [classes]; None: each image counts 1.
+    """Weights of `train.class_weights`, float32 [classes]; None: each image counts 1.
 
-    "balanced" is N / (classes × images of the class), whose mean over the images is 1; where `several_of`
-    images may have several labels, images without the class for each one with it. Raises UsageError
-    for anything else than "none" and a list of a positive number for each class.
+    "balanced" is N / (classes × images of the class), whose mean over the images is 1; for multi-label data
+    with `several_of` images it is (images without the class) / (images with it). Raises UsageError for
+    anything else than "none" and a list with a positive number for each class.
     """
     if text == "none":
         return None
@@ -54,7 +54,7 @@ def class_weights(
 class TrainingLoss:
     """The loss of a configuration for the training images of a data set.
 
-    `counts`: these images by class, and `images` altogether; `labels`: as `evaluate` takes them. Raises
+    `counts`: number of these images by class, `images`: in total; `labels`: as in `evaluate`. Raises
     UsageError as `class_weights` does.
     """
 
@@ -79,14 +79,14 @@ class TrainingLoss:
         self._table = table.to(device).float() if table is not None else None
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The mean over a micro-batch, of logits [B, classes]."""
+        """Mean loss of a micro-batch, from logits [B, classes]."""
         if self._own is not None:
             return self._own_mean(logits.float(), batch)
         smoothing, gamma = self._train.label_smoothing, self._train.focal_gamma
         return batch_loss(logits.float(), batch, smoothing, self.weights, gamma, self._table)
 
     def _own_mean(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The user's loss, of soft targets: smoothed, and mixed as the images are."""
+        """Mean of the user-defined loss, with soft targets: smoothed, and mixed like the images."""
         assert self._own is not None
         targets = self._targets(batch.labels, logits.shape[1])
         if batch.mix_weights is not None and batch.partner_labels is not None:
@@ -122,11 +122,11 @@ def batch_loss(
 ) -> Tensor:
     """Mean cross-entropy of float logits [B, classes]; for mixed images, weighted between both labels.
 
-    `weights` [classes]: what an image counts by its class. The mean is over images and not over weights, so
-    that it does not depend on how a batch is cut into parts. `focal_gamma`: the factor (1 - p)^gamma of the
-    focal loss (Lin et al. 2017), p the probability of the right answer. `table`: where an image may have
-    several labels, the classes of each label, float32 [labels, classes]; then it is the binary
-    cross-entropy, also a mean over classes, and `weights` are those of the images of a class.
+    `weights` [classes]: factor on an image's loss by its class. The mean is over images and not over weights,
+    so that it does not depend on how a batch is split. `focal_gamma`: exponent of the factor (1 - p)^gamma of
+    the focal loss (Lin et al. 2017), p the probability of the right answer. `table`: for multi-label data,
+    the classes of each label, float32 [labels, classes]; the loss is then the binary cross-entropy, averaged
+    over classes as well, and `weights` apply to the positive targets of a class.
     """
 
     def losses(labels: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def batch_loss(
 def _binary_losses(
     logits: Tensor, targets: Tensor, label_smoothing: float, weights: Tensor | None, focal_gamma: float
 ) -> Tensor:
-    """The mean over classes [B]. Targets are smoothed to both sides, as by Keras' BinaryCrossentropy."""
+    """Mean over classes, [B]. Targets are smoothed towards 1/2, as in Keras' BinaryCrossentropy."""
     smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
     found = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none", pos_weight=weights)
     if focal_gamma:
@@ -161,9 +161,9 @@ def _binary_losses(
 def batch_sums(logits: Tensor, batch: Batch, mean_loss: Tensor, table: Tensor | None = None) -> Tensor:
     """Sum of the losses and number of correct predictions of a micro-batch: float32 [2].
 
-    logits [B, classes]; `mean_loss` is the mean loss of these images. Of a mixed image a prediction is as
-    much correct as the weight of the label that it names. With `table` an image counts as much as the share
-    of the classes that are right.
+    logits [B, classes]; `mean_loss` is the mean loss of these images. A prediction for a mixed image counts
+    as the weight of the label that it names. With `table` an image counts as the share of its classes that
+    are right.
     """
     scores = logits.detach()
 
@@ -186,10 +186,11 @@ def check_finite(
     checkpoints: CheckpointFolder,
     write: bool,
 ) -> None:
-    """Raise UserError where a step's loss was not finite.
+    """Raise UserError if the loss of a step was not finite.
 
-    `bad`: the first such step of each process, -1 without; `loader`: of the training
-    images. With `write`, the images' numbers go to a file of the run folder, as a step may have thousands.
+    `bad`: the first such step of each rank, -1 if there is none; `loader`: that of the training images.
+    With `write`, the indices of the step's images, of which there may be thousands, are written to a file
+    in the run folder.
     """
     steps = [int(step) for step in bad.flatten().tolist() if step >= 0]
     if not steps:

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step: nothing to step once too often."""
+"""Learning rate as a function of the step, without scheduler state."""
 
 import json
 import math
@@ -16,33 +16,33 @@ from neuscale.protocols import Schedule
 
 @dataclass(frozen=True)
 class Span:
-    """The steps from `start` to `end` over which a schedule runs; it warms up where it begins at 0."""
+    """The steps from `start` to `end` over which a schedule runs; it has a warm-up only if it starts at 0."""
 
     start: int
     end: int
 
     def state_dict(self) -> dict[str, int]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def of(cls, state: Any, total_steps: int) -> "Span":
-        """That of a checkpoint's state; an older one has none, and ran from 0 to `total_steps`."""
+        """The span in a checkpoint's state; without one (an older version), from 0 to `total_steps`."""
         return cls(int(state["start"]), int(state["end"])) if state is not None else cls(0, total_steps)
 
     def extended(self, config: OptimConfig, step: int, total_steps: int) -> "Span":
-        """The span of a training that goes on at `step` and has another end now, as `on_extend` says."""
+        """The span of a run that resumes at `step` with a new `total_steps`, according to `on_extend`."""
         if config.on_extend == "hold":
             return self
         return Span(step, total_steps) if config.on_extend == "restart" else Span(self.start, total_steps)
 
 
 def lr_at(config: OptimConfig, step: int, steps_per_epoch: int, span: Span) -> float:
-    """The learning rate of a step: linear warm-up, then `config.schedule`, over the steps of `span`.
+    """Learning rate at a step: linear warm-up, then `config.schedule`, over the steps of `span`.
 
-    Half a cosine (Loshchilov & Hutter 2017) or a line down to `final_lr_ratio` of the peak, which stays
-    after the span's end, a staircase that falls by `step_factor` at the end of each of `step_epochs`, or
-    constant. A function of the user's own takes the place of all of it.
+    The schedule is half a cosine (Loshchilov & Hutter 2017) or a line down to `final_lr_ratio` of the peak,
+    held after the end of the span; a staircase that falls by `step_factor` at the end of each of
+    `step_epochs`; or constant. A user-defined function replaces all of this, including the warm-up.
     """
     if config.function is not None:
         own = _own_schedule(json.dumps(config.function, sort_keys=True))
@@ -76,6 +76,6 @@ def _own_schedule(spec: str) -> Schedule:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give all groups the learning rate, each times its layers' `lr_scale`."""
+    """Set the learning rate of all groups, each multiplied by its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)

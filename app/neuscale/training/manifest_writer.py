@@ -40,7 +40,7 @@ class ManifestWriter:
     def on_resume(self, step: int) -> None:
         """Record that the run resumes after `step`, and what has changed since its last start."""
         if not self._is_main or not read_manifest(self.run.manifest_file):
-            return  # it was lost or damaged: there is nothing to compare with
+            return  # the manifest was lost or damaged: nothing to compare with
         before = load_manifest(self.run.manifest_file)
         changed = [asdict(found) for found in differences(before, self.manifest)]
         resume = {"time": now(), "step": step, "command": self.manifest["command"], "changed": changed}
@@ -61,7 +61,7 @@ class ManifestWriter:
         """Record the outcome of a training that finished or was stopped."""
         if not self._is_main:
             return
-        self.manifest |= describe_own_code(self.run.path)  # with what was imported since
+        self.manifest |= describe_own_code(self.run.path)  # including modules imported since the start
         trainer, ema = self._trainer, self._trainer.ema
         self.manifest["status"] = "stopped" if outcome.stopped_by else "finished"
         self.manifest["exit_code"] = EXIT_RESUME if outcome.stopped_by else 0
@@ -97,7 +97,7 @@ class ManifestWriter:
             raise disk_error(error, self.run.manifest_file) from error
 
     def _write_patch(self) -> None:
-        """Write the patch beside the manifest; that of an earlier start keeps its own name."""
+        """Write the code patch beside the manifest; a different patch of an earlier start is not replaced."""
         diff, file = self.manifest["code"]["diff"], self.run.path / "code.diff"
         if os.path.lexists(file) and _sha256(file) != diff["sha256"]:
             diff["file"] = f"code-{diff['sha256'][:8]}.diff"
@@ -108,7 +108,7 @@ class ManifestWriter:
 
 
 def _sha256(file: Path) -> str | None:
-    """The hash of a regular file; None where it is none."""
+    """SHA-256 of a regular file; None if it is not one or cannot be read."""
     try:
         return hashlib.sha256(read_regular(file)).hexdigest()
     except OSError:

@@ -1,4 +1,4 @@
-"""Metrics of the training steps, gathered without waiting for the device at each step."""
+"""Metrics of the training steps, accumulated without synchronising the device at each step."""
 
 import math
 import time
@@ -26,37 +26,37 @@ class RunningSums:
         self.bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     def add(self, step: int, sums: Tensor) -> None:
-        """Add the `batch_sums` of this process's images of a step."""
+        """Add the `batch_sums` of this rank's images of a step."""
         self.sums += sums
         self.steps += 1
         self.bad = torch.where((self.bad < 0) & ~torch.isfinite(sums[0]), step, self.bad)
 
     def clear(self) -> None:
-        """Start again from zero."""
+        """Reset the sums to zero."""
         self.sums.zero_()
         self.steps = 0
 
 
 @dataclass
 class Timer:
-    """Training time of this process in seconds, without evaluations; `waited` of it for data."""
+    """Training seconds of this process, without evaluations; `waited`: those spent waiting for data."""
 
     seconds: float = 0.0
     waited: float = 0.0
     _point: tuple[float, float, int] = (0.0, 0.0, 0)
 
     def start(self, step: int) -> None:
-        """Start of the interval that the next `since` measures."""
+        """Start the interval that the next `since` measures."""
         self._point = (self.seconds, self.waited, step)
 
     def since(self, step: int) -> tuple[float, float, int]:
-        """Seconds, seconds waited and steps since the last call."""
+        """Seconds, seconds spent waiting for data, and steps since the last call."""
         seconds, waited, first = self._point
         self.start(step)
         return self.seconds - seconds, self.waited - waited, step - first
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches; the time from asking for one until asking for the next is training time."""
+        """Yield the batches; the time from requesting one until requesting the next is training time."""
         iterator = iter(batches)
         while True:
             began = time.perf_counter()
@@ -73,7 +73,7 @@ class Timer:
 
 
 def memory_gigabytes(device: torch.device) -> float:
-    """Peak memory of tensors on a GPU so far; on a CPU the peak resident set of the process."""
+    """Memory in GB: peak of tensors on CUDA, current allocation on MPS, else peak resident set size."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if device.type == "mps":
@@ -98,16 +98,16 @@ class MetricsLogger:
         self.timer = Timer()
 
     def add(self, step: int, sums: Tensor) -> None:
-        """Add the `batch_sums` of this process's images of a step."""
+        """Add the `batch_sums` of this rank's images of a step."""
         self.running.add(step, sums)
 
     def values(
         self, step: int, lr: float, check_finite: Callable[[], None], is_last: bool = False
     ) -> dict[str, float]:
-        """The point of the curves after `step` steps. All processes call this.
+        """The point of the curves after `step` steps. All ranks must call this.
 
-        `check_finite` is called if the loss is not a finite number. After the point that `is_last`, of the
-        steps since the last regular one, the sums are kept: a run that is made longer goes on with them.
+        `check_finite` is called if the loss is not finite. `is_last`: the point covers the steps since the
+        last regular one; the sums are then kept, so that a run that is made longer continues with them.
         """
         sums: Tensor = self.accelerator.reduce(self.running.sums.clone(), "sum")
         loss, accuracy = (sums / (self.running.steps * self.batch_size)).tolist()
@@ -118,7 +118,7 @@ class MetricsLogger:
         return {"loss": loss, "accuracy": accuracy, "lr": lr, **self._speed(step)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums over all processes, and the training time. All processes call this."""
+        """The sums over all ranks, and the training time. All ranks must call this."""
         return {
             "window": self.accelerator.reduce(self.running.sums.clone(), "sum"),
             "window_steps": self.running.steps,
@@ -126,8 +126,8 @@ class MetricsLogger:
         }
 
     def load_state_dict(self, state: dict[str, Any], steps: int) -> None:
-        """Resume from a `state_dict`; `steps`: its `window_steps`, if it is of an older version without."""
-        if self.accelerator.is_main_process:  # the sums are those of all processes
+        """Resume from a `state_dict`; `steps`: used if an older version did not save `window_steps`."""
+        if self.accelerator.is_main_process:  # the saved sums are those of all ranks
             self.running.sums.copy_(state["window"])
         saved = state.get("window_steps")
         self.running.steps = saved if saved is not None else steps

@@ -18,18 +18,18 @@ from neuscale.models.library import head_names
 from neuscale.project.targets import call_target, import_target
 from neuscale.training.param_groups import parameter_layers
 
-# Parameters with these words in their names are tables of embeddings, scales or their generators.
+# Parts of the names of embedding tables, and of scales or the modules that generate them.
 _TABLES = ("relative_position_bias_table", "pos_embed", "class_token", "cls_token", "reg_token", "dist_token")
 _SCALES = ("logit_scale", "cpb_mlp")
 
-# How parameters were told apart by the version that did not record their names.
+# Names of heads in the version whose checkpoints did not record parameter names.
 _HEADS_BEFORE = ("head", "heads", "fc", "classifier", "head_dist")
 
 
 class OptimizerSet(torch.optim.Optimizer):
     """Several optimizers of disjoint parameters that act as one.
 
-    Its groups are all of theirs, so that one schedule sets every learning rate.
+    `param_groups` contains the groups of all, so that one schedule sets every learning rate.
     """
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -59,17 +59,16 @@ class OptimizerSet(torch.optim.Optimizer):
         self.relist()
 
     def relist(self) -> None:
-        """List the groups again: loading gives an optimizer new ones."""
+        """Collect the groups again, since loading a state gives an optimizer new ones."""
         self.param_groups = [group for o in self.optimizers for group in o.param_groups]
 
 
 def create_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of `model`'s trainable parameters.
 
-    Norms, biases, scales, embeddings, bias tables and what the model's `no_weight_decay()` names have no
-    weight decay. With `layer_decay` the groups
-    carry `lr_scale`, the layer's share of the rate (Bao et al. 2021); UsageError for a model
-    whose layers are not known.
+    Norms, biases, scales, embeddings, bias tables and the parameters named by the model's
+    `no_weight_decay()` have no weight decay. With `layer_decay` the groups have `lr_scale`, the layer's
+    factor on the learning rate (Bao et al. 2021); raises UsageError for a model whose layers are not known.
     """
     hidden, groups = (each.listed() for each in _grouped(config, model, _decaying(model), head_names(model)))
     match config:
@@ -96,7 +95,7 @@ def create_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optim
 
 
 def names_before(config: OptimConfig, model: nn.Module) -> list[list[list[str]]]:
-    """The names of the parameters in each group of each optimizer of a checkpoint that does not say them."""
+    """Parameter names per optimizer and group, for an older checkpoint that does not contain them."""
     tables = {
         name
         for name, parameter in model.named_parameters()
@@ -110,7 +109,7 @@ def names_before(config: OptimConfig, model: nn.Module) -> list[list[list[str]]]
 def _grouped(
     config: OptimConfig, model: nn.Module, decaying: set[str], heads: tuple[str, ...]
 ) -> tuple["_Groups", "_Groups"]:
-    """The parameters that are for Muon, and the others, in groups."""
+    """The parameters for Muon, and all others, in groups."""
     scales = _lr_scales(config, model)
     hidden, groups = _Groups(), _Groups()
     for name, parameter in model.named_parameters():
@@ -124,9 +123,9 @@ def _grouped(
 
 
 def _decaying(model: nn.Module) -> set[str]:
-    """The names of the parameters with weight decay: matrices, but for those that the model excepts."""
+    """Names of parameters with weight decay: matrices, except tables, scales and the model's exceptions."""
     excepted: set[str] = set()
-    if callable(own := getattr(model, "no_weight_decay", None)):  # as timm's models have it
+    if callable(own := getattr(model, "no_weight_decay", None)):  # as in timm's models
         excepted = {str(name) for name in own()}
     return {
         name
@@ -139,7 +138,7 @@ def _decaying(model: nn.Module) -> set[str]:
 
 
 class _Groups:
-    """Parameters by whether they decay and by their share of the learning rate, in the order of the model."""
+    """Parameters grouped by weight decay (yes or no) and learning-rate factor, in the order of the model."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
@@ -148,11 +147,11 @@ class _Groups:
         self._found.setdefault((decays, scale), []).append((name, parameter))
 
     def names(self) -> list[list[str]]:
-        """The names of each group's parameters."""
+        """Parameter names of each group."""
         return [[name for name, _ in found] for found in self._found.values()]
 
     def listed(self) -> list[dict[str, Any]]:
-        """As torch's optimizers take them."""
+        """The groups in the form that torch's optimizers take."""
         return [
             {
                 "params": [parameter for _, parameter in found],
@@ -164,7 +163,7 @@ class _Groups:
 
 
 def _lr_scales(config: OptimConfig, model: nn.Module) -> dict[str, float]:
-    """Each parameter's share of the learning rate; empty where all have the whole."""
+    """Factor on the learning rate of each parameter; empty if all factors are 1."""
     if config.layer_decay == 1.0:
         return {}
     layers = parameter_layers(model)
@@ -184,7 +183,7 @@ def _create_adamw(config: AdamWConfig, groups: list[dict[str, Any]]) -> torch.op
 
 
 def _create_target(config: TargetOptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """A class of torch or of the user's own, with the groups, `lr`, and `weight_decay` where it has that."""
+    """Create a torch or user-defined optimizer with the groups, `lr`, and `weight_decay` if it takes that."""
     found = import_target(config.target, "optim.target")
     names = list(inspect.signature(found).parameters) if callable(found) else []
     settings: dict[str, Any] = {"lr": config.lr}

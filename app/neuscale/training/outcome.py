@@ -1,4 +1,4 @@
-"""Outcome of a training, and its best evaluation so far: early stopping."""
+"""Outcome of a training, and the best evaluation so far, for early stopping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Outcome:
     """Outcome of a training.
 
     `seconds`: training time over all resumes, without evaluations. `images_per_second`: since the
-    last resume. `best_top1`: -1 before an evaluation, and where images may have several labels.
-    `stopped_by`: the signal or limit that stopped it before its last step, or None. `best_value`: the best by
-    `best_metric`, which is `eval.metric`; None before an evaluation.
+    last resume. `best_top1`: -1 before an evaluation, and for multi-label data. `stopped_by`: the signal or
+    limit that stopped it before its last step, or None. `best_value`: the best value of `best_metric`, the
+    metric chosen by `eval.metric`; None before an evaluation.
     """
 
     steps: int
@@ -32,12 +32,11 @@ class Outcome:
 
 
 class BestSoFar:
-    """The best evaluation by `eval.metric`, and how many there were since one was better by `min_delta`.
+    """Best evaluation by `eval.metric`, and number of evaluations since an improvement by `min_delta`.
 
     `value` is None before the first evaluation; `top1` is the highest so far, whatever the metric, and -1
-    before, and where images may have several labels. `falling`: metrics that are better the smaller they are,
-    besides the loss.
-    Raises UsageError for a metric that is not known where images may, or may not, have several labels.
+    before the first evaluation and for multi-label data. `falling`: metrics besides the loss for which
+    smaller is better. Raises UsageError for a metric that does not exist for this kind of labels.
     """
 
     def __init__(
@@ -60,14 +59,14 @@ class BestSoFar:
         self.value: float | None = None
         self.top1 = -1.0
         self.stale = 0
-        self._reference: float | None = None  # what the next improvement is measured from
+        self._reference: float | None = None  # the value that the next improvement is measured from
 
     def update(self, evaluation: AnyEvaluation) -> bool:
-        """Count an evaluation in; True where it is the best."""
+        """Include an evaluation; return True if it is the best so far."""
         value = evaluation.scalars().get(self.metric)
         if isinstance(evaluation, Evaluation):
             self.top1 = max(self.top1, evaluation.top1)
-        if value is None:  # a metric of the user's own that was no number
+        if value is None:  # a user-defined metric that was not finite
             self.stale += 1
             return False
         is_best = self._is_better(value, self.value, 0.0)
@@ -80,22 +79,22 @@ class BestSoFar:
         return is_best
 
     def named(self) -> dict[str, Any]:
-        """For an Outcome."""
+        """Fields of an Outcome."""
         return {"best_top1": self.top1, "best_metric": self.metric, "best_value": self.value}
 
     @property
     def exhausted(self) -> bool:
-        """True once there were `patience` evaluations without an improvement."""
+        """True after `patience` evaluations without an improvement."""
         return self.patience is not None and self.stale >= self.patience
 
     @property
     def words(self) -> str:
-        """Words for a metric that has not improved, and for how long."""
+        """Message that the metric has not improved, and for how many evaluations."""
         least = f" by {self.min_delta:g}" if self.min_delta else ""
         return f"{self.metric} has not improved{least} for {self.stale} evaluations"
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return {
             "metric": self.metric,
             "value": self.value,
@@ -105,7 +104,7 @@ class BestSoFar:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Resume; False where the metric is another one now, of which nothing is known yet."""
+        """Resume; return False if the metric has changed, so that its best value is not known."""
         self.top1 = float(state["top1"])
         if state["metric"] != self.metric:
             return False
@@ -113,7 +112,7 @@ class BestSoFar:
         return True
 
     def load_top1(self, top1: float, stale: int) -> bool:
-        """Resume from an older checkpoint, which knows the best top-1 only."""
+        """Resume from an older checkpoint, which contains only the best top-1."""
         value = top1 if top1 >= 0 else None
         state = {"metric": "top1", "value": value, "reference": value, "top1": top1, "stale": stale}
         return self.load_state_dict(state)

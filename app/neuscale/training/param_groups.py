@@ -10,7 +10,7 @@ from neuscale.models.vit import VisionTransformer
 
 
 def parameter_layers(model: nn.Module) -> dict[str, int]:
-    """The layer of each parameter: 0 is the embedding, then a number for each block, the head last.
+    """Layer number of each parameter: 0 for the embedding, then one per block, the head last.
 
     Raises UsageError for a model whose blocks are not known.
     """
@@ -20,9 +20,9 @@ def parameter_layers(model: nn.Module) -> dict[str, int]:
 
 
 def freeze(model: nn.Module, config: TrainConfig) -> list[nn.Module]:
-    """Take the parameters that are not trained out of training; returns the modules that hold them.
+    """Freeze the parameters that `config` excludes from training; return the modules that are frozen.
 
-    Raises UsageError where nothing would be left to train.
+    Raises UsageError if nothing would be left to train.
     """
     if config.linear_probe:
         heads = head_names(model)
@@ -51,16 +51,16 @@ def freeze(model: nn.Module, config: TrainConfig) -> list[nn.Module]:
 
 
 def training_mode(model: nn.Module, frozen: list[nn.Module]) -> None:
-    """Training mode for what is trained; what is frozen keeps its statistics and drops nothing."""
+    """Set training mode, except for `frozen` modules, which keep their statistics and use no dropout."""
     model.train()
     for module in frozen:
         module.eval()
 
 
 def _blocks(model: nn.Module) -> list[str]:
-    """The prefixes of the model's blocks' parameters, in the order of the forward pass."""
+    """Name prefixes of the parameters of each block, in the order of the forward pass."""
     if isinstance(model, SwinTransformer):
-        # A merging belongs to the block before it.
+        # Patch merging belongs to the block before it.
         return [
             f"features.{i}.{j}."
             for i, stage in enumerate(model.features)
@@ -79,7 +79,7 @@ def _layer(name: str, blocks: list[str]) -> int:
     for i, prefix in enumerate(blocks):
         if name.startswith(prefix):
             return i + 1
-    if name.startswith("features.") and not name.startswith("features.0."):  # a merging
+    if name.startswith("features.") and not name.startswith("features.0."):  # patch merging
         stage = int(name.split(".")[1])
         return sum(int(prefix.split(".")[1]) < stage for prefix in blocks)
     embedding = name.startswith(("features.0.", "conv_proj", "class_token", "encoder.pos_embedding"))

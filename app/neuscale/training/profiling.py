@@ -1,4 +1,4 @@
-"""A look into a few steps: a trace for a browser, a snapshot of GPU memory, and the most expensive ops."""
+"""Profile a few steps: a trace for a browser, a snapshot of GPU memory, and the most expensive ops."""
 
 from operator import attrgetter
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from neuscale.progress import Progress
 
-# Steps that are let by, that warm the profiler up, and that are recorded.
+# Steps that are skipped, that warm up the profiler, and that are recorded.
 _WAIT, _WARMUP, _ACTIVE = 3, 1, 4
 STEPS = _WAIT + _WARMUP + _ACTIVE
 _TOP = 10
@@ -22,7 +22,7 @@ class StepProfiler:
     def __init__(self, folder: Path, device: torch.device, enabled: bool, progress: Progress) -> None:
         self.folder, self.progress = folder, progress
         self._cuda = device.type == "cuda"
-        self._profile: Any = None  # torch's own types are half declared
+        self._profile: Any = None  # torch's profiler is only partly typed
         self._steps = 0
         if enabled:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._cuda else [])]

@@ -41,10 +41,10 @@ class TrainedRun:
     is_main: bool
 
 
-# Writes a page about a run that has ended, to keep in trackers: what that is, the caller knows.
+# The caller's function that writes a report of a finished run, to be stored in trackers.
 Report = Callable[[RunFolder], Path]
 
-# Seconds that a tracker has to take the rest: of a run that ended, and of one that was asked to stop.
+# Seconds to wait for a tracker at the end: of a finished run, and of one that was stopped or failed.
 _PATIENCE, _SHORT_PATIENCE = 60.0, 4.0
 
 
@@ -56,8 +56,8 @@ def train(
 ) -> TrainedRun:
     """Train `config` in a new run folder, or resume a run from its newest intact checkpoint.
 
-    `report`: makes the page of a run that ended, for trackers that keep files.
-    All processes of a distributed run call this. Raises UserError.
+    `report`: writes the report of a finished run, for trackers that store files.
+    All ranks of a distributed run must call this. Raises UserError.
     """
     if config.run.deterministic:
         be_deterministic()
@@ -73,7 +73,7 @@ def train(
             progress.message(words)
     section = config.data
     if resume is not None and section.dataset is not None and is_prepared(section.name):
-        section = replace(section, dataset=None)  # whether it is the same is looked at below
+        section = replace(section, dataset=None)  # check_same_data compares it below
     data = open_data(replace(config, data=section), progress)
     if resume is not None:
         check_same_run(config, resume)
@@ -135,7 +135,7 @@ def _train_in(
 
 
 def _close(tracker: Tracker, trainer: Trainer, manifest: ManifestWriter, report: Report | None) -> None:
-    """Pass on what is left, and the report of a run that reached its end; record what became of it."""
+    """Close the tracker, after adding the report of a finished run; record the result in the manifest."""
     finished = manifest.manifest.get("status") == "finished"
     if finished and report is not None and tracker.takes_files:
         try:
@@ -162,7 +162,7 @@ def _shared_run(config: Config, resume: RunFolder | None, accelerator: Accelerat
     """The run folder, created by the main process."""
     if resume is not None:
         return resume
-    accelerator.wait_for_everyone()  # no process still looks for a run of this name
+    accelerator.wait_for_everyone()  # no rank still searches for a run of this name
     path: str | None = None
     error: UserError | None = None
     if accelerator.is_main_process:

@@ -1,7 +1,7 @@
-"""An optimizer's state by the names of its parameters, so that settings may change when a run goes on.
+"""Optimizer state by parameter name, so that settings may change when a run is resumed.
 
-What a checkpoint holds of each parameter (means, momenta, counts) is loaded; learning rates, decays and
-the like are always those of the configuration.
+The state of each parameter (means, momenta, counts) is loaded from the checkpoint; learning rates, weight
+decays and the like always come from the configuration.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from torch import nn
 from neuscale.config.model_options import OptimConfig
 from neuscale.training.optim import OptimizerSet, names_before
 
-_KINDS = {"adamw": "AdamW", "sgd": "SGD", "muon": "AdamW"}  # where there is one optimizer
+_KINDS = {"adamw": "AdamW", "sgd": "SGD", "muon": "AdamW"}  # if there is only one optimizer
 
-# What decides which parameters are trained, and together with which.
+# Fields that decide which parameters are trained, and how they are grouped.
 GROUPING = ("optim.layer_decay", "train.freeze_layers", "train.linear_probe")
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The state of `optimizer`: torch's `state_dict`, and the names of the parameters that it numbers.
+    """torch's `state_dict` of `optimizer`, with its class and the names of the parameters that it numbers.
 
-    Of an `OptimizerSet`, that of each in a list `optimizers`.
+    For an `OptimizerSet`, a list `optimizers` with the state of each.
     """
     if isinstance(optimizer, OptimizerSet):
         return {"optimizers": [optimizer_state(each, model) for each in optimizer.optimizers]}
@@ -32,11 +32,11 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any], config: OptimConfig
 ) -> tuple[list[str], list[str]]:
-    """Load what was saved of `optimizer`'s parameters; the settings stay as they are.
+    """Load the saved state of `optimizer`'s parameters; the optimizer's settings stay as they are.
 
-    Returns the parameters that are trained now and were not, whose state begins anew, and those that were
-    and are not. Raises ValueError where an older checkpoint, without names, has other groups than
-    `config` makes.
+    Return the parameters that are trained now but were not before, whose state starts anew, and those that
+    were trained before but are not now. Raises ValueError if an older checkpoint, without names, has other
+    groups than `config` gives.
     """
     optimizers = optimizer.optimizers if isinstance(optimizer, OptimizerSet) else [optimizer]
     states = saved.get("optimizers", [saved])
@@ -64,7 +64,7 @@ def load_optimizer_state(
 def _named_as_before(
     states: Sequence[dict[str, Any]], model: nn.Module, config: OptimConfig
 ) -> list[dict[str, Any]]:
-    """The states of a checkpoint that does not name its parameters, with the names that they had."""
+    """The states of an older checkpoint without parameter names, with the names added."""
     names = names_before(config, model)
     sizes = [[len(group["params"]) for group in state["param_groups"]] for state in states]
     if sizes != [[len(group) for group in groups] for groups in names]:
@@ -80,7 +80,7 @@ def _named_as_before(
 
 
 def _check_shapes(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]]) -> None:
-    """Raise ValueError for state of another shape: a fused optimizer would write beyond it."""
+    """Raise ValueError for state of another shape: a fused optimizer would write out of bounds."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, values in state.items():
         for value in values.values():

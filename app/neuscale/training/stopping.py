@@ -1,4 +1,4 @@
-"""Stopping between two steps: on a signal or at the time limit, on all processes at the same step."""
+"""Stop between two steps: on a signal or at the time limit, at the same step on all ranks."""
 
 import os
 import signal
@@ -14,10 +14,10 @@ import torch.distributed as dist
 from neuscale.distributed.signals import accept_save_signal, hold_save_signal
 from neuscale.units import limit_seconds
 
-_BEGAN = time.monotonic()  # of this process, near enough
+_BEGAN = time.monotonic()  # approximate start of this process
 
 
-# Kept back for the last steps and for saving, but never more than a tenth of the limit.
+# Seconds reserved for the last steps and for saving, but never more than a tenth of the limit.
 _MARGIN = 60.0
 
 
@@ -42,36 +42,36 @@ SIGNALS = [
 ]
 
 
-# Asking the other processes costs a small all-reduce, for which a GPU would have to be waited for.
+# Agreeing with the other ranks costs a small all-reduce and, on a GPU, a synchronisation.
 AGREE_EVERY_STEPS = 10
 
-# A second signal this soon after the first is the same request: make and process groups send it twice.
+# A second signal within this many seconds is the same request: make and process groups send it twice.
 _SAME_REQUEST = 2.0
 
-# Two Ctrl-C by hand are further apart than two copies of one.
+# Two Ctrl-C by hand are more than this many seconds apart; two copies of one are not.
 _BY_HAND = 0.2
 
 T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """All processes have agreed to stop."""
+    """All ranks have agreed to stop."""
 
 
 class StopRequest:
-    """Within this context SIGTERM, SIGINT, SIGHUP and SIGUSR2 ask for a stop, and so does the `deadline`.
+    """Context in which SIGTERM, SIGINT, SIGHUP and SIGUSR2 request a stop, and so does the `deadline`.
 
-    Another one that comes more than two seconds after the first stops at once, and so does a second Ctrl-C.
-    `signal`: what asked for the stop. A signal that this process
-    was started to ignore stays ignored: SIGHUP under nohup, SIGINT in the background of a script. In a
-    thread other than the main one no signal can be handled, and only the deadline counts.
+    Unless a launcher started this process, a further signal (not SIGUSR2) more than two seconds after the
+    first ends it at once, and so does a second Ctrl-C. `signal`: the signal or limit that requested the stop.
+    A signal that this process was started to ignore stays ignored: SIGHUP under nohup, SIGINT in a script's
+    background job. Outside the main thread no signal can be handled, and only the deadline counts.
     """
 
     def __init__(self, device: torch.device, deadline: Deadline) -> None:
         self.device = device
         self.deadline = deadline
         self.signal: str | None = None
-        self._asked = 0.0  # when
+        self._asked = 0.0  # time of the request
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -84,21 +84,21 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hold_save_signal()  # there is nothing left to save
-        # What a launcher sends once more must not end a process that has just saved.
+        hold_save_signal()  # nothing is left to save
+        # A signal that a launcher repeats must not end a process that has just saved.
         ignored = self.signal is not None and _launched()
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_IGN if ignored else handler)  # type: ignore[arg-type]
 
     @property
     def words(self) -> str:
-        """The signal or limit that asked for the stop."""
+        """The signal or limit that requested the stop."""
         return self.signal or "a signal to another process"
 
     def watched(self, batches: Iterable[T], common: int) -> Iterator[T]:
-        """The batches; raises Stopped once all processes have agreed to stop.
+        """Yield the batches; raise Stopped once all ranks have agreed to stop.
 
-        They are asked after each of the first `common` batches, which every process has.
+        They agree after each of the first `common` batches, which every rank has.
         """
         for number, batch in enumerate(batches, start=1):
             yield batch
@@ -106,9 +106,9 @@ class StopRequest:
                 raise Stopped
 
     def agreed(self, step: int, save_seconds: float = 0.0) -> bool:
-        """True if all processes stop after `step`; every process must ask at the same steps.
+        """True if all ranks stop after `step`; every rank must call this at the same steps.
 
-        `save_seconds`: what saving takes, which the deadline must leave time for.
+        `save_seconds`: duration of a save, for which the deadline must leave time.
         """
         if self.signal is None and self.deadline.passed(save_seconds):
             self.signal = "run.time_limit"
@@ -122,7 +122,7 @@ class StopRequest:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         name, since = signal.Signals(number).name, time.monotonic() - self._asked
-        asked_before = self.signal not in (None, "SIGUSR2")  # after which a scheduler sends SIGTERM as well
+        asked_before = self.signal not in (None, "SIGUSR2")  # a scheduler sends SIGTERM after SIGUSR2
         is_repeated = name == self.signal == "SIGINT" and since > _BY_HAND
         if asked_before and name != "SIGUSR2" and not _launched() and (is_repeated or since > _SAME_REQUEST):
             signal.signal(number, signal.SIG_DFL)

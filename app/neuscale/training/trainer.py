@@ -82,7 +82,7 @@ class Trainer:
         self.own_metrics = own = OwnMetrics.of(config.eval, data.meta)
         self.best = BestSoFar(config.eval, train.patience, data.meta.label_sets is not None, own.falling)
         self.last: AnyEvaluation | None = None
-        self.evaluation_due = False  # at the step where this process starts: it was stopped there
+        self.evaluation_due = False  # at the step where this process starts: a stop interrupted it
         self.stopped_by: str | None = None
         self.first = (0, 0.0)  # step and training seconds at which this process starts
         self.saved_step = -1
@@ -148,7 +148,7 @@ class Trainer:
             self._end_epoch(epoch, stop)
 
     def train_step(self, batches: list[Batch]) -> None:
-        """One optimizer step on this process's part of a global batch, given as micro-batches."""
+        """Run one optimizer step on this rank's share of a global batch, given as micro-batches."""
         set_lr(self.optimizer, lr_at(self.config.optim, self.step, self.steps_per_epoch, self.span))
         sums = self.accumulation.run(lambda: self.forward_backward(batches))
         if self.config.optim.clip_grad_norm is not None:
@@ -163,7 +163,7 @@ class Trainer:
     def forward_backward(self, batches: list[Batch], synchronise: bool = True) -> Tensor:
         """Accumulate the gradients of a step; return the `batch_sums` of its micro-batches, added up."""
         train, accelerator = self.config.train, self.accelerator
-        # Dropout masks differ between steps and processes, and are the same after a resume.
+        # Dropout masks differ between steps and ranks, and are the same after a resume.
         seed = derived_seed(self.config.run.seed, self.step, f"dropout {self.rank.rank}")
         seed_generator(accelerator.device, seed)
         sums = torch.zeros(2, device=accelerator.device)
@@ -171,7 +171,7 @@ class Trainer:
         micro_batches = [part for batch in batches for part in batch.split(pieces)]
         for i, batch in enumerate(micro_batches):
             self.drop_path.set(batch.epoch, batch.positions)
-            # Gradients are reduced over the processes once a step, with the last micro-batch.
+            # Gradients are all-reduced once per step, with the last micro-batch.
             last = synchronise and i == len(micro_batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
                 images = batch.images
@@ -188,14 +188,14 @@ class Trainer:
         return self.step >= self.total_steps or self.best.exhausted
 
     def steps_of(self, config: Config) -> int:
-        """The steps of a training of this data by `config`."""
+        """Number of steps of a training with `config` on this data."""
         steps = self.steps_per_epoch * config.train.epochs
         return steps if config.train.max_steps is None else min(steps, config.train.max_steps)
 
     def evaluate(self, stop: StopRequest | None = None) -> AnyEvaluation:
         """Evaluate the moving average of the weights if there is one, else the weights.
 
-        Raises Stopped after a batch by which all processes have been asked to `stop`.
+        Raises Stopped between two batches once all ranks have agreed to `stop`.
         """
         size, share = self.config.eval.batch_size, len(self.val_loader) // self.rank.world_size
         batches = self.val_loader.evaluation(size)
@@ -216,7 +216,7 @@ class Trainer:
             training_mode(self.model, self._frozen)
 
     def save(self) -> None:
-        """Save a checkpoint in the background. All processes call this."""
+        """Save a checkpoint in the background. All ranks must call this."""
         self._check_finite()
         state, step, loop = state_dict(self), self.step, loop_state(self)
         self.saved_step = step
@@ -231,7 +231,7 @@ class Trainer:
         self._saver.save(write, state)
 
     def outcome(self) -> Outcome:
-        """The progress of training so far."""
+        """Outcome of the training so far."""
         steps, seconds = self.step - self.first[0], self.metrics.timer.seconds - self.first[1]
         return Outcome(
             steps=self.step,
@@ -244,7 +244,7 @@ class Trainer:
         )
 
     def _log_rest(self) -> None:
-        """The last point of the curves, of the steps that are left after the last regular one."""
+        """Log the last point of the curves, for the steps since the last regular point."""
         if self.step % self.config.train.log_every_steps:
             self._log(None)
 
@@ -265,7 +265,7 @@ class Trainer:
         check_finite(bad, self.config, self.loader, spe, self._checkpoints, write=is_main)
 
     def _end_epoch(self, epoch: int, stop: StopRequest) -> None:
-        """Save, and evaluate when an evaluation is due: a stop meanwhile loses nothing."""
+        """Save, then evaluate if an evaluation is due: a stop during the evaluation loses nothing."""
         every, milestones = self.config.checkpoint.every_steps, self.config.checkpoint.milestones
         done = self.step >= self.total_steps
         self.evaluation_due = done or (epoch + 1) % self.config.eval.every_epochs == 0
@@ -275,7 +275,7 @@ class Trainer:
             self._evaluate_epoch(stop)
 
     def _evaluate_epoch(self, stop: StopRequest) -> None:
-        """Evaluate after a step that is saved, and add the result to its checkpoint."""
+        """Evaluate after a saved step, and add the result to its checkpoint."""
         try:
             self.last = self.evaluate(stop)
         except Stopped:

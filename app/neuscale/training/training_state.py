@@ -1,4 +1,4 @@
-"""The state of a training in a checkpoint, and going on from it."""
+"""State of a training in a checkpoint, and resuming from it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,12 @@ from neuscale.untrusted import reason_of
 if TYPE_CHECKING:
     from neuscale.training.trainer import Trainer
 
-# The learning rate at the step where a run goes on, over what it would have been: within this it is no jump.
+# A change of the learning rate on resume by up to this factor is not reported as a jump.
 _NO_JUMP = 1.1
 
 
 def state_dict(trainer: "Trainer") -> dict[str, Any]:
-    """Everything that a checkpoint holds besides the step. All processes call this."""
+    """Everything that a checkpoint contains besides the step. All ranks must call this."""
     scaler = trainer.accelerator.scaler
     return {
         "weights": trainer.raw_model.state_dict(),
@@ -40,7 +40,7 @@ def state_dict(trainer: "Trainer") -> dict[str, Any]:
 def load_state_dict(trainer: "Trainer", state: dict[str, Any], step: int, source: str) -> list[str]:
     """Resume after `step`, from the `state_dict` saved there; `source` names it in errors.
 
-    Returns sentences on what of it could not be taken over.
+    Return warnings, for example about parameters that are trained from now on or no longer trained.
     """
     training = state["training"]
     load_weights(trainer.raw_model, state["weights"], source)
@@ -48,7 +48,7 @@ def load_state_dict(trainer: "Trainer", state: dict[str, Any], step: int, source
         trainer.inner_optimizer, trainer.raw_model, training["optimizer"], trainer.config.optim
     )
     if trainer.ema is not None:
-        # None where train.ema_decay was added on resume: the average starts at the weights.
+        # None if train.ema_decay was added on resume: the average starts at the weights.
         average = state["average"] if state["average"] is not None else trainer.raw_model.state_dict()
         trainer.ema.load(average, training["average_updates"])
     if trainer.accelerator.scaler is not None and training["scaler"] is not None:
@@ -57,7 +57,7 @@ def load_state_dict(trainer: "Trainer", state: dict[str, Any], step: int, source
     loop, known = state.get("loop") or {}, True
     if "best" in loop:
         known = trainer.best.load_state_dict(loop["best"])
-    elif "best_top1" in training:  # of an older version
+    elif "best_top1" in training:  # saved by an older version
         known = trainer.best.load_top1(training["best_top1"], training["stale"])
     trainer.evaluation_due = bool(loop.get("evaluation_due"))
     trainer.step = step
@@ -72,7 +72,7 @@ def load_state_dict(trainer: "Trainer", state: dict[str, Any], step: int, source
 
 
 def loop_state(trainer: "Trainer") -> dict[str, Any]:
-    """The part of the state that an evaluation changes."""
+    """The part of the state that evaluations change."""
     return {"best": trainer.best.state_dict(), "evaluation_due": trainer.evaluation_due}
 
 
@@ -81,9 +81,9 @@ def _some(names: Sequence[str]) -> str:
 
 
 def go_on(trainer: "Trainer", checkpoint: Checkpoint, before: Config, progress: Progress) -> None:
-    """Load `checkpoint`, saved under the configuration `before`, and say where the learning rate jumps.
+    """Resume from `checkpoint`, saved with the configuration `before`; warn if the learning rate jumps.
 
-    Raises CheckpointError where its state does not fit the training.
+    Raises CheckpointError if its state does not fit the training.
     """
     try:
         state = checkpoint.state_dict()

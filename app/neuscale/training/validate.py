@@ -10,7 +10,7 @@ from neuscale.training.tracking.accelerate_trackers import check_trackers
 
 
 def validate(config: Config, world_size: int) -> None:
-    """Raise UsageError for a configuration that cannot be trained by `world_size` processes."""
+    """Raise UsageError for a configuration that cannot be trained on `world_size` ranks."""
     train = config.train
     check_shares(train.global_batch_size, world_size)
     accumulation_steps(train.micro_batch, train.global_batch_size, world_size)

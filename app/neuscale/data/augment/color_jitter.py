@@ -12,9 +12,9 @@ from neuscale.data.sampling import uniform_draws
 
 @dataclass(frozen=True)
 class Jitter:
-    """Changes to brightness, contrast and saturation (0: none), and turns of hue; each of shape [count].
+    """Changes of brightness, contrast and saturation (0: none), and rotations of hue; each [count].
 
-    None for what is not jittered.
+    None for a property that is not jittered.
     """
 
     brightness: Tensor | None
@@ -30,7 +30,7 @@ class Jitter:
 def draw_jitter(
     amounts: tuple[float, float, float, float], seed: int, epoch: int, count: int, device: torch.device
 ) -> Jitter:
-    """Factors uniform in 1 ± amount (not below 0) for brightness, contrast, saturation; turns in ± hue."""
+    """Draw uniform factors in 1 ± amount (at least 0) for the first three, and rotations in ± hue."""
     parts: list[Tensor | None] = []
     for name, amount in zip(("brightness", "contrast", "saturation", "hue"), amounts, strict=True):
         if not amount:
@@ -43,7 +43,7 @@ def draw_jitter(
 
 
 def apply_jitter(images: Tensor, jitter: Jitter) -> Tensor:
-    """uint8 [B, C, H, W] → the same; in the order brightness, contrast, saturation, hue."""
+    """Jitter uint8 [B, C, H, W], in the order brightness, contrast, saturation, hue."""
     if jitter.brightness is not None:
         images = adjust_brightness(images, jitter.brightness)
     if jitter.contrast is not None:
@@ -56,7 +56,7 @@ def apply_jitter(images: Tensor, jitter: Jitter) -> Tensor:
 
 
 def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """uint8 [B, C, H, W], hue moved by `turns` [B] of the colour circle; grayscale is left as it is."""
+    """Rotate the hue of uint8 [B, C, H, W] by `turns` [B] of the colour circle; grayscale is unchanged."""
     if images.shape[1] == 1:
         return images
     pixels = images.float() / 255
@@ -64,7 +64,7 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     value, low = pixels.amax(1), pixels.amin(1)
     span = value - low
     safe = span.clamp(min=1e-8)
-    # Sixths of the circle, by which channel is the largest.
+    # Hue in sixths of the circle; the formula depends on which channel is the largest.
     sixth = torch.where(
         value == red,
         (green - blue) / safe,

@@ -1,6 +1,6 @@
-"""Whole batches of bytes to model input: gather, pad, crop, flip, normalise, resize.
+"""Convert whole batches of bytes to model input: gather, pad, crop, flip, normalise, resize.
 
-Each image has parameters of its own, drawn as a function of (seed, epoch, position).
+Each image has its own parameters, drawn as a function of (seed, epoch, position).
 """
 
 import math
@@ -19,9 +19,9 @@ from neuscale.data.sampling import integer_draws, uniform_draws
 
 @dataclass(frozen=True)
 class Rows:
-    """Some images of a store, in an order: `images` uint8 [N, C, H, W], `index` int64 [B] into them.
+    """Selected images of a store, in order: `images` uint8 [N, C, H, W], `index` int64 [B] into them.
 
-    Without an index they are all of the store, as they lie there.
+    Without an index: all images of the store in their own order.
     """
 
     images: Tensor
@@ -33,13 +33,13 @@ class Rows:
         return Rows(self.images[rows]) if isinstance(rows, slice) else Rows(self.images, rows)
 
     def gathered(self) -> Tensor:
-        """The images themselves: uint8 [B, C, H, W]; not to be written to."""
+        """The selected images, uint8 [B, C, H, W]; must not be written to."""
         return self.images if self.index is None else self.images.index_select(0, self.index)
 
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Position of the crop of each image of an epoch, and whether it is mirrored.
+    """Crop position and mirroring of each image of an epoch.
 
     Tensors of shape [count] by position: `top` and `left` int64 in 0 … 2 * padding, `flip` bool.
     """
@@ -56,7 +56,7 @@ class CropFlip:
 def draw_crop_flip(
     config: AugmentConfig, seed: int, epoch: int, count: int, device: torch.device
 ) -> CropFlip:
-    """The crops and flips of an epoch of `count` positions."""
+    """Draw the crops and flips of an epoch of `count` positions."""
     offsets = 2 * config.crop_padding + 1
     return CropFlip(
         top=torch.from_numpy(integer_draws(seed, epoch, "crop top", count, offsets)).to(device),
@@ -67,7 +67,7 @@ def draw_crop_flip(
 
 
 def crop_flip(rows: Rows, crops: CropFlip) -> Tensor:
-    """Zero padding, a crop of the same size and a mirror, each per image: rows → uint8 [B, C, H, W]."""
+    """Zero-pad, crop to the same size and mirror each image: rows → uint8 [B, C, H, W]."""
     images = rows.gathered()
     B, C, H, W = images.shape
     columns = torch.arange(W, device=images.device).expand(B, W)
@@ -83,9 +83,9 @@ def crop_flip(rows: Rows, crops: CropFlip) -> Tensor:
 
 
 class Normalize:
-    """Bytes to model input, (x / 255 - mean) / std; `mean` and `std` float32 [C].
+    """Normalisation of bytes to model input, (x / 255 - mean) / std; `mean` and `std` float32 [C].
 
-    `ops`: the package of native ops, whose one pass over memory gives the same bits, or None.
+    `ops`: the package of native ops, which gives bitwise equal results in one pass over memory, or None.
     """
 
     def __init__(self, mean: Tensor, std: Tensor, ops: Any = None) -> None:
@@ -97,7 +97,7 @@ class Normalize:
         return normalize(images, self.mean, self.std)
 
     def cropped(self, rows: Rows, crops: CropFlip) -> Tensor:
-        """Rows, cropped and mirrored: float32 [B, C, H, W]."""
+        """Rows cropped, mirrored and normalised: float32 [B, C, H, W]."""
         if self._ops is None:
             return self(crop_flip(rows, crops))
         index = rows.index
@@ -117,22 +117,22 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: int, interpolation: str = "bilinear", crop: float = 1.0) -> Tensor:
-    """float [B, C, H, W] → [B, C, size, size], with antialiasing; as it is where the size fits.
+    """Resize float [B, C, H, W] → [B, C, size, size], with antialiasing; unchanged if the size fits.
 
-    `interpolation`: "bilinear" or "bicubic". `crop`: the share of a side that is kept, around the middle, of
-    images made larger for that (see `side_before_crop`).
+    `interpolation`: "bilinear" or "bicubic". `crop`: images are resized to a larger side, of which the
+    central share `crop` is kept (see `side_before_crop`).
     """
     if images.shape[-2:] == (size, size):
         return images
     side = side_before_crop(size, crop)
     if images.shape[-2:] != (side, side):
         images = F.interpolate(images, (side, side), mode=interpolation, antialias=True)
-    first = round((side - size) / 2)  # as torchvision's CenterCrop
+    first = round((side - size) / 2)  # as in torchvision's CenterCrop
     return images[..., first : first + size, first : first + size]
 
 
 def side_before_crop(size: int, crop: float) -> int:
-    """The side that images are made where `crop` of it is kept; as timm's evaluation rounds it."""
+    """Side to resize images to before the centre crop of share `crop`, rounded as in timm's evaluation."""
     return int(size / crop + 1e-6)
 
 
@@ -140,10 +140,10 @@ _ASPECT = math.log(4 / 3)
 
 
 def draw_windows(smallest_area: float, seed: int, epoch: int, count: int) -> NDArray[np.float64]:
-    """Windows of an epoch's positions, [count, 4]: part of the area, width over height, row, column.
+    """Draw the crop windows of an epoch, [count, 4]: share of the area, width/height, row, column.
 
     The area is uniform in `smallest_area` … 1, the ratio log-uniform in 3/4 … 4/3; row and
-    column are uniform in 0 … 1, of the room that the window leaves.
+    column are uniform in 0 … 1, relative to the room that the window leaves.
     """
     area, ratio, row, column = (
         uniform_draws(seed, epoch, f"window {name}", count) for name in ("area", "ratio", "row", "column")
@@ -153,7 +153,7 @@ def draw_windows(smallest_area: float, seed: int, epoch: int, count: int) -> NDA
 
 
 def window_pixels(window: NDArray[np.float64], height: int, width: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a window in an image of this size; no side is longer than the image's."""
+    """(top, left, height, width) in pixels of a window in an image of this size, within the image."""
     area, ratio, row, column = window.tolist()
     pixels = area * height * width
     h = min(height, max(1, round(math.sqrt(pixels / ratio))))

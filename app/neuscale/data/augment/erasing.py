@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020) on whole batches: a rectangle of an image becomes the mean colour."""
+"""Random erasing (Zhong et al. 2020) on whole batches: a rectangle of an image gets the mean colour."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ RATIO = (0.3, 3.3)
 
 @dataclass(frozen=True)
 class Erasing:
-    """`box`: [count, 4], int64: top, bottom, left, right; empty where nothing is erased."""
+    """`box`: [count, 4], int64: top, bottom, left, right; empty for images that are not erased."""
 
     box: Tensor
 
@@ -28,7 +28,7 @@ class Erasing:
 def draw_erasing(
     probability: float, seed: int, epoch: int, count: int, size: tuple[int, int], device: torch.device
 ) -> Erasing:
-    """The rectangles of an epoch; `size`: height and width. One that would not fit is cut to size."""
+    """Draw the rectangles of an epoch; `size`: height and width, to which rectangles are limited."""
     height, width = size
     area = AREA[0] + (AREA[1] - AREA[0]) * uniform_draws(seed, epoch, "erase area", count)
     low, high = np.log(RATIO)
@@ -43,7 +43,7 @@ def draw_erasing(
 
 
 def apply_erasing(images: Tensor, erasing: Erasing) -> Tensor:
-    """Normalised float [B, C, H, W] → the same with each box at 0, which is the mean."""
+    """Set each box of normalised images, float [B, C, H, W], to 0, the mean."""
     rows = torch.arange(images.shape[2], device=images.device)[:, None]
     columns = torch.arange(images.shape[3], device=images.device)
     top, bottom, left, right = (edge[:, None, None, None] for edge in erasing.box.unbind(1))

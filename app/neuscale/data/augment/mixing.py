@@ -1,7 +1,7 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), each image with its own partner and weight.
 
-An image's partner stands in the same global batch, wherever that batch is computed, so
-that the number of processes has no say in who is mixed with whom.
+The partner of an image is in the same global batch, possibly on another rank, so the
+pairs do not depend on the number of ranks.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from neuscale.data.sampling import integer_draws, uniform_draws
 class Mix:
     """Mixing of the images of an epoch, by position; tensors of shape [count].
 
-    `partner`: the other image's position, int64; `weight`: how much of the image itself
-    stays, float32 in 0 … 1 (1: it is left alone); `box`: [count, 4], int64, the rows and
-    columns (top, bottom, left, right) that CutMix takes from the partner; empty for Mixup.
+    `partner`: position of the other image, int64; `weight`: weight of the image itself,
+    float32 in 0 … 1 (1: unchanged); `box`: [count, 4], int64, the rows and columns (top,
+    bottom, left, right) that CutMix takes from the partner; empty for Mixup.
     """
 
     partner: Tensor
@@ -42,7 +42,7 @@ def draw_mix(
     size: tuple[int, int],
     device: torch.device,
 ) -> Mix:
-    """The mixes of an epoch; `size`: height and width. With both alphas, a coin decides for each image."""
+    """Draw the mixes of an epoch; `size`: height, width. With both alphas, each image gets one at random."""
     uniform = uniform_draws(seed, epoch, "mix share", count)
     if mixup_alpha and cutmix_alpha:
         cut = uniform_draws(seed, epoch, "mix kind", count) < 0.5
@@ -61,17 +61,17 @@ def draw_mix(
 
 
 def mix_partners(seed: int, epoch: int, count: int, global_batch_size: int) -> NDArray[np.int64]:
-    """The position of each image's partner, in the same global batch. Shape [count]."""
+    """Position of each image's partner, in the same global batch. Shape [count]."""
     batch, place = np.divmod(np.arange(count), global_batch_size)
-    # In each batch all partners are the same distance away, and nobody is its own.
+    # In each batch all partners have the same distance, and no image is its own partner.
     batches = -(-count // global_batch_size)
     distance = 1 + integer_draws(seed, epoch, "mix distance", batches, max(1, global_batch_size - 1))
     partner = batch * global_batch_size + (place + distance[batch]) % global_batch_size
-    return np.minimum(partner, count - 1)  # in the part batch at the end, which is never trained on
+    return np.minimum(partner, count - 1)  # in the incomplete last batch, which is never trained on
 
 
 def mix_images(images: Tensor, partners: Tensor, mix: Mix) -> Tensor:
-    """float [B, C, H, W] with their partners' → float [B, C, H, W]; `mix` is that of these positions."""
+    """Mix images with their partners, both float [B, C, H, W]; `mix` is that of these positions."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device)[:, None]
     columns = torch.arange(width, device=images.device)
@@ -80,14 +80,14 @@ def mix_images(images: Tensor, partners: Tensor, mix: Mix) -> Tensor:
     weight = mix.weight[:, None, None, None]
     blended = torch.lerp(partners, images, weight)
     is_cut = (mix.box[:, 1] > mix.box[:, 0])[:, None, None, None]
-    # A CutMix whose box came out empty keeps a weight of 1, which the blend leaves alone.
+    # A CutMix with an empty box has weight 1, for which the blend changes nothing.
     return torch.where(is_cut, torch.where(inside, partners, images), blended)
 
 
 def beta_quantile(alpha: float, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Numbers distributed as Beta(alpha, alpha), from uniform ones, by the inverse of its distribution.
+    """Quantile function of Beta(alpha, alpha): transforms uniform numbers to that distribution.
 
-    Ones for alpha 0, which means no mixing.
+    For alpha 0 all values are 1, which means no mixing.
     """
     if alpha <= 0:
         return np.ones_like(uniform)
@@ -97,8 +97,8 @@ def beta_quantile(alpha: float, uniform: NDArray[np.float64]) -> NDArray[np.floa
 
 @cache
 def _beta_distribution(alpha: float, points: int = 4097) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # Over s = x^alpha the density is (1 - x)^(alpha - 1), finite up to x = 1/2 where that over x
-    # is not; the middle of each interval stands for it. The other half is the mirror image.
+    # In s = x^alpha the density is (1 - x)^(alpha - 1), finite for x up to 1/2, unlike the density
+    # in x; it is evaluated at the middle of each interval. The other half is the mirror image.
     edges = np.linspace(0.0, 0.5**alpha, points)
     middles = (edges[1:] + edges[:-1]) / 2
     density = (1.0 - middles ** (1 / alpha)) ** (alpha - 1)
@@ -109,7 +109,7 @@ def _beta_distribution(alpha: float, points: int = 4097) -> tuple[NDArray[np.flo
 
 
 def _boxes(weight: NDArray[np.float64], seed: int, epoch: int, size: tuple[int, int]) -> NDArray[np.int64]:
-    """CutMix's boxes [count, 4]: 1 - weight of the area about a uniform centre, cut off at the border."""
+    """CutMix boxes [count, 4]: share 1 - weight of the area, at a uniform centre, clipped at the border."""
     count = len(weight)
     side = np.sqrt(1.0 - weight)
     edges = []

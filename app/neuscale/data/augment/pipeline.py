@@ -1,7 +1,7 @@
-"""All augmentations of an epoch together: drawn once as a function of (seed, epoch), applied batch by batch.
+"""All augmentations of an epoch: drawn once as a function of (seed, epoch), applied batch by batch.
 
-Bytes are cropped, mirrored, put through the policy, jittered, and given to a function of the user's own; then
-normalised; floats are erased and mixed.
+Bytes are cropped and mirrored, then go through the policy, the colour jitter and the user-defined function,
+and are normalised; floats are then erased and mixed.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from neuscale.project.targets import call, make
 
 @dataclass(frozen=True)
 class OwnFunction:
-    """A function of the user's own, and its draws float64 [count, n] by position, each in [0, 1)."""
+    """A user-defined function, and its draws by position, float64 [count, n] in [0, 1)."""
 
     function: protocols.Augmentation
     draws: Tensor
@@ -34,7 +34,7 @@ class OwnFunction:
         return OwnFunction(self.function, self.draws[positions])
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] → the same. Raises UsageError for anything else that the function gives."""
+        """uint8 [B, C, H, W] → the same shape and dtype. Raises UsageError for any other result."""
         found: Any = call(self.function, "augment.function", images, self.draws)
         if not isinstance(found, Tensor) or found.dtype != torch.uint8 or found.shape != images.shape:
             what = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
@@ -59,8 +59,8 @@ class Augmentation:
     def images(self, rows: Rows, normalize: Normalize, positions: slice) -> Tensor:
         """The augmented images at `positions`, B of them: float [B, C, H, W].
 
-        `rows` are their bytes, and behind them, where images are mixed, those of their partners;
-        `normalize` makes bytes float.
+        `rows` are their bytes, followed by those of their partners if images are mixed; `normalize`
+        converts bytes to float.
         """
         count = positions.stop - positions.start
         images = self._alone(rows[:count], normalize, positions)
@@ -72,7 +72,7 @@ class Augmentation:
     def _alone(self, rows: Rows, normalize: Normalize, positions: slice | Tensor) -> Tensor:
         crops = self.crops.at(positions)
         untouched = not self.policy and self.jitter is None and self.own is None
-        if untouched:  # nothing happens to bytes in between
+        if untouched:  # no operation on bytes in between
             pixels = normalize.cropped(rows, crops)
         else:
             images = crop_flip(rows, crops)
@@ -95,7 +95,7 @@ def draw_augmentation(
     size: tuple[int, int],
     device: torch.device,
 ) -> Augmentation:
-    """The augmentation of an epoch of `count` images of `size` (height, width)."""
+    """Draw the augmentation of an epoch of `count` images of `size` (height, width)."""
     amounts = (config.brightness, config.contrast, config.saturation, config.hue)
     mixes = config.mixup_alpha or config.cutmix_alpha
     return Augmentation(
@@ -131,7 +131,7 @@ def _draw_policy(
 
 
 def draw_own(config: AugmentConfig, seed: int, epoch: int, count: int, device: torch.device) -> OwnFunction:
-    """The draws of an epoch of `count` positions. Raises UsageError where the function cannot be had."""
+    """Draws for an epoch of `count` positions. Raises UsageError if the function cannot be imported."""
     assert config.function is not None
     columns = [uniform_draws(seed, epoch, f"own {i}", count) for i in range(config.function_draws)]
     draws = np.stack(columns, axis=1) if columns else np.zeros((count, 0))

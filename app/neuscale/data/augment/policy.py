@@ -1,8 +1,8 @@
-"""RandAugment and TrivialAugment on whole batches of bytes, each image with operations of its own.
+"""RandAugment and TrivialAugment on whole batches of bytes, each image with its own operations.
 
 The operations, their ranges and their rounding are torchvision's (`RandAugment`, Cubuk et
 al. 2020; `TrivialAugmentWide`, Müller & Hutter 2021), which apply one operation to the
-whole batch they are given; here a batch is parted by operation, and strengths are per image.
+whole batch; here a batch is split by operation, and strengths are per image.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch import Tensor
 BINS = 31
 
 
-# The geometric operations come first: they are one resampling with a matrix per image.
+# The geometric operations come first: all are done in one resampling with a matrix per image.
 SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE = range(5)
 
 
@@ -29,7 +29,7 @@ OPERATIONS = 14
 _GEOMETRIC = ROTATE + 1
 
 
-_SIGNED = SHARPNESS + 1  # these and the geometric ones have a direction
+_SIGNED = SHARPNESS + 1  # operations below this have a signed strength
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Policy:
 
 
 def strengths(name: str, operation: Tensor, bins: Tensor, negative: Tensor, size: tuple[int, int]) -> Tensor:
-    """The strength that bin 0 … 30 is for each operation: all of shape [B] → float32 [B].
+    """Strength of each operation for its bin 0 … 30: all of shape [B] → float32 [B].
 
     `name`: "randaugment" or "trivialaugment"; `size`: height and width in pixels.
     """
@@ -79,7 +79,7 @@ def _table(name: str, size: tuple[int, int]) -> Tensor:
 
 
 def apply_policy(images: Tensor, policy: Policy) -> Tensor:
-    """uint8 [B, C, H, W] → uint8 [B, C, H, W]. Synchronises with the device once, to part the batch."""
+    """uint8 [B, C, H, W] → uint8 [B, C, H, W]. Synchronises with the device once, to split the batch."""
     result = images.clone()
     counts = torch.bincount(policy.operation, minlength=OPERATIONS).tolist()
     order = policy.operation.argsort(stable=True)
@@ -96,7 +96,7 @@ def apply_policy(images: Tensor, policy: Policy) -> Tensor:
 
 
 def _resample(images: Tensor, policy: Policy) -> Tensor:
-    """Shears, shifts and turns as one nearest-neighbour resampling; what comes from outside is black."""
+    """Shear, translate and rotate in one nearest-neighbour resampling; pixels from outside are black."""
     _, _, H, W = images.shape
     operation, strength = policy.operation, policy.strength
     zero, one = torch.zeros_like(strength), torch.ones_like(strength)
@@ -110,7 +110,7 @@ def _resample(images: Tensor, policy: Policy) -> Tensor:
     b = only(SHEAR_X, strength, only(ROTATE, -angle.sin(), zero))
     d = only(SHEAR_Y, strength, only(ROTATE, angle.sin(), zero))
     c, f = only(TRANSLATE_X, -strength, zero), only(TRANSLATE_Y, -strength, zero)
-    # Shears are about the corner, turns about the middle.
+    # Shears are relative to the corner, rotations to the centre.
     middle_x = only(ROTATE, one * (W * 0.5), zero)
     middle_y = only(ROTATE, one * (H * 0.5), zero)
     c = c + middle_x - a * middle_x - b * middle_y
@@ -131,7 +131,7 @@ def _blend(images: Tensor, other: Tensor, strength: Tensor) -> Tensor:
 
 
 def _gray(images: Tensor) -> Tensor:
-    """Luminance [B, 1, H, W], whole numbers as float32."""
+    """Luminance [B, 1, H, W], integers as float32."""
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = images.float().unbind(1)
@@ -139,17 +139,17 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def adjust_brightness(images: Tensor, strength: Tensor) -> Tensor:
-    """uint8 [B, C, H, W], brightness times 1 + strength [B]."""
+    """Multiply the brightness of uint8 [B, C, H, W] by 1 + strength [B]."""
     return _blend(images, torch.zeros((), device=images.device), strength)
 
 
 def adjust_saturation(images: Tensor, strength: Tensor) -> Tensor:
-    """uint8 [B, C, H, W], distance from gray times 1 + strength [B]."""
+    """Multiply the distance from gray of uint8 [B, C, H, W] by 1 + strength [B]."""
     return images if images.shape[1] == 1 else _blend(images, _gray(images), strength)
 
 
 def adjust_contrast(images: Tensor, strength: Tensor) -> Tensor:
-    """uint8 [B, C, H, W], distance from the mean luminance times 1 + strength [B]."""
+    """Multiply the distance from the mean luminance of uint8 [B, C, H, W] by 1 + strength [B]."""
     return _blend(images, _gray(images).mean((1, 2, 3), keepdim=True), strength)
 
 
@@ -185,7 +185,7 @@ def _autocontrast(images: Tensor, _strength: Tensor) -> Tensor:
 
 
 def _equalize(images: Tensor, _strength: Tensor) -> Tensor:
-    """Each channel's histogram made flat, as PIL's `ImageOps.equalize` does it."""
+    """Equalise the histogram of each channel, as PIL's `ImageOps.equalize`."""
     B, C, H, W = images.shape
     flat = images.view(B * C, H * W).long()
     histogram = torch.zeros(B * C, 256, dtype=torch.int64, device=images.device)

@@ -1,11 +1,11 @@
-"""Data sets that Debian and Ubuntu have as packages: found where installed, or fetched without root."""
+"""Download and unpack data set packages of Debian and Ubuntu without root."""
 
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
-# Seconds for a connection or for the next byte; apt waits for two minutes by itself.
+# Timeout in seconds for a connection or for the next byte; apt's default is two minutes.
 _STALL = "10"
 
 
@@ -17,10 +17,10 @@ class PackageUnavailable(Exception):
 
 
 def fetch_package(package: str, folder: Path, apt_options: tuple[str, ...] = ()) -> Path:
-    """Download `package` and unpack it below `folder` (which exists); returns where its root is.
+    """Download `package` and unpack it below `folder` (which must exist); return its root folder.
 
-    First with the system's package lists, then with lists of our own in `folder`, for
-    containers that have none and machines whose lists are old. Raises PackageUnavailable.
+    The system's package lists are tried first, then fresh lists in `folder`, for containers
+    without lists and machines with old ones. Raises PackageUnavailable.
     """
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise PackageUnavailable("no apt-get on this system")
@@ -29,7 +29,7 @@ def fetch_package(package: str, folder: Path, apt_options: tuple[str, ...] = ())
         *("-o", "Acquire::Retries=0"),
         *apt_options,
     )
-    folder = folder.resolve()  # apt-get runs in a folder of its own
+    folder = folder.resolve()  # apt-get runs in another working directory
     archives = folder / "archives"
     archives.mkdir()
     try:
@@ -40,7 +40,7 @@ def fetch_package(package: str, folder: Path, apt_options: tuple[str, ...] = ())
         try:
             _run(["apt-get", *own, "update"], archives)
         except PackageUnavailable as error:
-            update_failure = error  # perhaps of another source, as a third party's that is gone
+            update_failure = error  # perhaps only for another source, such as a third party's that is gone
         try:
             _run(["apt-get", *own, "download", package], archives)
         except PackageUnavailable as error:
@@ -54,7 +54,7 @@ def fetch_package(package: str, folder: Path, apt_options: tuple[str, ...] = ())
 
 
 def _own_lists(folder: Path) -> tuple[str, ...]:
-    """Options that make apt keep its state in `folder`, where anybody may write."""
+    """Options that make apt keep its state in `folder`, which needs no root."""
     state, cache = folder / "state", folder / "cache"
     (state / "lists" / "partial").mkdir(parents=True)
     (cache / "archives" / "partial").mkdir(parents=True)

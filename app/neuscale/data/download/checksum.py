@@ -24,7 +24,7 @@ class FileIdentity:
 
 
 def file_identity(path: Path, progress: Progress) -> FileIdentity:
-    """Read the whole file at `path`; DataError where it cannot be read."""
+    """Read the file at `path` and compute its checksums. Raises DataError if it cannot be read."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     try:
         size = path.stat().st_size

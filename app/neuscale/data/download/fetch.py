@@ -1,4 +1,4 @@
-"""Gets the files that a data set's makers publish, each by checksum, into `<root>/raw/`."""
+"""Fetch the published files of a data set into `<root>/raw/`, verified by checksum."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from neuscale.progress import Progress
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """A published file on this machine, its checksum compared. `origin` says where it was found."""
+    """A published file on this machine, with verified checksum. `origin`: where it was found."""
 
     path: Path
     identity: FileIdentity
@@ -25,13 +25,12 @@ class FetchedFile:
 
 
 def fetch(entry: CatalogEntry, root: Path, progress: Progress) -> dict[str, FetchedFile]:
-    """Name to file for everything that `entry` is made from.
+    """Fetch all files of `entry`; return them by name.
 
-    Looks in `<root>/raw/`, in the distribution's package where it is installed, in the
-    distribution's archive, and on the mirrors, in this order. What is downloaded appears in raw/
-    only once it is whole and its checksum is right; a download that ended early goes on where
-    it ended. Raises DataError, saying what was tried and what to do, where a file cannot be had
-    or another one lies in its place.
+    Looks in `<root>/raw/`, in the installed package of the Linux distribution, in the
+    distribution's archive, and on the mirrors, in this order. A download appears in raw/ only
+    when it is complete and its checksum is right; an interrupted one is resumed. Raises DataError,
+    with what was tried and what to do, if a file cannot be fetched or raw/ contains a different one.
     """
     raw = root / "raw"
     found = _from_raw(entry, raw, progress)
@@ -42,14 +41,14 @@ def fetch(entry: CatalogEntry, root: Path, progress: Progress) -> dict[str, Fetc
     if len(found) == len(entry.files) and not leftovers:
         return found
     with _exclusive(entry, raw, progress) as partial:
-        found = {**found, **_from_raw(entry, raw, progress)}  # another process may have been first
+        found = {**found, **_from_raw(entry, raw, progress)}  # another process may have fetched them
         failures: list[str] = []
         if len(found) < len(entry.files) and entry.distribution_package:
             found.update(_from_distribution(entry, raw, partial, failures, progress))
         for file in entry.files:
             if file.name not in found:
                 found[file.name] = _from_mirrors(entry, file, raw, failures, progress)
-        for part in parts:  # of a download whose file came in another way
+        for part in parts:  # of downloads whose files came from elsewhere
             part.unlink(missing_ok=True)
     return found
 
@@ -71,7 +70,7 @@ def _from_raw(entry: CatalogEntry, raw: Path, progress: Progress) -> dict[str, F
 
 
 def _from_installed_package(entry: CatalogEntry, progress: Progress) -> dict[str, FetchedFile]:
-    """Files of the installed package, used where they lie; one that differs is not ours to complain about."""
+    """Files of the installed package, used in place; a file with another checksum is ignored."""
     if entry.distribution_folder is None:
         return {}
     found = {}
@@ -136,7 +135,7 @@ def _from_mirrors(
 
 
 def _part(raw: Path, file: SourceFile) -> Path:
-    """Path of an incomplete download, which is resumed from there."""
+    """Path of an incomplete download, which can be resumed."""
     return raw / f".{file.name}.part"
 
 
@@ -157,11 +156,11 @@ def _into_raw(file: Path, path: Path) -> Path:
 
 @contextmanager
 def _exclusive(entry: CatalogEntry, raw: Path, progress: Progress) -> Iterator[Path]:
-    """One process at a time fetches this data set; yields an empty folder beside the target."""
+    """Lock that lets one process at a time fetch this data set; yields an empty folder beside the target."""
     partial = _partial(raw, entry)
     with waiting_lock(raw / f".{entry.name}.lock", f"fetching {entry.title}", progress):
         try:
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
             partial.mkdir()
         except OSError as error:
             raise disk_error(error, partial) from error

@@ -1,8 +1,8 @@
-"""One file over HTTP that goes on where an earlier download ended, on whichever mirror that was.
+"""Download a file over HTTP, resuming an earlier download from any mirror.
 
-What has come stays in a part file. A mirror is asked for the bytes behind it (RFC 9110, 14.2); the
-catalogue's size and md5 say when the file is whole and right, so that no ETag needs to be kept and two
-mirrors can complete each other.
+Received bytes stay in a part file, and a mirror is asked for the bytes that follow (RFC 9110, 14.2). The
+catalogue's size and md5 tell when the file is complete and correct, so no ETag is needed, and one mirror
+can continue the download of another.
 """
 
 import re
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS, _STALL_SECONDS = 5.0, 30.0
 
 
-# Between tries of a connection that broke off; all of them again whenever more has come.
+# Seconds between attempts after a connection failed; they start over whenever more bytes were received.
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 
 
@@ -35,14 +35,14 @@ class MirrorFailed(Exception):
 
 
 class _BrokeOff(Exception):
-    """The connection ended too early; the next one may succeed."""
+    """The connection failed or ended too early; the next attempt may succeed."""
 
 
 def download(url: str, file: SourceFile, part: Path, progress: Progress) -> FileIdentity:
-    """Complete `part` from `url` and return its identity, the md5 compared.
+    """Complete `part` from `url`, compare its md5, and return its identity.
 
-    Raises MirrorFailed, and then leaves in `part` what the next mirror or the next run can go
-    on from; UserError where the disk cannot be written.
+    Raises MirrorFailed, and then leaves `part` for the next mirror or the next attempt to resume
+    from; UserError if the disk cannot be written.
     """
     try:
         if _size(part) > file.bytes:
@@ -56,7 +56,7 @@ def download(url: str, file: SourceFile, part: Path, progress: Progress) -> File
             part.unlink()
             if begun_here:
                 raise MirrorFailed("what came has another checksum")
-            begun_here = True  # the beginning came from elsewhere: once more, all of it from here
+            begun_here = True  # the beginning came from another mirror: download all of it once from here
     except OSError as error:
         raise disk_error(error, part.parent) from error
 
@@ -66,9 +66,9 @@ def _size(part: Path) -> int:
 
 
 def _complete(url: str, file: SourceFile, part: Path, progress: Progress) -> None:
-    """Connect until the part has the file's size; gives up when several connections bring nothing new."""
+    """Connect until the part is complete; give up after several connections without new bytes."""
     most = _size(part)
-    waits: Iterator[float] = iter(())  # a mirror that has given nothing yet is not waited for
+    waits: Iterator[float] = iter(())  # no retries for a mirror that has sent nothing yet
     if 0 < most < file.bytes:
         progress.message(f"{file.name}: resuming at {most / 1e6:,.0f} of {file.bytes / 1e6:,.0f} MB")
     while _size(part) < file.bytes:
@@ -84,7 +84,7 @@ def _complete(url: str, file: SourceFile, part: Path, progress: Progress) -> Non
 
 
 def _receive(url: str, file: SourceFile, part: Path, progress: Progress) -> None:
-    """Add to the part what one connection gives."""
+    """Append the bytes of one connection to the part."""
     import requests  # takes longer to import than most commands run
     import urllib3
 
@@ -92,10 +92,10 @@ def _receive(url: str, file: SourceFile, part: Path, progress: Progress) -> None
         have = _size(part)
         response = _ask(url, have)
         if have and not _goes_on(response, have, file):
-            if response.status_code in (206, 416):  # other bytes than asked for, or none
+            if response.status_code in (206, 416):  # another range than requested, or none
                 response.close()
                 response = _ask(url, 0)
-            # The server does not know ranges and sends all of it: what is there already is passed over.
+            # The server does not support ranges and sends the whole file: skip the bytes we have.
             have = 0
         with response:
             _check(response, have, file)
@@ -106,7 +106,7 @@ def _receive(url: str, file: SourceFile, part: Path, progress: Progress) -> None
         raise MirrorFailed("its certificate was not accepted") from None
     except requests.ConnectionError:
         raise _BrokeOff("no connection, or it broke off") from None
-    except requests.RequestException as error:  # an OSError itself, but not the disk's
+    except requests.RequestException as error:  # is an OSError, but not one of the disk
         raise MirrorFailed(str(error) or type(error).__name__) from None
     except urllib3.exceptions.TimeoutError:
         raise _BrokeOff("no answer in time") from None
@@ -115,10 +115,10 @@ def _receive(url: str, file: SourceFile, part: Path, progress: Progress) -> None
 
 
 def _ask(url: str, first: int) -> "requests.Response":
-    """The answer to a request for the file from byte `first` on."""
+    """Response to a request for the file from byte `first` on."""
     import requests
 
-    # Not compressed on the way: the bytes are counted and compared as they are published.
+    # No compression in transit: the published bytes are counted and compared.
     headers = {"Accept-Encoding": "identity"}
     if first:
         headers["Range"] = f"bytes={first}-"
@@ -148,7 +148,7 @@ def _check(response: "requests.Response", first: int, file: SourceFile) -> None:
 
 
 def _add(response: "requests.Response", first: int, file: SourceFile, part: Path, progress: Progress) -> None:
-    """Append what comes, which begins with byte `first` of the file, behind the part's end."""
+    """Append a response that begins with byte `first` of the file, skipping bytes already in the part."""
     have, at = _size(part), first
     with progress.task(f"downloading {file.name}", file.bytes, "B") as task, part.open("ab") as stream:
         task.advance(first)

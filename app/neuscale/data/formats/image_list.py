@@ -1,7 +1,7 @@
-"""A data set kept as image files: a list of what they are, for images too large or too many to pack.
+"""A data set kept as image files: a list of the files, for images too large or too many to pack.
 
 <root>/listed/<name>/
-    meta.json          as of a packed data set; the size is the one that images are made
+    meta.json          as for a packed data set; the size is the one that images are decoded to
     train_files.jsonl  [label, bytes, sha256, name] of each file, in the order of the data set
     val_files.jsonl
 
@@ -31,7 +31,7 @@ _SILENT = Silent()
 
 
 def files_file(split: str) -> str:
-    """The name of the file that lists a split's images."""
+    """Name of the file that lists a split's images."""
     return f"{split}_files.jsonl"
 
 
@@ -59,7 +59,7 @@ class ListedFile:
 
     @classmethod
     def loads(cls, line: str) -> "ListedFile":
-        """The reverse of `dumps`; ValueError where it is not that, or names a file outside of the folder."""
+        """Parse the output of `dumps`. Raises ValueError if invalid, or for a file outside the folder."""
         fields = parse_json(line)
         if not isinstance(fields, list) or list(map(type, fields)) != [int, int, str, str]:
             raise ValueError("a line is not that of an image")
@@ -70,7 +70,7 @@ class ListedFile:
 
 
 class ListedDataset:
-    """A data set of image files, opened: no image is read before it is asked for. Make one with `open`."""
+    """An opened data set of image files; images are read only on access. Create it with `open`."""
 
     def __init__(self, folder: Path, meta: PackedMeta, files: Mapping[str, list[ListedFile]]) -> None:
         self.folder = folder
@@ -81,10 +81,10 @@ class ListedDataset:
 
     @classmethod
     def open(cls, folder: Path) -> "ListedDataset":
-        """The data set listed in `folder`.
+        """Open the data set listed in `folder`.
 
-        Raises DataError, naming the file and what to do, where the list is missing or damaged,
-        or the images' folder is not where it was.
+        Raises DataError, naming the file and what to do, if the list is missing or damaged, or if
+        the folder of images does not exist any more.
         """
         if not folder.is_dir():
             raise DataError(
@@ -119,7 +119,7 @@ class ListedDataset:
         return np.array([file.label for file in self._files[split]], dtype=np.int64)
 
     def class_counts(self, split: str) -> list[int]:
-        """Number of images of a split in each class, in the order of the classes."""
+        """Number of images of each class in a split."""
         return self.meta.class_counts(self.labels(split))
 
     def image(self, split: str, sample: int) -> NDArray[np.uint8]:
@@ -132,7 +132,7 @@ class ListedDataset:
             raise unusable(self.files_folder, file.name, error) from None
 
     def verify(self, progress: Progress = _SILENT) -> list[str]:
-        """Read every image again and return the names of those that are missing or not what they were."""
+        """Read every image again and return the names of those that are missing or have changed."""
         damaged = []
         total = sum(file.bytes for split in self._files for file in self._files[split])
         with progress.task(f"verifying {self.meta.name}", total, "B") as task:
@@ -149,7 +149,7 @@ class ListedDataset:
 
 
 def _decoding(meta: PackedMeta) -> Decoding:
-    """The decoding of the images. Raises KeyError, TypeError or ValueError where the record does not say."""
+    """The decoding options of the images. Raises KeyError, TypeError or ValueError for an invalid record."""
     return Decoding.recorded(meta.source, square(meta.height) if meta.source["size"] is not None else None)
 
 
@@ -161,7 +161,7 @@ def list_command(name: str) -> str:
 
 
 def read_image_file(folder: Path, file: ListedFile) -> bytes:
-    """The content of an image file; DataError where it is gone or no longer of the size that was listed."""
+    """Content of an image file. Raises DataError if it is gone or its size has changed since the listing."""
     try:
         with open_regular(folder / file.name, limit=MAX_MEMBER_BYTES, links=True) as opened:
             data = opened.read()

@@ -1,4 +1,4 @@
-"""The record of a data set: `meta.json`, whose fields meta.schema.json has, and the fingerprint of it."""
+"""The record of a data set, `meta.json` (its fields are defined in meta.schema.json), and its fingerprint."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from neuscale.untrusted import open_regular, parse_json, read_json, read_record
 FORMAT_VERSION = 1
 
 
-# The two that every data set has, and the one that some have.
+# Every data set has these two splits, and some have a test split.
 SPLITS = ("train", "val")
 TEST = "test"
 
@@ -27,8 +27,8 @@ TEST = "test"
 META_FILE = "meta.json"
 
 
-# Beside it where they are known: the names of the images' files and the sizes that these have, and the
-# findings of `neuscale data check`.
+# Optional files beside it: names and sizes of the original image files, and the findings of
+# `neuscale data check`.
 NAMES_FILE = "image_names.txt.gz"
 SIZES_FILE = "image_sizes.npz"
 CHECK_FILE = "check.json"
@@ -37,7 +37,7 @@ CHECK_FILE = "check.json"
 _SCHEMA = Path(__file__).with_name("meta.schema.json")
 
 
-_LONGEST_REASON = 200  # characters: a message holds the value, which may be long
+_LONGEST_REASON = 200  # characters; a message contains the value, which may be long
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class PackedMeta:
 
     `mean` and `std` are those of the training split, per channel, for values in 0..1.
     `counts` maps split to number of images, `checksums` file name to sha256.
-    `source` says where the images came from: `catalog` (the entry), `kind`, `held_out`
-    (what the source calls its val split), `official` (the checksum is the published one)
-    and `files` (name, bytes, sha256, md5 of each). `label_sets`: where an image may have several classes,
-    or none, the sets of them (each sorted) that its label numbers; None: its label is its class.
+    `source` is the origin of the images: `catalog` (the entry), `kind`, `held_out` (the source's name of
+    the val split), `official` (the checksum is the published one) and `files` (name, bytes, sha256, md5 of
+    each). `label_sets`, for multi-label data: the class set (sorted) of each label, so that an image's label
+    is an index into this list; None: the label of an image is its class.
     """
 
     name: str
@@ -74,24 +74,24 @@ class PackedMeta:
 
     @property
     def num_labels(self) -> int:
-        """One more than the largest label of an image: the classes, or the sets of them."""
+        """Number of different labels: of classes, or of class sets for multi-label data."""
         return self.num_classes if self.label_sets is None else len(self.label_sets)
 
     def label_name(self, label: int) -> str:
-        """The class of a label, or all classes of its set."""
+        """Name of a label: its class, or all classes of its set."""
         if self.label_sets is None:
             return self.classes[label]
         return " + ".join(self.classes[one] for one in self.label_sets[label]) or "(none)"
 
     def label_table(self) -> NDArray[np.bool_]:
-        """The classes that each label stands for: bool [labels, classes]."""
+        """The classes of each label: bool [labels, classes]."""
         table = np.zeros((self.num_labels, self.num_classes), dtype=np.bool_)
         for label, found in enumerate(self.label_sets or [[each] for each in range(self.num_classes)]):
             table[label, found] = True
         return table
 
     def class_counts(self, labels: NDArray[np.int64]) -> list[int]:
-        """Count `labels` [N] by class; one of several classes counts in each."""
+        """Count `labels` [N] by class; a label with several classes counts for each."""
         counts = np.bincount(labels, minlength=self.num_labels)
         if self.label_sets is None:
             return counts.tolist()
@@ -102,12 +102,12 @@ class PackedMeta:
 
     @property
     def splits(self) -> list[str]:
-        """The splits that there are: train, val and perhaps test."""
+        """The existing splits: train, val and perhaps test."""
         return [split for split in (*SPLITS, TEST) if split in self.counts]
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over all that training reads: the files' checksums, classes, shapes, mean and deviation."""
+        """SHA-256 of everything that training reads: file checksums, classes, shapes, mean and std."""
         shape = [self.channels, self.height, self.width]
         content = {"mean": self.mean, "std": self.std, "shape": shape, "counts": self.counts}
         content |= {"size": self.source.get("size"), "checksums": self.checksums, "classes": self.classes}
@@ -117,11 +117,11 @@ class PackedMeta:
 
     @property
     def fingerprint_v1(self) -> str:
-        """The fingerprint as runs recorded it before it held more than checksums and classes."""
+        """The fingerprint of an earlier version, which covered only checksums and classes."""
         return _checksum({"checksums": self.checksums, "classes": self.classes})
 
     def is_recorded_as(self, fingerprint: str) -> bool:
-        """True if `fingerprint`, which a run recorded, is of this data set, in whichever version."""
+        """True if the `fingerprint` recorded by a run is that of this data set, in either version."""
         return fingerprint in (self.fingerprint, self.fingerprint_v1)
 
     def shape(self, split: str) -> tuple[int, int, int, int]:
@@ -137,7 +137,7 @@ class PackedMeta:
 
     @classmethod
     def loads(cls, text: str) -> "PackedMeta":
-        """The reverse of `dumps`; ValueError with the reason where it is not that."""
+        """Parse the output of `dumps`. Raises ValueError with the reason if the text is not valid."""
         fields = parse_json(text)
         if not isinstance(fields, dict):
             raise ValueError("it holds no fields")
@@ -167,13 +167,13 @@ class PackedMeta:
 
 @dataclass(frozen=True)
 class RenormalisedMeta(PackedMeta):
-    """A data set's record with another mean and deviation to normalise by; its fingerprint is its own."""
+    """A record with another mean and std for normalisation; the fingerprint is that of record `own`."""
 
     own: PackedMeta | None = None
 
     @property
     def fingerprint(self) -> str:
-        """That of the data set as it is prepared."""
+        """Fingerprint of the data set as it was prepared."""
         assert self.own is not None
         return self.own.fingerprint
 
@@ -190,18 +190,18 @@ def _checksum(fields: Mapping[str, object]) -> str:
 
 
 def file_sizes(folder: Path, meta: PackedMeta) -> dict[str, NDArray[np.int32]] | None:
-    """Width and height of the images' files, by split: int32 [N, 2] each; None where they are not known."""
+    """Width and height of the original image files by split, int32 [N, 2] each; None if not known."""
     try:
         with open_regular(folder / SIZES_FILE) as stream, np.load(stream, allow_pickle=False) as stored:
             sizes = {split: stored[split] for split in meta.splits}
-    except Exception:  # of another version, or damaged: numpy raises nearly anything
+    except Exception:  # another version, or damaged: numpy can raise almost any error
         return None
     fits = all(found.shape == (meta.counts[split], 2) for split, found in sizes.items())
     return sizes if fits and all(found.dtype == np.int32 for found in sizes.values()) else None
 
 
 def kept_check(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The findings that are kept in a data set's folder; None where there are none of these data."""
+    """Findings of `neuscale data check` stored in a data set's folder; None if there are none for it."""
     try:
         found = read_json(folder / CHECK_FILE)
     except (OSError, ValueError):
@@ -212,7 +212,7 @@ def kept_check(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def read_meta(folder: Path, remedy: str) -> PackedMeta:
-    """The record in `folder`. Raises DataError, with the command that helps, if it cannot be read."""
+    """Read the record in `folder`. Raises DataError, with `remedy` as advice, if it cannot be read."""
     path = folder / META_FILE
     try:
         return PackedMeta.loads(read_record(path))

@@ -1,12 +1,12 @@
-"""The packed data set: a folder of uint8 arrays that are read by memory mapping.
+"""The packed data set: a folder of uint8 arrays, read through memory mapping.
 
 <root>/packed/<name>/
-    meta.json          classes, statistics, checksums, where it came from
+    meta.json          classes, statistics, checksums, origin
     train_images.npy   uint8 [N, C, H, W]
-    train_labels.npy   int64 [N], numbers of classes, or of the record's sets of them
+    train_labels.npy   int64 [N], indices of classes, or of the record's class sets
     val_images.npy     the held-out split, whatever its source calls it
     val_labels.npy
-    test_images.npy    where the source has one beside it: nothing but `eval --split test` reads it
+    test_images.npy    if the source has a test split as well: only `eval --split test` reads it
     test_labels.npy
 """
 
@@ -35,17 +35,17 @@ _SILENT = Silent()
 
 
 def images_file(split: str) -> str:
-    """The name of the file that holds a split's images."""
+    """Name of the file with a split's images."""
     return f"{split}_images.npy"
 
 
 def labels_file(split: str) -> str:
-    """The name of the file that holds a split's labels."""
+    """Name of the file with a split's labels."""
     return f"{split}_labels.npy"
 
 
 def array_files(splits: Iterable[str]) -> list[str]:
-    """The files of these splits."""
+    """Names of the array files of these splits."""
     return [file(split) for split in splits for file in (images_file, labels_file)]
 
 
@@ -60,15 +60,15 @@ def packed_path(name: str, root: Path | None = None) -> Path:
 
 
 def prepare_command(name: str, force: bool = False) -> str:
-    """The command that makes the data set `name`, for messages."""
+    """The command that prepares the data set `name`, for messages."""
     arguments = name if name in CATALOG else f"image_folder --source PATH --save-as {name}"
     return f"neuscale data prepare {arguments}{' --force' if force else ''}"
 
 
 class PackedDataset:
-    """A packed data set, opened: nothing is read before it is asked for.
+    """An opened packed data set; data is read only on access.
 
-    Make one with `open`. The arrays are mapped from disk, read-only, and shared between processes.
+    Create it with `open`. The arrays are memory-mapped, read-only, and shared between processes.
     """
 
     def __init__(self, folder: Path, meta: PackedMeta, arrays: Mapping[str, PackedArray]) -> None:
@@ -78,10 +78,10 @@ class PackedDataset:
 
     @classmethod
     def open(cls, folder: Path) -> "PackedDataset":
-        """The data set in `folder`.
+        """Open the data set in `folder`.
 
-        Raises DataError, naming the file and what to do, where one is missing, unreadable,
-        of another format, or not of the type, shape and size that `meta.json` gives.
+        Raises DataError, naming the file and what to do, if a file is missing, unreadable, of
+        another format, or not of the type, shape and size that `meta.json` states.
         """
         name = folder.name
         if not folder.is_dir():
@@ -97,19 +97,19 @@ class PackedDataset:
         return cls(folder, meta, arrays)
 
     def images(self, split: str) -> NDArray[np.uint8]:
-        """The images of a split: uint8 [N, C, H, W], mapped from disk, read-only."""
+        """The images of a split: uint8 [N, C, H, W], memory-mapped, read-only."""
         return self._arrays[images_file(self._known(split))]
 
     def labels(self, split: str) -> NDArray[np.int64]:
-        """The labels of a split: int64 [N], in memory; DataError where one is out of range."""
+        """The labels of a split: int64 [N], in memory. Raises DataError if one is out of range."""
         labels: NDArray[np.int64] = np.array(self._arrays[labels_file(self._known(split))])
-        # An index out of range would only show as a device-side assertion in the loss.
+        # A label out of range would only show up as a device-side assertion in the loss.
         if labels.size and not 0 <= labels.min() <= labels.max() < self.meta.num_labels:
             raise _damaged(self.folder / labels_file(split), "a label is out of range")
         return labels
 
     def names(self, split: str) -> list[str]:
-        """The files that the images of a split came from; empty where they are not known, as of arrays."""
+        """Names of the original image files of a split; empty if not known, as for arrays."""
         try:
             content = gzip.decompress(read_regular(self.folder / NAMES_FILE))
             names = dict(part.split("\0", 1) for part in content.decode().split("\0\0"))[self._known(split)]
@@ -123,11 +123,11 @@ class PackedDataset:
         return np.array(self.images(split)[sample])
 
     def class_counts(self, split: str) -> list[int]:
-        """Number of images of a split in each class, in the order of the classes."""
+        """Number of images of each class in a split."""
         return self.meta.class_counts(self.labels(split))
 
     def verify(self, progress: Progress = _SILENT) -> list[str]:
-        """Read everything again and return the names of the files that are damaged."""
+        """Read everything again and return the names of damaged files."""
         damaged = []
         total = sum(array.offset + array.nbytes for array in self._arrays.values())
         with progress.task(f"verifying {self.meta.name}", total, "B") as task:
@@ -164,9 +164,9 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 
 def _map_array(path: Path, dtype: type, shape: tuple[int, ...]) -> PackedArray:
-    """The array in `path`, mapped read-only, after type, shape and size have been compared."""
+    """Memory-map the array in `path` read-only, after checking its type, shape and size."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # opening a pipe would block
             raise ValueError("it is not a regular file")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -174,7 +174,7 @@ def _map_array(path: Path, dtype: type, shape: tuple[int, ...]) -> PackedArray:
     except Exception as error:
         if isinstance(error, OSError) and is_refused(error):
             raise read_error(error, path) from None
-        # the header is Python text, and its parser raises nearly anything
+        # the header is Python text, and its parser can raise almost any error
         raise _damaged(path, f"cannot be read ({error})") from None
     if not isinstance(array, np.memmap) or array.dtype != dtype or array.shape != shape:
         found = f"{array.dtype} {list(array.shape)}"

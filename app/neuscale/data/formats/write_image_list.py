@@ -1,4 +1,4 @@
-"""Lists a folder of images that stay where they are: what each is, and that each can be decoded."""
+"""List a folder of images that stay where they are, after checking that each can be decoded."""
 
 import hashlib
 from collections import deque
@@ -47,10 +47,10 @@ def list_images(
     skip_bad: bool = False,
     progress: Progress = _SILENT,
 ) -> ListedDataset:
-    """The list of the images in folder `source`, made if it is not there yet; arguments as for `prepare`.
+    """List the images in folder `source`, if no list exists yet, and open it; arguments as for `prepare`.
 
     Every file is read and decoded once: for its checksum, for the statistics, and so that a
-    damaged one is known before training. Raises as `prepare` does.
+    damaged file is found before training. Raises as `prepare` does.
     """
     name, source, usual = named_source(name, source, progress)
     save_as = save_as or usual
@@ -87,7 +87,7 @@ def list_images(
 
 
 def _ready(folder: Path, request: Request, progress: Progress) -> ListedDataset | None:
-    """The list in `folder` where it is of this source; None where it is to be made."""
+    """The list in `folder`; None if it must be made. Raises DataError for a list of another source."""
     if not folder.is_dir():
         return None
     try:
@@ -153,7 +153,7 @@ def _write(
 
 
 def _listed(source: ImageFilesSource, split: str, progress: Progress) -> Iterator[ListedFile]:
-    """The files of a split in order, hashed a few at a time."""
+    """The files of a split in order, hashed in parallel."""
     workers = available_cores()
 
     def described(sample: Sample, data: bytes) -> ListedFile:

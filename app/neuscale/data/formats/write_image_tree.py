@@ -1,4 +1,4 @@
-"""A data set as a tree of image files, `<split>/<class>/<file>`, as torchvision's `ImageFolder` reads it."""
+"""Write a data set as a tree of image files, `<split>/<class>/<file>`, for torchvision's `ImageFolder`."""
 
 import io
 import json
@@ -49,12 +49,12 @@ def write_image_tree(
     force: bool = False,
     progress: Progress = _SILENT,
 ) -> Path:
-    """The folder `<root>/folders/NAME` with `train/<class>/*` and `val/<class>/*`, made if it is not there.
+    """Write folder `<root>/folders/NAME` with `train/<class>/*` and `val/<class>/*`, unless it exists.
 
-    Image files are copied as they are, each decoded once to see that it is whole; arrays
-    become PNG files. Class folders have names whose sorted order is that of the labels.
-    Of `options` those count that say which files are what, and not how they are decoded. Raises as
-    `prepare` does.
+    Image files are copied unchanged, each decoded once to check that it is intact; arrays
+    become PNG files. The sorted names of the class folders are in the order of the labels.
+    Only those `options` apply that assign files to splits and classes, not those for decoding. Raises
+    as `prepare` does.
     """
     name, source, usual = named_source(name, source, progress)
     save_as = save_as or usual
@@ -84,7 +84,7 @@ def write_image_tree(
 
 
 def _is_ready(folder: Path, request: Request, progress: Progress) -> bool:
-    """True for a tree of what was asked for. Raises DataError for one of something else."""
+    """True if the tree exists and fits the request. Raises DataError for a tree of another source."""
     if not folder.is_dir():
         return False
     try:
@@ -126,7 +126,7 @@ def _write_split(source: Source, split: str, partial: Path, progress: Progress) 
 
 
 def _folder_names(source: Source) -> list[str]:
-    """A folder for each class; numbered where the sorted names would not be in the order of the labels."""
+    """Folder name of each class, with a number in front if sorting would change the order of the labels."""
     names = list(source.folder_names) if isinstance(source, ImageFilesSource) else list(source.classes)
     safe = [name.replace("/", "-") for name in names]
     if safe == sorted(safe):
@@ -136,12 +136,12 @@ def _folder_names(source: Source) -> list[str]:
 
 
 def _files(source: Source, split: str, names: list[str]) -> Iterator[tuple[str, bytes]]:
-    """`<class>/<file>` and content of every image."""
+    """Path `<class>/<file>` and content of every image."""
     if isinstance(source, ImageFilesSource):
         short = Counter((sample.label, PurePosixPath(sample.name).name) for sample in source.samples(split))
         for sample, content in source.files(split):
             file = PurePosixPath(sample.name).name
-            if short[sample.label, file] > 1:  # of several folders, shards or tables
+            if short[sample.label, file] > 1:  # equal names in several folders, shards or tables
                 file = sample.name.replace("/", "-")
             yield f"{names[sample.label]}/{file}", content
         return

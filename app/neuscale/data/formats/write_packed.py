@@ -1,7 +1,7 @@
-"""Writes a packed data set: all of it, or nothing that a reader could see.
+"""Write a packed data set atomically.
 
 Everything is written to a folder beside the target (`.NAME.partial-<pid>`), synced, and
-renamed into place (`place.py`).
+renamed into place (see `neuscale.fs`).
 """
 
 import gzip
@@ -33,10 +33,10 @@ def write_packed(
     provenance: dict[str, Any],
     progress: Progress,
 ) -> PackedDataset:
-    """Pack all of `source` into `folder` and open it; one that is there already is replaced.
+    """Pack all of `source` into `folder` and open it; an existing data set there is replaced.
 
-    Memory stays bounded by the source's blocks, whatever the size of the data set.
-    Raises DataError where the source is damaged, UserError where the disk cannot be written.
+    Memory use is bounded by the source's blocks, whatever the size of the data set.
+    Raises DataError if the source is damaged, UserError if the disk cannot be written.
     """
     needed = sum(source.counts.values()) * math.prod(source.image_shape)
     fix = "Free some space, or set $NEUSCALE_DATA to a folder on another disk."
@@ -73,14 +73,14 @@ def write_packed(
 
 
 def label_sets_of(source: Source) -> list[list[int]] | None:
-    """The sets of labels that a source's labels number; None where each image has one class."""
+    """The class set of each label of a source; None if each image has one class."""
     if not isinstance(source, ImageFilesSource) or source.label_sets is None:
         return None
     return [list(labels) for labels in source.label_sets]
 
 
 def _names(source: ImageFilesSource) -> bytes:
-    """The content of NAMES_FILE: of each split its name and those of its images, divided by NUL."""
+    """Content of NAMES_FILE: for each split its name and its file names, separated by NUL bytes."""
     parts = (
         "\0".join([split, *(sample.name for sample in source.samples(split))]) for split in source.counts
     )
@@ -88,7 +88,7 @@ def _names(source: ImageFilesSource) -> bytes:
 
 
 class ChannelStatistics:
-    """Mean and standard deviation per channel, exact: only integers are summed."""
+    """Exact mean and standard deviation per channel, since only integers are summed."""
 
     def __init__(self, channels: int) -> None:
         self._pixels = 0
@@ -96,10 +96,10 @@ class ChannelStatistics:
         self._squares = [0] * channels
 
     def add(self, images: NDArray[np.uint8]) -> None:
-        """Count `images` (uint8 [B, C, H, W]) in."""
+        """Add `images` (uint8 [B, C, H, W])."""
         batch, channels, height, width = images.shape
         self._pixels += batch * height * width
-        # A sum for each plane, in 32 bits where its squares fit: a third of the time of one over three axes.
+        # One sum per plane, in 32 bits if its squares fit: a third of the time of a sum over three axes.
         planes = images.reshape(batch * channels, height * width)
         wide = np.dtype(np.uint32 if height * width * 255**2 < 2**32 else np.uint64)
         squared = np.multiply(planes, planes, dtype=np.uint16)
@@ -112,7 +112,7 @@ class ChannelStatistics:
             self._squares[channel] += int(squares[channel])
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Both per channel for values in 0..1; the population's standard deviation."""
+        """Mean and population standard deviation per channel, for values in 0..1."""
         n = self._pixels
         mean = [total / (255 * n) for total in self._sums]
         variance_n2 = [n * square - total**2 for total, square in zip(self._sums, self._squares, strict=True)]
@@ -127,7 +127,7 @@ def _write_split(
     statistics: ChannelStatistics,
     progress: Progress,
 ) -> NDArray[np.int32]:
-    """Write the images and labels of a split; returns the width and height of their files, [N, 2]."""
+    """Write the images and labels of a split; return width and height of their files, [N, 2]."""
     count, shape = source.counts[split], source.image_shape
     labels = np.full(count, -1, dtype=np.int64)
     sizes = np.zeros((count, 2), dtype=np.int32)
@@ -166,10 +166,10 @@ def _write_header(stream: BinaryIO, dtype: type, shape: tuple[int, ...]) -> int:
 
 
 def _write_at(stream: BinaryIO, start: int, index: NDArray[np.int64], images: NDArray[np.uint8]) -> None:
-    """Write images to their places, neighbours in one go.
+    """Write images at their positions, neighbours in one call.
 
-    With writes and not through a memory map: on a full disk a write is an error that can be
-    reported, where a map kills the process (SIGBUS).
+    It does not use a memory map: on a full disk a write raises an error that can be reported, but a
+    memory map kills the process (SIGBUS).
     """
     order = np.argsort(index, kind="stable")
     index, images = index[order], images[order]
@@ -183,7 +183,7 @@ def _write_at(stream: BinaryIO, start: int, index: NDArray[np.int64], images: ND
 
 
 def _checksums(partial: Path, files: list[str], progress: Progress) -> dict[str, str]:
-    """sha256 of every array file, read back; the disk is made to keep them meanwhile."""
+    """SHA-256 of every array file, read back while the files are synced in parallel."""
     checksums = {}
     total = sum((partial / file).stat().st_size for file in files)
     with progress.task("checksums", total, "B") as task, ThreadPoolExecutor(1) as pool:

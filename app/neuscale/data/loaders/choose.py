@@ -1,4 +1,4 @@
-"""Choose the loader of a run, with the reason."""
+"""Choose the loader of a run, and give the reason."""
 
 from dataclasses import dataclass
 
@@ -19,14 +19,14 @@ from neuscale.hardware import device_memory
 
 @dataclass(frozen=True)
 class Choice:
-    """`kind`: resident, stream or files; `reason`: in words."""
+    """`kind`: resident, stream or files; `reason`: as text."""
 
     kind: str
     reason: str
 
 
 def choose_loader(config: DataConfig, data: Dataset, device: torch.device) -> Choice:
-    """The loader for `data.loader`. Raises UsageError for one that the data set is not prepared for."""
+    """Choose the loader for `data.loader`. Raises UsageError if the data set is not prepared for it."""
     wanted = config.loader
     if isinstance(data, ListedDataset):
         if wanted in ("auto", "files"):
@@ -57,7 +57,7 @@ def create_loader(
     device: torch.device,
     rank: Rank,
 ) -> Loader:
-    """The chosen loader of a split. Raises UsageError."""
+    """Create the chosen loader of a split. Raises UsageError for settings that do not fit the data."""
     loader: Loader
     if isinstance(data, ListedDataset):
         loader = FileLoader(data, split, config.image_size, device, rank, config.workers)
@@ -76,7 +76,7 @@ def create_loader(
 
 
 def check_augment(augment: AugmentConfig, choice: Choice) -> None:
-    """Raise UsageError for an augmentation that the loader has not the pixels for."""
+    """Raise UsageError for an augmentation that needs more pixels than the loader has."""
     if augment.resized_crop and choice.kind != "files":
         raise UsageError(
             "augment.resized_crop cuts from whole image files, and this data set is packed at one size.",

@@ -1,7 +1,7 @@
-"""The loader for images kept as files: a torch DataLoader whose workers decode what the order asks for.
+"""Loader for images kept as files: a torch DataLoader whose workers decode the images in order.
 
-Decoding (and a random resized crop at full resolution) is done for each image by a worker;
-from there on whole batches are augmented on the device, as for packed images.
+A worker decodes each image (with a random resized crop at full resolution); after that whole
+batches are augmented on the device, as for packed images.
 """
 
 import os
@@ -36,14 +36,14 @@ from neuscale.distributed.rank import Rank
 from neuscale.errors import DataError, UserError
 from neuscale.hardware import available_cores
 
-# Batches that each worker makes ahead.
+# Batches that each worker prefetches.
 PREFETCH = 2
 
 
 _SHARED_MEMORY = Path("/dev/shm")
 
 
-# What the handing over of a batch ends in where its process is killed at that moment.
+# Errors when a worker is killed while it transfers a batch.
 _BROKEN_LINK = (EOFError, ConnectionError, FileNotFoundError)
 
 
@@ -51,14 +51,14 @@ _Key = tuple[int, NDArray[np.float64] | None]
 
 
 class _Unreadable(NamedTuple):
-    """A DataError on its way from a worker, which cannot pass it on with both of its parts."""
+    """Parts of a DataError from a worker: a DataLoader cannot transfer the exception with both parts."""
 
     problem: str
     fix: str
 
 
 class FileLoader(Loader):
-    """Decodes image files in `workers` processes; None: one per core of this process, 0: in this process."""
+    """Decodes image files in `workers` processes; None: one per available core; 0: in this process."""
 
     kind = "files"
 
@@ -98,7 +98,7 @@ class FileLoader(Loader):
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=PREFETCH if self.workers else None,
-            generator=torch.Generator(),  # it draws seeds for its workers, and not from the run's stream
+            generator=torch.Generator(),  # for worker seeds, not to advance the run's generator
             worker_init_fn=_leave_signals_to_the_parent,
         )
         try:
@@ -115,7 +115,7 @@ class FileLoader(Loader):
             ) from error
 
     def _check_shared_memory(self, batch: int) -> None:
-        """UserError where the batches on their way do not fit into shared memory, which kills workers."""
+        """Raise UserError if prefetched batches do not fit into shared memory, which would kill workers."""
         try:
             free = os.statvfs(_SHARED_MEMORY).f_bavail * os.statvfs(_SHARED_MEMORY).f_frsize
         except OSError:
@@ -131,10 +131,10 @@ class FileLoader(Loader):
 
 
 def _without_interruptions(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Its batches. A worker that dies is an error here, where a batch is asked for, and nowhere else.
+    """Iterate over a DataLoader so that a dead worker raises an error only when a batch is requested.
 
-    torch raises it from a handler of SIGCHLD, so in the midst of whatever runs at that moment; it
-    also looks after its workers while it waits for them, which is enough.
+    torch raises it from a SIGCHLD handler, which interrupts whatever runs at that moment. It also
+    checks its workers while it waits for them, which is enough, so the handler is removed.
     """
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if main and loader.num_workers else None
@@ -145,11 +145,11 @@ def _without_interruptions(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 class _Images(Dataset[Any]):
-    """The images by (sample, window): uint8 [3, side, side], or the error that there is instead."""
+    """Images by (sample, window): uint8 [3, side, side], or _Unreadable for one that cannot be decoded."""
 
     def __init__(self, folder: Path, files: list[ListedFile], decoding: Decoding) -> None:
         self.folder, self.files, self.decoding = folder, files, decoding
-        self.whole = decoding  # of an image that is not cut at random
+        self.whole = decoding  # for images without a random crop
 
     def __len__(self) -> int:
         return len(self.files)
@@ -176,11 +176,11 @@ class _Images(Dataset[Any]):
             size = self.decoding.size[0] if self.decoding.size is not None else min(width, height)
             if self.decoding.fit == "crop":
                 window_height, window_width = window_pixels(window, height, width)[2:]
-                # A JPEG can be decoded at 1/2, 1/4 or 1/8, while the window stays larger than the result.
+                # A JPEG can be decoded at 1/2, 1/4 or 1/8, as long as the window is larger than the result.
                 scale = max(1, min(window_height, window_width) // size)
                 image.draft(None, (-(-image.width // scale), -(-image.height // scale)))
             rgb = upright(to_rgb(image, self.decoding), turn)
-        if self.decoding.fit != "crop":  # the window is one of the whole image, made to fit
+        if self.decoding.fit != "crop":  # the window is relative to the whole image, fitted to a square
             width = height = max(width, height)
             rgb = fitted(rgb, replace(self.decoding, size=(width, height)))
         x, y = rgb.width / width, rgb.height / height
@@ -208,6 +208,6 @@ def _collate(images: list[NDArray[np.uint8] | _Unreadable]) -> Tensor | _Unreada
 
 
 def _leave_signals_to_the_parent(_: int) -> None:
-    # A signal to all processes of a job asks the parent to save first; the workers end with it.
+    # A signal to all processes of a job asks the parent to save first; the workers exit with the parent.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""Batches for training and evaluation; how the bytes come to the device is each loader's own matter.
+"""Base class of the loaders: batches for training and evaluation.
 
-Order, augmentation and shares are the same for all of them, so that their batches are equal
-to the last bit.
+Loaders differ in how bytes get to the device. Order, augmentation and shares are the same for
+all of them, so their batches are bitwise equal.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ from neuscale.native_ops import native_ops
 class Batch:
     """`images` float32 [B, C, S, S], normalised; `labels` int64 [B]; `samples` int64 [B], their indices.
 
-    `positions`: where they stand in the order of `epoch`; of an evaluation, in the split. Where
+    `positions`: their positions in the order of `epoch`, or for an evaluation in the split. If
     images are mixed: `partner_labels` int64 [B], and `mix_weights` float32 [B], the weight of each
     image's own label.
     """
@@ -42,7 +42,7 @@ class Batch:
     mix_weights: Tensor | None = None
 
     def split(self, count: int) -> "list[Batch]":
-        """`count` equal parts of the batch, in its order; `count` divides B."""
+        """Split the batch into `count` equal parts, in order; `count` must divide B."""
         size = len(self.labels) // count
         return [self._part(first, first + size) for first in range(0, len(self.labels), size)]
 
@@ -61,9 +61,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Request:
-    """Images that are wanted: `samples` int64 [B].
+    """Request for images: `samples` int64 [B].
 
-    `windows`: where each is cut from its file, float64 [B, 4] (see `draw_windows`); None: not at random.
+    `windows`: random crop of each image file, float64 [B, 4] (see `draw_windows`); None: no random crop.
     """
 
     samples: NDArray[np.int64]
@@ -71,9 +71,9 @@ class Request:
 
 
 def model_size(meta: PackedMeta, image_size: int | None) -> int:
-    """The side in pixels of what a model sees of a data set, for `data.image_size`.
+    """Side in pixels of the model's input for a data set and `data.image_size`.
 
-    Raises UsageError for images that are not square where that is not given.
+    Raises UsageError if the images are not square and `image_size` is None.
     """
     if meta.height != meta.width and image_size is None:
         raise UsageError(
@@ -84,15 +84,15 @@ def model_size(meta: PackedMeta, image_size: int | None) -> int:
 
 
 class Loader(ABC):
-    """Makes the batches of a split on `device`.
+    """Builds the batches of a split on `device`.
 
-    `size`: the side in pixels of what the model sees. Raises UsageError for images that are not
-    square where no `image_size` is given.
+    `size`: side in pixels of the model's input. Raises UsageError if the images are not square and
+    `image_size` is None.
     """
 
-    kind: str  # what data.loader calls it
-    sampler = "uniform"  # what data.sampler says
-    interpolation, crop = "bilinear", 1.0  # and data.interpolation and data.crop
+    kind: str  # its name in data.loader
+    sampler = "uniform"  # data.sampler
+    interpolation, crop = "bilinear", 1.0  # data.interpolation and data.crop
 
     def __init__(
         self,
@@ -122,13 +122,13 @@ class Loader(ABC):
 
     @abstractmethod
     def _read(self, requests: Iterable[Request]) -> Iterator[Rows]:
-        """The bytes of each request, on the device, in the order of its samples.
+        """Yield the bytes of each request, on the device, in the order of its samples.
 
-        They may be overwritten once the next request is asked for.
+        They may be overwritten when the next item is requested.
         """
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """The images of an epoch by position: int64 [N]; each once, or as often as its class needs."""
+        """Index of the image at each position of an epoch, int64 [N]: a permutation, or class-balanced."""
         if self.sampler == "balanced":
             return balanced_order(seed, epoch, self.labels.cpu().numpy())
         return permutation(seed, epoch, len(self))
@@ -143,11 +143,11 @@ class Loader(ABC):
         global_batch_size: int,
         accumulation_steps: int = 1,
     ) -> Iterator[list[Batch]]:
-        """This process's micro-batches of steps `first_step` … `steps` - 1 of an epoch, one list a step."""
+        """This rank's micro-batches of steps `first_step` … `steps` - 1 of an epoch, one list per step."""
         count, rank = len(self), self.rank
         order = self.order(seed, epoch)
         windows = draw_windows(augment.resized_crop, seed, epoch, count) if augment.resized_crop else None
-        # A window is cut from its file at the model's own size.
+        # Random crops of files are decoded at the model's input size.
         stored = self.stored_size if windows is None else (self.size, self.size)
         augmentation = draw_augmentation(augment, seed, epoch, count, global_batch_size, stored, self.device)
         partners = augmentation.mix.partner.cpu().numpy() if augmentation.mix is not None else None
@@ -158,7 +158,7 @@ class Loader(ABC):
                 step, global_batch_size, rank.rank, rank.world_size, accumulation_steps
             )
         ]
-        # Of mixed micro-batches that are being read: where in what is read their images and partners are.
+        # For mixed micro-batches being read: indices of their images and partners in the rows that are read.
         indices: deque[Tensor] = deque()
 
         def requests() -> Iterator[Request]:
@@ -192,10 +192,10 @@ class Loader(ABC):
         chosen: NDArray[np.int64] | None = None,
         change: Callable[[Tensor, NDArray[np.int64]], Tensor] | None = None,
     ) -> Iterator[Batch]:
-        """This process's share of the split, unaugmented; over all processes every image exactly once.
+        """This rank's share of the split, unaugmented; over all ranks every image exactly once.
 
-        `chosen`: which images, int64 [N] without repeats; None: all. `change`: what is done to the bytes
-        of images, uint8 [B, C, H, W] with their numbers [B], before they are normalised.
+        `chosen`: indices of images, int64 [N] without repeats; None: all. `change`: function applied to
+        bytes, uint8 [B, C, H, W], and their indices [B], before they are normalised.
         """
         order = chosen if chosen is not None else np.arange(len(self))
         slices = evaluation_batches(len(order), batch_size, self.rank.rank, self.rank.world_size)

@@ -1,4 +1,4 @@
-"""The loader for images that fit: bytes that stay on the device."""
+"""Loader for images that fit into device memory and stay there as bytes."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from neuscale.distributed.rank import Rank
 
 
 class ResidentLoader(Loader):
-    """Keeps a split on the device as bytes and makes batches there, without worker processes.
+    """Keeps a split on the device as bytes and builds batches there, without worker processes.
 
     On a CPU the arrays stay memory-mapped.
     """
@@ -40,7 +40,7 @@ class ResidentLoader(Loader):
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:
-    """The array as a tensor without a copy; nothing writes to it."""
+    """The array as a tensor without a copy; must not be written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array))

@@ -1,9 +1,9 @@
-"""The loader for packed images that do not fit: read, and copied to the device, ahead of their use.
+"""Loader for packed images that do not fit into memory: it prefetches batches and copies them ahead.
 
-For a GPU, threads gather the next batches from the memory-mapped array into page-locked
-buffers and start their copies on a stream of its own, so that reading, copying and
-computing overlap. On a CPU nothing needs to be copied: there the threads only touch the
-pages, so that the disk is waited for ahead of time.
+For a GPU, threads gather the next batches from the memory-mapped array into pinned buffers
+and copy them on a separate CUDA stream, so that reading, copying and computing overlap. On a
+CPU nothing needs to be copied: a thread only touches the pages, so that they are read from
+disk ahead of time.
 """
 
 from collections import deque
@@ -23,15 +23,15 @@ from neuscale.data.loaders.loader import Loader, Request
 from neuscale.data.loaders.resident import as_tensor
 from neuscale.distributed.rank import Rank
 
-# Batches that are read while one is used.
+# Batches that are read ahead while one is used.
 AHEAD = 3
 
 
-# On a CPU: batches whose pages are touched together, while as many before them are used.
+# On a CPU: number of batches whose pages are touched together, while the previous group is used.
 GROUP = 8
 
 
-# A batch each; pages that are not in memory yet are so asked for in parallel.
+# Reader threads, one batch each, so that pages that are not in memory yet are read in parallel.
 READERS = 2
 
 
@@ -40,7 +40,7 @@ _PAGE = 4096
 
 @dataclass
 class _Buffer:
-    """Host memory of the ring, page-locked where there is CUDA; `copied`: when it may be written again."""
+    """A host buffer of the ring, pinned with CUDA; `copied`: event after which it may be overwritten."""
 
     memory: Tensor
     copied: torch.cuda.Event | None = None
@@ -48,7 +48,7 @@ class _Buffer:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A request's rows; `copied` tells when they are on the device; `buffer` is to be used again."""
+    """Rows of a request; `copied`: event when they are on the device; `buffer`: its buffer, for reuse."""
 
     rows: Rows
     buffer: _Buffer
@@ -79,7 +79,7 @@ class StreamLoader(Loader):
         return self._touched(requests) if self.device.type == "cpu" else self._copied(requests)
 
     def _touched(self, requests: Iterable[Request]) -> Iterator[Rows]:
-        """Rows of the mapped array itself, whose pages have been touched."""
+        """Rows of the memory-mapped array itself, whose pages have been touched."""
         wanted = iter(requests)
 
         def touched() -> list[NDArray[np.int64]]:
@@ -111,7 +111,7 @@ class StreamLoader(Loader):
                     if self._copies is not None and item.copied is not None:
                         current = torch.cuda.current_stream(self.device)
                         current.wait_event(item.copied)
-                        # Its memory is not given away before this stream is done with it.
+                        # The allocator must not reuse its memory before this stream has finished with it.
                         item.rows.images.record_stream(current)
                     yield item.rows
                     spare = item.buffer
@@ -119,15 +119,15 @@ class StreamLoader(Loader):
                 pool.shutdown(cancel_futures=True)
 
     def _fill(self, buffer: _Buffer, request: Request) -> _Ready:
-        """In a reader's thread: the rows of a request, on their way to the device."""
+        """Read the rows of a request and start their copy to the device; runs in a reader thread."""
         if buffer.copied is not None:
-            buffer.copied.synchronize()  # long done, where the model is what takes the time
+            buffer.copied.synchronize()  # usually done long ago, if the model is the bottleneck
         count = len(request.samples)
         if len(buffer.memory) < count:
             shape = (count, *self._array.shape[1:])
             buffer.memory = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copies is not None)
         host = buffer.memory[:count]
-        # The samples are in range; any other mode than "raise" writes without a buffer between.
+        # The samples are in range; any mode other than "raise" avoids an intermediate buffer.
         np.take(self._array, request.samples, axis=0, out=host.numpy(), mode="clip")
         if self._copies is None:
             return _Ready(Rows(host.to(self.device)), buffer)
@@ -138,7 +138,7 @@ class StreamLoader(Loader):
         return _Ready(Rows(images), buffer, buffer.copied)
 
     def _touch(self, samples: NDArray[np.int64]) -> None:
-        """Read a byte of each page of the samples."""
+        """Read one byte of each page of the samples."""
         image_bytes = self._array[0].nbytes
         places = np.append(np.arange(0, image_bytes, _PAGE), image_bytes - 1)
         np.take(self._array.reshape(-1), samples[:, None] * image_bytes + places, mode="clip")

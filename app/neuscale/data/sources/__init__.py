@@ -1,1 +1,1 @@
-"""Readers of data sets as their makers publish them; each gives blocks of decoded images."""
+"""Readers of published data sets and of the user's images; each yields blocks of decoded images."""

@@ -1,4 +1,4 @@
-"""Images and labels as arrays in a `.npz` file, as numpy and the MedMNIST collection write them."""
+"""Images and labels as arrays in a `.npz` file, as written by numpy and the MedMNIST collection."""
 
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
@@ -21,7 +21,7 @@ from neuscale.errors import DataError
 
 MAX_LABEL_BYTES = 1 << 30
 
-# How people call the arrays, in small letters and without the name of a split.
+# Common names of the arrays, in lower case and without the name of a split.
 IMAGES = ("x", "images", "image", "imgs", "data", "pixels")
 LABELS = ("y", "labels", "label", "targets", "target", "class", "classes_of_images")
 NAMES = ("class_names", "label_names", "classes", "names")
@@ -30,7 +30,7 @@ _NAMING = "Call the arrays x_train, y_train, x_val and y_val, or train_images, t
 
 
 class ArrayTree:
-    """The images of arrays, each as `<array>/<place>` and an uncompressed PPM, PGM or 16-bit PGM file."""
+    """Images of arrays as a FileTree: `<array>/<index>.ppm`, uncompressed PPM, PGM or 16-bit PGM files."""
 
     def __init__(self, path: Path, arrays: Collection[StoredArray]) -> None:
         self.path = path
@@ -62,21 +62,21 @@ class ArrayTree:
                         yield name_of(key, number), _as_file(pixels)
 
     def check_rest(self, used: Collection[str]) -> None:
-        """Nothing is left to check: an array is read to its end, which has a checksum."""
+        """Do nothing: an array is read to its end, which verifies its checksum."""
 
 
 def name_of(key: str, place: int) -> str:
-    """The name of an image of an array."""
+    """File name of an image of an array."""
     return f"{key}/{place:08}.ppm"
 
 
 def open_arrays(path: Path, options: SourceOptions) -> ImageFilesSource:
-    """The images of a `.npz` file: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], or uint16 [N, H, W].
+    """Open the images of a `.npz` file: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], or uint16 [N, H, W].
 
-    Labels are numbers or texts [N] or [N, 1], or one-hot [N, classes]; with `multi_label` any zeros and
-    ones [N, classes]. An array's name says its split and
-    what it is: x_train, train_images; two arrays without such names are told apart by their shapes.
-    Raises DataError for arrays of another kind, or that do not fit each other, and as `labelled_source`.
+    Labels are numbers or strings [N] or [N, 1], or one-hot [N, classes]; with `multi_label` any zeros and
+    ones [N, classes]. The name of an array gives its split and its role: x_train, train_images; two arrays
+    without such names are distinguished by their shapes. Raises DataError for arrays of another kind, or that
+    do not fit each other, and as `labelled_source` does.
     """
     stored = {array.key: array for array in stored_arrays(path)}
     pairs = _pairs(path, stored)
@@ -102,7 +102,7 @@ def open_arrays(path: Path, options: SourceOptions) -> ImageFilesSource:
 
 
 def _pairs(path: Path, stored: dict[str, StoredArray]) -> dict[str, tuple[StoredArray, StoredArray]]:
-    """Images and labels of each split, "" where there is one pair that names none."""
+    """Images and labels of each split; the key "" is for a single pair without a split in its names."""
     images: dict[str, StoredArray] = {}
     labels: dict[str, StoredArray] = {}
     for key, array in stored.items():
@@ -123,7 +123,7 @@ def _pairs(path: Path, stored: dict[str, StoredArray]) -> dict[str, tuple[Stored
 
 
 def _role(key: str) -> tuple[str, str]:
-    """The split in an array's name, or "", and the rest of it."""
+    """The split in an array's name, or "", and the rest of the name."""
     words = key.lower().replace("-", "_").split("_")
     for word in words:
         if (split := split_of(word)) is not None:
@@ -148,7 +148,7 @@ def _check_images(path: Path, array: StoredArray) -> None:
 
 
 def _channel_axis(shape: Sequence[int]) -> int | None:
-    """The axis of the channels in the three of an image: the last, where either could be."""
+    """Channel axis among the three axes of an image; the last one if both are possible."""
     return next((axis for counts in ((1, 3), (4,)) for axis in (2, 0) if shape[axis] in counts), None)
 
 
@@ -182,7 +182,7 @@ def _labels(path: Path, array: StoredArray) -> list[str]:
 
 
 def _label_sets(path: Path, array: StoredArray) -> list[tuple[str, ...]]:
-    """The labels of each image, from zeros and ones [N, classes]."""
+    """All labels of each image, from zeros and ones [N, classes]."""
     if int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize > MAX_LABEL_BYTES:
         raise DataError(f"{path}: {array.key}: too large for labels.", _NAMING)
     values = read_array(path, array)
@@ -207,7 +207,7 @@ def _class_names(path: Path, stored: dict[str, StoredArray]) -> list[str] | None
 def _named(
     path: Path, key: str, values: Sequence[str | tuple[str, ...]], names: Sequence[str]
 ) -> list[str | tuple[str, ...]]:
-    """The names of classes that are given as numbers."""
+    """Replace class numbers by class names."""
     given = {label for value in values for label in (value if isinstance(value, tuple) else (value,))}
     if given <= set(names):
         return list(values)
@@ -225,7 +225,7 @@ def _image_bytes(array: StoredArray) -> int:
 
 
 def _as_file(image: NDArray[Any]) -> bytes:
-    """A PGM or PPM file of [H, W], [H, W, C] or [C, H, W]; of four channels the first three."""
+    """Content of a PGM or PPM file of [H, W], [H, W, C] or [C, H, W]; of four channels the first three."""
     if image.ndim == 3:
         image = image if _channel_axis(image.shape) == 2 else image.transpose(1, 2, 0)
         image = image[:, :, 0] if image.shape[-1] == 1 else image[:, :, :3]

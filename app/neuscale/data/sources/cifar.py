@@ -19,7 +19,7 @@ from neuscale.errors import DataError
 
 @dataclass(frozen=True)
 class CifarLayout:
-    """The members of an archive that hold each split, and the key of the labels in them."""
+    """The members of an archive that contain each split, and the key of the labels in them."""
 
     name: str
     batches: Mapping[str, Sequence[str]]
@@ -39,10 +39,10 @@ CIFAR100 = CifarLayout("cifar100", {"train": ("train",), "val": ("test",)}, "fin
 
 
 class CifarSource:
-    """`cifar-10-python.tar.gz` or its like. The md5 is compared before anything in it is unpickled.
+    """`cifar-10-python.tar.gz` or the CIFAR-100 archive. The md5 is compared before anything is unpickled.
 
-    Raises DataError where the archive is not the official one. Takes 180 MB while packing:
-    the pickles hold a batch of 10,000 images each and cannot be read in parts.
+    Raises DataError if the archive is not the official one. Needs 180 MB of memory while packing: each
+    pickle contains a batch of 10,000 images (CIFAR-10) and cannot be read in parts.
     """
 
     held_out = "test"
@@ -73,7 +73,7 @@ def _read_batches(path: Path, num_classes: int, md5: str, layout: CifarLayout) -
     wanted = {name for names in layout.batches.values() for name in names}
     batches: dict[str, _Batch] = {}
     try:
-        # One open file for both, so that what is unpickled is what was compared.
+        # The file is opened only once, so that the unpickled content is the one that was compared.
         with path.open("rb") as stream:
             _compare_md5(stream, path, md5, layout.fix)
             stream.seek(0)
@@ -116,9 +116,9 @@ def _unpickle_batch(member: IO[bytes], where: str, num_classes: int, layout: Cif
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Builds arrays, lists, dictionaries, numbers and strings, and nothing else."""
+    """Unpickler that builds only arrays, lists, dicts, numbers and strings."""
 
-    # NumPy's own function for this moved between modules; an array knows where it is.
+    # NumPy's reconstruct function moved between modules; take it from an array.
     _RECONSTRUCT: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
     _ALLOWED: dict[tuple[str, str], Any] = {  # noqa: RUF012 - never changed
         ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,

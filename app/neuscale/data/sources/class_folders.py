@@ -1,4 +1,4 @@
-"""The classes of a tree: its folders, and the image files in them."""
+"""Classes of a tree, from its class folders, and the image files in them."""
 
 import unicodedata
 from collections import Counter, defaultdict
@@ -23,12 +23,12 @@ ByClass = dict[str, list[str]]
 def by_class(
     tree: FileTree, folders: Mapping[str, str], nested: bool | None, warnings: list[str]
 ) -> dict[str, ByClass]:
-    """For each split, its folder given, the class names with their image files, both sorted.
+    """For each split (`folders`: its folder), the class names with their sorted image files.
 
-    A class is a folder of the split, with all images below it; with `nested`, every folder that holds
-    images. `nested` None: DataError where folders below those of a split look like the classes. The
-    Unicode forms of a name are one class. What is odd is added to `warnings`. DataError for an image in no
-    class folder, a class folder without images, and a split without classes.
+    A class is a folder of the split, with all images below it; with `nested`, every folder that contains
+    images. With `nested` None, DataError is raised if folders below these look like the classes. Different
+    Unicode forms of a name are one class. Oddities are added to `warnings`. Raises DataError for an image
+    outside class folders, a class folder without images, and a split without classes.
     """
     images = {split: _images(tree, folder) for split, folder in folders.items()}
     for split, folder in folders.items():
@@ -56,7 +56,7 @@ def by_class(
 
 
 def listed(names: Sequence[str]) -> str:
-    """The names in quotes, the first ten of them."""
+    """The names in quotes, at most the first ten."""
     shown = ", ".join(f"'{name}'" for name in names[:_MOST_NAMED])
     return shown + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
 
@@ -66,12 +66,12 @@ def _prefix(folder: str) -> str:
 
 
 def _normal(name: str) -> str:
-    """Composed, as everything but macOS writes it: a letter with an accent is one character."""
+    """Unicode form NFC, in which a letter with an accent is one character; macOS may write another form."""
     return unicodedata.normalize("NFC", name)
 
 
 def _images(tree: FileTree, folder: str) -> list[str]:
-    """The image files below a folder. DataError where one lies in it itself."""
+    """The image files below a folder. Raises DataError for one directly in it."""
     start = _prefix(folder)
     found = [name for name in tree.files if name.startswith(start) and is_image(name)]
     loose = [name for name in found if "/" not in name.removeprefix(start)]
@@ -86,7 +86,7 @@ def _images(tree: FileTree, folder: str) -> list[str]:
 
 
 def _check_levels(tree: FileTree, folder: str, images: list[str], warnings: list[str]) -> None:
-    """DataError where the images lie in folders below those of the split that may be the classes."""
+    """Raise DataError if images are in deeper folders, which may be the classes instead."""
     start = _prefix(folder)
     direct: set[str] = set()
     below: defaultdict[str, set[str]] = defaultdict(set)
@@ -99,7 +99,7 @@ def _check_levels(tree: FileTree, folder: str, images: list[str], warnings: list
         else:
             direct.add(top)
     only_below = {top: names for top, names in below.items() if top not in direct}
-    # As in Tiny ImageNet: one folder of the same name in each class.
+    # One subfolder of the same name in each class is fine, as in Tiny ImageNet.
     usual = len(direct | below.keys()) > 1 and all(len(names) == 1 for names in only_below.values())
     if only_below and not (usual and len(set().union(*only_below.values())) == 1):
         inner_names = sorted(f"{top}/{name}" for top, names in only_below.items() for name in names)
@@ -116,7 +116,7 @@ def _check_levels(tree: FileTree, folder: str, images: list[str], warnings: list
 
 
 def _leaf_names(folders: Mapping[str, str], images: Mapping[str, list[str]]) -> dict[str, str]:
-    """Folder below a split to class: its last part, or all of it where two folders end alike."""
+    """Folder below a split → class: its last part, or the whole path if two folders share that part."""
     inner = {
         _normal(name.removeprefix(_prefix(folder)).rpartition("/")[0])
         for split, folder in folders.items()
@@ -141,7 +141,7 @@ def _check_empty(tree: FileTree, folder: str, classes: Mapping[str, list[str]], 
 
 
 def _note_spellings(folders: Mapping[str, str], images: Mapping[str, list[str]], warnings: list[str]) -> None:
-    """Say where two folders whose names look alike are one class."""
+    """Add a warning for folder names that differ only in Unicode form and are one class."""
     spellings: defaultdict[str, set[str]] = defaultdict(set)
     for split, folder in folders.items():
         for name in images[split]:
@@ -154,7 +154,7 @@ def _note_spellings(folders: Mapping[str, str], images: Mapping[str, list[str]],
 
 
 def _note_left_out(tree: FileTree, warnings: list[str]) -> None:
-    """Say what files are not taken, by their suffixes."""
+    """Add a warning about files that are ignored, by suffix."""
     counts = Counter(splitext(name)[1].lower() or "no suffix" for name in tree.files if not is_image(name))
     if counts:
         shown = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(8))

@@ -1,4 +1,4 @@
-"""One image file to its pixels: upright, as 8-bit RGB, and of the size that was asked for."""
+"""Decode an image file to pixels: upright, as 8-bit RGB, at the requested size."""
 
 import io
 import warnings
@@ -21,7 +21,7 @@ except ImportError:
 else:
     _AVIF = ("AVIF",)
 
-# What is tried on a file, whatever its name; Pillow would hand some other formats to other programs.
+# Formats that are tried on a file, whatever its name; Pillow would pass some others to external programs.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", *_AVIF)
 
 
@@ -34,24 +34,24 @@ SUFFIXES = frozenset(
 
 
 def is_image(name: str) -> bool:
-    """True for a name that ends as an image's."""
+    """True for a file name with the suffix of an image."""
     return splitext(name)[1].lower() in SUFFIXES
 
 
-MAX_PIXELS = 64_000_000  # to decode: a decompression bomb, or a picture that one does not train on
+MAX_PIXELS = 64_000_000  # limit for decoding: larger files are decompression bombs or not useful for training
 
 
-# Pillow warns of large images, which are decoded small here or refused in words.
+# Pillow warns about large images, which are decoded at a small size here or rejected with a message.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # such an image counts as upright
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # such an image is treated as upright
 
 
 class Refused(Exception):
-    """A file that may be intact is not used; the message says why."""
+    """An image file that may be intact but is not supported; the message gives the reason."""
 
 
 def image_size(archive: Path, name: str, data: bytes) -> tuple[int, int]:
-    """Width and height of an image file, upright, as its header gives them; DataError where it is none."""
+    """Width and height of an image file, upright, from its header. Raises DataError if it is not an image."""
     try:
         with open_image(data) as image:
             return upright_size(image, orientation(image))
@@ -62,29 +62,29 @@ def image_size(archive: Path, name: str, data: bytes) -> tuple[int, int]:
 
 
 def decode_image(data: bytes, decoding: Decoding) -> NDArray[np.uint8]:
-    """An image file's pixels, upright, uint8 [H, W, 3]; see `decode_sized`."""
+    """Pixels of an image file, upright, uint8 [H, W, 3]; see `decode_sized`."""
     return decode_sized(data, decoding)[0]
 
 
 def decode_sized(data: bytes, decoding: Decoding) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """An image file's pixels, upright, uint8 [H, W, 3], and the width and height that it has there.
+    """Pixels of an image file, upright, uint8 [H, W, 3], and its original width and height.
 
-    Scaled bicubic and antialiased. Grayscale becomes RGB; transparency is dropped; of several frames
-    the first is taken. Raises nearly anything where the file is damaged.
+    Scaling is bicubic and antialiased. Grayscale becomes RGB, transparency is dropped, and only the first
+    of several frames is used. A damaged file can raise almost any exception.
     """
     with open_image(data) as image:
         turn = orientation(image)
         size = image.size if turn < _SIDEWAYS else image.size[::-1]
         if decoding.size is not None:
             width, height = decoding.size if turn < _SIDEWAYS else decoding.size[::-1]
-            # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target leaves the filter enough.
+            # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target size is enough for the filter.
             image.draft(None, (2 * width, 2 * height))
         rgb = upright(to_rgb(image, decoding), turn)
     return np.asarray(fitted(rgb, decoding)), size
 
 
 def fitted(rgb: Image.Image, decoding: Decoding) -> Image.Image:
-    """The image at the size that was asked for."""
+    """The image scaled to the size of `decoding`."""
     if decoding.size is None:
         return rgb
     if decoding.observed is not None and decoding.fit == "crop":
@@ -97,7 +97,7 @@ def fitted(rgb: Image.Image, decoding: Decoding) -> Image.Image:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """An image file, its header read; raises nearly anything where it is none."""
+    """Open an image file and read its header; a file that is not an image can raise almost any exception."""
     if not data:
         raise Refused("the file is empty")
     try:
@@ -108,7 +108,8 @@ def open_image(data: bytes) -> Image.Image:
         raise Refused(_identified(data)) from None
 
 
-# EXIF 2.32, tag 0x0112: how the stored image is turned to stand upright. From _SIDEWAYS on its sides change.
+# EXIF 2.32, tag 0x0112: transpositions that make a stored image upright. From _SIDEWAYS on, width and height
+# are swapped.
 _TURNS = MappingProxyType(
     {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -126,26 +127,26 @@ _SIDEWAYS = 5
 
 
 def orientation(image: Image.Image) -> int:
-    """1 (upright) to 8, as EXIF counts; 1 where the image does not say, or its EXIF block is damaged."""
-    if image.format == "TIFF":  # Pillow turns them itself, when they are loaded
+    """EXIF orientation, 1 (upright) to 8; 1 if there is none, or if the EXIF block is damaged."""
+    if image.format == "TIFF":  # Pillow rotates TIFFs itself on loading
         return 1
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # its parser raises nearly anything
+    except Exception:  # the EXIF parser can raise almost any error
         return 1
     return found if found in _TURNS else 1
 
 
 def upright_size(image: Image.Image, turn: int) -> tuple[int, int]:
-    """Width and height of the image once it is turned."""
+    """Width and height of the image when upright."""
     if image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= _SIDEWAYS:
-        image.load()  # which of the two its size is before depends on Pillow's version
+        image.load()  # the size before loading depends on Pillow's version
     width, height = image.size
     return (width, height) if turn < _SIDEWAYS else (height, width)
 
 
 def upright(image: Image.Image, turn: int) -> Image.Image:
-    """The image, turned."""
+    """The image transposed to upright."""
     return image.transpose(_TURNS[turn]) if turn in _TURNS else image
 
 
@@ -164,12 +165,12 @@ def _eight_bits(gray: NDArray[Any], decoding: Decoding) -> NDArray[np.uint8]:
     if decoding.observed is not None:
         decoding.observed.values(int(gray.max()))
     values = gray.astype(np.int64).clip(decoding.low, decoding.high) - decoding.low
-    span = decoding.high - decoding.low + 1  # so that 16 bits become the upper 8 of them
+    span = decoding.high - decoding.low + 1  # so that 16-bit values become their upper 8 bits
     return (values * 256 // span).astype(np.uint8)
 
 
 def unusable(archive: Path, name: str, error: Exception) -> DataError:
-    """The error for an image file that cannot be decoded, with the reason in words."""
+    """DataError for an image file that cannot be decoded, with the reason."""
     reason = (
         str(error) if isinstance(error, Refused) else f"the image is damaged or cut short ({_said(error)})"
     )
@@ -180,7 +181,7 @@ def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-# Formats that people have and that are not read: how their files begin, after the given number of bytes.
+# Common formats that are not supported: offset and bytes at the beginning of their files.
 _OTHERS = (
     (4, b"ftyphei", "HEIC"),
     (4, b"ftyphev", "HEIC"),
@@ -209,7 +210,7 @@ _OTHERS = (
 
 
 def _identified(data: bytes) -> str:
-    """Words for a file that is no image of a format that is read."""
+    """Message for a file that is not an image in a supported format."""
     for offset, beginning, name in _OTHERS:
         article = "an" if name[0] in "aeiouAEIOUHX" and name not in ("HEIC", "HEIF", "HDF5") else "a"
         if data[offset : offset + len(beginning)].lower() == beginning.lower():

@@ -1,4 +1,4 @@
-"""Many image files to blocks of pixels, in a few threads: decoders work without the interpreter's lock."""
+"""Decode many image files to blocks of pixels in a thread pool: decoders release the GIL."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ class _Named(Protocol):
 
 
 def check_image(archive: Path, name: str, data: bytes, decoding: Decoding) -> None:
-    """Decode an image file; DataError where that is not possible."""
+    """Decode an image file as a check. Raises DataError if that is not possible."""
     width, height = jpeg_size(data) or (0, 0)
     if 0 < width * height <= MAX_PIXELS and decode_jpeg_into(data, np.empty((height, width, 3), np.uint8)):
         return
@@ -38,7 +38,7 @@ def check_image(archive: Path, name: str, data: bytes, decoding: Decoding) -> No
 def bad_images(
     archive: Path, files: Iterable[tuple[_Named, bytes]], decoding: Decoding, task: Task
 ) -> Iterator[tuple[str, str]]:
-    """Name and reason of each image that cannot be decoded, in the order given."""
+    """Yield name and reason of each image that cannot be decoded, in the given order."""
 
     def reason(name: str, data: bytes) -> str | None:
         try:
@@ -72,11 +72,11 @@ def decode_blocks(
     shape: tuple[int, int, int],
     decoding: Decoding,
 ) -> Iterator[Block]:
-    """Blocks of decoded images from (place, label, name, content), in the order given.
+    """Yield blocks of decoded images from (index, label, name, content), in the given order.
 
-    `shape` is [3, H, W] of every image; one that differs is a DataError that names it. Damaged ones are
-    counted to the end, and are a DataError then. A bounded number of files is in memory, whatever the
-    number of images.
+    `shape` is [3, H, W] of every image; an image of another shape raises a DataError that names it. Damaged
+    images are collected, and raise one DataError at the end. The number of files in memory is bounded,
+    whatever the number of images.
     """
     workers = available_cores()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -103,7 +103,7 @@ _MOST_NAMED = 5
 
 
 def _all_bad(archive: Path, bad: list[DataError]) -> DataError:
-    """The error for images that cannot be decoded: how many there are, and the first few."""
+    """DataError for images that cannot be decoded, with their number and the first few reasons."""
     if len(bad) == 1:
         return DataError(
             bad[0].problem,
@@ -122,7 +122,7 @@ _Batch = list[tuple[int, int, str, bytes]]
 
 
 def _batches(files: Iterable[tuple[int, int, str, bytes]], shape: tuple[int, int, int]) -> Iterator[_Batch]:
-    """Up to 128 files, but no more than about 8 MB, packed or decoded."""
+    """Batches of up to 128 files, with at most about 8 MB, encoded or decoded."""
     limit = 8 << 20
     most = max(1, min(128, limit // (shape[0] * shape[1] * shape[2])))
     batch: _Batch = []
@@ -140,7 +140,7 @@ def _batches(files: Iterable[tuple[int, int, str, bytes]], shape: tuple[int, int
 def _decode_batch(
     archive: Path, batch: _Batch, shape: tuple[int, int, int], decoding: Decoding, bad: list[DataError]
 ) -> Block:
-    """The images of a batch; an image that cannot be decoded is added to `bad`."""
+    """Decode a batch; errors of images that cannot be decoded are added to `bad`."""
     channels, height, width = shape
     images = np.empty((len(batch), height, width, channels), dtype=np.uint8)
     sizes = np.tile(np.array([width, height], np.int32), (len(batch), 1))
@@ -151,7 +151,7 @@ def _decode_batch(
             pixels, sizes[number] = decode_sized(data, decoding)
         except MemoryError:
             raise
-        except Exception as error:  # Pillow raises nearly anything on damaged files
+        except Exception as error:  # Pillow can raise almost any error on damaged files
             bad.append(unusable(archive, name, error))
             continue
         if pixels.shape[:2] != (height, width):

@@ -1,4 +1,4 @@
-"""The way from image files to the pixels of a data set, and what is noticed on it."""
+"""Options for decoding image files to the pixels of a data set, and statistics about it."""
 
 import threading
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ FITS = ("crop", "pad", "squash")
 
 @dataclass(frozen=True)
 class Decoding:
-    """The size that images of a data set get, and the 8 bits of 16-bit ones.
+    """Size of a data set's images, and conversion of 16-bit images to 8 bits.
 
-    `size`: width and height, or None where every image is kept as it is. `fit`: "crop" scales the
-    image to cover that size and keeps the middle, "pad" scales it to fit in and fills with black,
-    "squash" changes its proportions. `low`, `high`: the values of 16-bit images that become 0 and 255.
-    `observed` is told of every image.
+    `size`: width and height; None keeps the size of every image. `fit`: "crop" scales the image to
+    cover that size and keeps the middle, "pad" scales it to fit inside and fills with black,
+    "squash" changes its aspect ratio. `low`, `high`: the values of 16-bit images that become 0 and 255.
+    `observed` collects statistics of all images.
     """
 
     size: tuple[int, int] | None = None
@@ -37,12 +37,12 @@ class Decoding:
 
     @property
     def size_words(self) -> str:
-        """The size in words."""
+        """The size as text."""
         return "{}×{}".format(*self.size) if self.size is not None else "one size"
 
     @classmethod
     def recorded(cls, source: Mapping[str, Any], size: tuple[int, int] | None) -> "Decoding":
-        """That of a data set whose record has `source`; ValueError where it says what cannot be."""
+        """Decoding options from the field `source` of a record. Raises ValueError for invalid values."""
         low, high = source.get("value_range", (0, 65535))
         try:
             return cls(size, source.get("fit", "crop"), low, high)
@@ -51,36 +51,36 @@ class Decoding:
 
 
 def square(size: int | None) -> tuple[int, int] | None:
-    """Width and height of `size`×`size` pixels."""
+    """Width and height of `size`×`size` pixels; None for None."""
     return None if size is None else (size, size)
 
 
 class Observed:
-    """Counts of what decoding noticed in the images of a data set, in whatever threads."""
+    """Thread-safe statistics about the decoded images of a data set."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.images = 0
-        self.cropped = 0  # of which a crop kept less than half
+        self.cropped = 0  # images of which a crop kept less than half
         self._kept = 0.0
         self.sixteen_bit = 0
-        self.highest = 0  # of the values of those
+        self.highest = 0  # highest value in 16-bit images
 
     def fitted(self, kept: float) -> None:
-        """An image was made to fit, and this share of it kept."""
+        """Count an image that was fitted to the size, of which the share `kept` is left."""
         with self._lock:
             self.images += 1
             self._kept += kept
             self.cropped += kept < 0.5
 
     def values(self, highest: int) -> None:
-        """An image had 16 bits a value."""
+        """Count a 16-bit image with this highest value."""
         with self._lock:
             self.sixteen_bit += 1
             self.highest = max(self.highest, highest)
 
     def warnings(self, decoding: Decoding) -> list[str]:
-        """Sentences for the user on what is probably not meant."""
+        """Warnings about results that are probably not intended."""
         found = []
         if self.images and self.cropped > 0.05 * self.images:
             found.append(

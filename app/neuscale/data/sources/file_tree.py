@@ -1,7 +1,7 @@
-"""A tree of files in a folder, a zip or a tar, read in place: nothing is ever unpacked to disk.
+"""Interface to files in a folder, a zip or a tar, read in place: nothing is ever unpacked to disk.
 
-The three look the same from outside: names with '/' to sizes, and contents on demand. Names
-that would leave the tree ('/x', '../x'), links and devices in archives are refused.
+All have the same interface: a mapping of names with '/' to sizes, and contents on demand. Names that
+would leave the tree ('/x', '../x'), links and devices in archives are rejected.
 """
 
 import sys
@@ -12,11 +12,11 @@ from typing import Protocol
 from neuscale.data.sources.listing import Listing
 from neuscale.errors import DataError
 
-# Far above any image that one would train on, far below what fills a memory.
+# Far above any image for training, far below the memory of a machine.
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
 
 
-# What desktops, network disks, version control and file systems leave in every folder, in small letters.
+# Names that desktops, network disks, version control and file systems create in folders, in lower case.
 IGNORED_NAMES = frozenset(
     {
         "__macosx",
@@ -35,21 +35,21 @@ IGNORED_NAMES = frozenset(
 )
 
 
-# Of a name: what Linux takes. A folder's own depth, and that of its names, decide how much a listing takes.
+# Limits of a name, as in Linux. The depth of names determines how much memory a listing needs.
 MAX_PATH_BYTES, MAX_PART_BYTES, MAX_LEVELS = 4096, 255, 100
 
 
-# Of memory, for the listing of an archive: some 5 million files.
+# Memory for the listing of an archive, about 5 million files.
 MAX_LISTING_BYTES = 2 << 30
 
 
-_SHOWN = 60  # characters of a name that is too long
+_SHOWN = 60  # characters shown of a name that is too long
 
 
-_BYTES_PER_NAME = 300  # two entries of dictionaries and two numbers, beside the name itself
+_BYTES_PER_NAME = 300  # two dict entries and two numbers, besides the name itself
 
 
-# What the user does about a damaged archive, and about one that was made in a way that is not read.
+# Advice for a damaged archive, and for one with unsupported contents.
 GET_ANEW = "Get or make it anew (it is damaged, or was not copied to its end), then run the command again."
 
 
@@ -57,9 +57,9 @@ REPACK = "Make the archive anew from plain files and run the command again."
 
 
 class FileTree(Protocol):
-    """Files by name. `files` maps each to its size in bytes; `folders` are all folders above and between.
+    """Files by name. `files` maps each to its size in bytes; `folders` contains all folders.
 
-    `listing_bytes` is about what the two take in memory. `warnings`: sentences on how names were read.
+    `listing_bytes`: approximate memory of the two. `warnings`: sentences about how names were decoded.
     """
 
     path: Path
@@ -70,17 +70,17 @@ class FileTree(Protocol):
 
     @property
     def listing(self) -> Listing | None:
-        """The names, sizes and times of a folder's files; None of an archive, which has a checksum."""
+        """Names, sizes and times of a folder's files; None for an archive, which has a checksum."""
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Name and content of each file in `names`, in the order that is fastest to read."""
+        """Yield name and content of each file in `names`, in the order that is fastest to read."""
 
     def check_rest(self, used: Collection[str]) -> None:
-        """Raise DataError where what is not in `used` is damaged: a damaged name can hide an image."""
+        """Raise DataError if files not in `used` are damaged: a damaged name can hide an image."""
 
 
 def check_text(where: Path, name: str) -> None:
-    """DataError where a file's name cannot be shown or recorded."""
+    """Raise DataError for a file name that is not valid text and so cannot be shown or recorded."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -92,9 +92,9 @@ def check_text(where: Path, name: str) -> None:
 
 
 def check_name(where: Path, name: str) -> None:
-    """DataError where a file's name is longer or deeper than any that people make."""
+    """Raise DataError for a file name that is invalid, too long or nested too deeply."""
     check_text(where, name)
-    long = len(name) * 4 > MAX_PART_BYTES  # bytes of a character: at most four
+    long = len(name) * 4 > MAX_PART_BYTES  # at most four bytes per character
     if "\0" in name:
         problem = "it has a NUL"
     elif name.count("/") >= MAX_LEVELS:
@@ -115,12 +115,12 @@ def is_ignored(part: str) -> bool:
 
 
 def member_name(archive: Path, raw: str, backslash: bool = False) -> str | None:
-    """A member's name without './', or None where it is to be ignored; `backslash` separates as well.
+    """Normalised name of an archive member, or None if it is ignored; `backslash`: also a separator.
 
-    Raises DataError where it leaves the tree, or is longer or deeper than any name of an image.
+    Raises DataError for a name that leaves the tree, is too long or nested too deeply.
     """
     check_name(archive, raw)
-    # Plain text and not PurePosixPath, which takes half a second for 100,000 names.
+    # Plain strings instead of PurePosixPath, which takes half a second for 100,000 names.
     slashed = raw.replace("\\", "/") if backslash else raw
     parts = [part for part in slashed.split("/") if part not in ("", ".")]
     if slashed.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
@@ -133,7 +133,7 @@ def member_name(archive: Path, raw: str, backslash: bool = False) -> str | None:
 def add_member(tree: FileTree, name: str, size: int, is_folder: bool) -> None:
     """Add a file with the folders above it, or a folder.
 
-    Raises DataError where a file already exists, and where the listing fills the memory.
+    Raises DataError if a file already exists, or if the listing needs too much memory.
     """
     folder = name if is_folder else name.rpartition("/")[0]
     while folder and folder not in tree.folders:
@@ -153,7 +153,7 @@ def add_member(tree: FileTree, name: str, size: int, is_folder: bool) -> None:
 
 
 def check_size(archive: Path, name: str, size: int) -> None:
-    """DataError where a file is too large to be an image."""
+    """Raise DataError if a file is too large to be an image."""
     if not 0 <= size <= MAX_MEMBER_BYTES:
         raise DataError(
             f"{archive}: {name}: {size / 1e6:,.0f} MB for one file is out of all proportion.",

@@ -15,11 +15,11 @@ from neuscale.progress import Progress, Silent
 
 _SILENT = Silent()
 
-_STEP = 1000  # files between two reports
+_STEP = 1000  # files between two progress updates
 
 
 class FolderTree:
-    """A folder on disk. Links are followed, as everywhere on the user's own disk."""
+    """A folder on disk as a FileTree. Symbolic links are followed."""
 
     def __init__(self, path: Path, progress: Progress = _SILENT) -> None:
         self.path = path
@@ -44,13 +44,13 @@ class FolderTree:
                 raise read_error(error, path) from None
 
     def check_rest(self, used: Collection[str]) -> None:
-        """Files on disk have nothing that could be checked without their content."""
+        """Do nothing: files on disk cannot be checked without reading their content."""
 
 
 def walk_folder(path: Path, folders: set[str] | None = None) -> Iterator[Entry]:
-    """The files below a folder, in the order of their names; its folders are added to `folders`.
+    """Yield the files below a folder, sorted by name; subfolders are added to `folders`.
 
-    Raises DataError for what cannot be listed: a broken link, a pipe, a name that is no text or too long.
+    Raises DataError for entries that cannot be listed: a broken link, a pipe, an invalid or too long name.
     """
     try:
         yield from _walk(path, path, "", frozenset(), folders if folders is not None else set())
@@ -59,7 +59,7 @@ def walk_folder(path: Path, folders: set[str] | None = None) -> Iterator[Entry]:
 
 
 def counted(entries: Iterator[Entry], progress: Progress) -> Iterator[Entry]:
-    """The entries, counted for the user while they come: on a network disk a million files take minutes."""
+    """Yield the entries, with progress: on a network disk a million files take minutes."""
     task = None
     with ExitStack() as stack:
         for number, entry in enumerate(entries, start=1):
@@ -74,7 +74,7 @@ def _walk(
 ) -> Iterator[Entry]:
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
-    if here in above:  # a link to a folder that it lies in
+    if here in above:  # a link to a folder above itself
         return
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
@@ -95,7 +95,7 @@ def _walk(
 
 
 def is_data(name: str) -> bool:
-    """True for a file that a data set may be made from: an image, a table, an array."""
+    """True for a file that a data set may be made from: an image, a table or a tar archive."""
     return is_image(name) or splitext(name)[1].lower() in _TABLES or name.lower().endswith(TAR_SUFFIXES)
 
 

@@ -19,14 +19,14 @@ _BLOCK = 2048
 _MAX_ITEMS, _MAX_ITEM_BYTES = 100_000_000, 1 << 20
 _FIX = "Delete it and run 'neuscale data prepare fashion_mnist' again."
 
-# The held-out files are called t10k; `held_out` says "test", as everybody does.
+# The held-out files are called t10k; `held_out` is "test", the common name.
 _PREFIXES = {"train": "train", "val": "t10k"}
 
 
 class IdxSource:
     """Four IDX files, by name: {train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz.
 
-    Raises DataError, naming the file, where one is cut short, damaged or does not fit the others.
+    Raises DataError, naming the file, if a file is truncated, damaged or does not fit the others.
     """
 
     held_out = "test"
@@ -89,7 +89,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _read_header(stream: BinaryIO, path: Path, dimensions: int) -> tuple[int, ...]:
-    """The sizes that an IDX header gives: two zero bytes, the type, their number, then each."""
+    """Dimensions from an IDX header: two zero bytes, type, number of dimensions, then each size."""
     zeros, kind, found = struct.unpack(">HBB", _read_exactly(stream, path, 4))
     if (zeros, kind, found) != (0, _UNSIGNED_BYTE, dimensions):
         raise DataError(f"{path}: not an IDX file of {dimensions} dimensions of bytes.", _FIX)
@@ -110,7 +110,7 @@ def _read_exactly(stream: BinaryIO, path: Path, size: int) -> bytes:
 
 
 def _expect_end(stream: BinaryIO, path: Path) -> None:
-    """Reading past the last value makes gzip compare its checksum."""
+    """Read past the last value, which makes gzip compare its checksum, and raise DataError for more data."""
     try:
         rest = stream.read(1)
     except (OSError, EOFError, zlib.error) as error:

@@ -26,12 +26,12 @@ class Sample:
 class ImageFilesSource:
     """Image files with labels, in the order in which they are packed.
 
-    `folder_names`: the classes' folders where those are not named after the classes. `warnings`:
-    sentences on how the files were taken; what decoding notices is added once they are decoded.
-    `label_sets`: where images may have several labels, the sets of classes that a sample's label numbers.
+    `folder_names`: names of the class folders, if they differ from the class names. `warnings`:
+    sentences about how the files were interpreted. `label_sets`, for multi-label data: the class sets;
+    a sample's label is an index into them.
 
-    Every image has the size of the first one, or that of `decoding`; DataError where the sizes differ
-    and it has none.
+    Every image has the size of `decoding`, or else that of the first image; DataError is raised if the
+    sizes differ then.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ImageFilesSource:
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
-        """[C, H, W] of every image. Raises DataError where the first one is no image."""
+        """[C, H, W] of every image. Raises DataError if the first file is not an image."""
         if self.decoding.size is not None:
             width, height = self.decoding.size
             return (3, height, width)
@@ -73,9 +73,9 @@ class ImageFilesSource:
         return self._samples[split]
 
     def leave_out_bad(self, progress: Progress) -> list[str]:
-        """Leave out the images that cannot be decoded; returns why, a line for each.
+        """Leave out the images that cannot be decoded; return the reasons, one line per image.
 
-        Raises DataError where a class has no training image left.
+        Raises DataError if a class has no training image left.
         """
         reasons: list[str] = []
         for split, samples in self._samples.items():
@@ -98,16 +98,16 @@ class ImageFilesSource:
 
     @property
     def listing(self) -> Listing | None:
-        """The names, sizes and times of a folder's files; None of an archive, which has a checksum."""
+        """Names, sizes and times of a folder's files; None for an archive, which has a checksum."""
         return self._tree.listing
 
     @property
     def in_folder(self) -> bool:
-        """True where the images are files in a folder on disk."""
+        """True if the images are files in a folder on disk."""
         return isinstance(self._tree, FolderTree)
 
     def files(self, split: str) -> Iterator[tuple[Sample, bytes]]:
-        """The image files of a split as they are, in the order in which they are stored."""
+        """Samples of a split with their file contents, in the order in which they are stored."""
         samples = {sample.name: sample for sample in self._samples[split]}
         for name, data in self._tree.read(samples):
             yield samples[name], data

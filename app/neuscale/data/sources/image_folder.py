@@ -1,4 +1,4 @@
-"""The layouts that people have for their own images: `train/<class>/*` and `val/<class>/*`, or no splits."""
+"""Folder layouts of the user's images: `train/<class>/*` and `val/<class>/*`, or classes without splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _LOOSE = " Images without class folders need a table of their classes: `labels`.
 
 @dataclass(frozen=True)
 class _Splits:
-    """The folders of a tree's splits; `train` alone may be the folder of all classes."""
+    """Folders of a tree's splits; without splits, `train` is the folder of all classes."""
 
     train: str
     val: str | None
@@ -29,21 +29,21 @@ class _Splits:
 
     @property
     def held_out(self) -> str | None:
-        """The folder that is "val": the test images where there are no others."""
+        """Folder of the split "val": the test images if there are no validation images."""
         return self.val or self.test
 
 
 def open_image_folder(
     tree: FileTree, options: SourceOptions = USUAL, classes: Sequence[str] | None = None
 ) -> ImageFilesSource:
-    """The images below train/<class>/ and val/<class>/ of a tree, at any depth.
+    """Open the images below train/<class>/ and val/<class>/ of a tree, at any depth.
 
-    The tree may lie in folders that hold nothing else. Classes are sorted by name, images by path, as
-    `torchvision.datasets.ImageFolder` has them. Where no images are held out, `val_share` or `folds` of
-    the options take some of each class. With `classes`, the class folders must be exactly these.
+    The tree may be nested in folders that contain nothing else. Classes are sorted by name, images by path,
+    as in `torchvision.datasets.ImageFolder`. If no images are held out, `val_share` or `folds` of the
+    options hold out some of each class. With `classes`, the class folders must be exactly these.
 
-    Raises DataError, naming archive and folder, where there is no such tree, a class has no image, a
-    held-out class is unknown, or the classes may be those of another level of folders.
+    Raises DataError, naming archive and folder, if there is no such tree, a class has no image, a held-out
+    class is unknown, or the classes may be on another folder level.
     """
     path = tree.path
     splits = _find_splits(tree, options)
@@ -77,7 +77,7 @@ def open_image_folder(
 
 
 def _find_splits(tree: FileTree, options: SourceOptions) -> _Splits:
-    """The folders of the splits. DataError where there are none, or several of the same kind."""
+    """Find the folders of the splits. Raises DataError if there are none, or several of the same kind."""
     tops = sorted(
         {
             folder.rpartition("/")[0]
@@ -118,7 +118,7 @@ def _find_splits(tree: FileTree, options: SourceOptions) -> _Splits:
 
 
 def _one_of(tree: FileTree, folders: dict[str, str], names: Sequence[str]) -> str | None:
-    """The folder with the first of the names that is there, in whatever letters."""
+    """The folder with the first of `names` that exists, ignoring case; None if there is none."""
     for name in names:
         found = [folder for key, folder in folders.items() if key.lower() == name]
         if len(found) > 1:
@@ -129,7 +129,7 @@ def _one_of(tree: FileTree, folders: dict[str, str], names: Sequence[str]) -> st
 
 
 def _classes_only(tree: FileTree, options: SourceOptions) -> _Splits:
-    """The folder of all classes, in a tree without splits, where the options make some."""
+    """The folder of all classes, for a tree without splits if the options create them. Raises DataError."""
     top = _innermost(tree)
     prefix = f"{top}/" if top else ""
     inner = (name.removeprefix(prefix) for name in tree.files if name.startswith(prefix) and is_image(name))
@@ -150,7 +150,7 @@ def _classes_only(tree: FileTree, options: SourceOptions) -> _Splits:
 
 
 def _innermost(tree: FileTree) -> str:
-    """The folder that is reached through folders which hold nothing but one folder."""
+    """The innermost folder reached through folders that contain only one folder and no images."""
     top = ""
     while True:
         prefix = f"{top}/" if top else ""
@@ -168,7 +168,7 @@ def _has_folders(tree: FileTree, folder: str) -> bool:
 
 
 def _unused(tree: FileTree, splits: _Splits) -> list[str]:
-    """Sentences on folders beside the splits whose images are in none."""
+    """Warnings about images in folders beside the splits."""
     found = []
     for folder in splits.others:
         count = sum(is_image(name) for name in tree.files if name.startswith(f"{folder}/"))

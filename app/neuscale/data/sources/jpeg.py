@@ -1,4 +1,4 @@
-"""The fast way to a JPEG's pixels: libjpeg-turbo, for those that need nothing but decoding."""
+"""Fast JPEG decoding with libjpeg-turbo, for files that need neither rotation nor scaling."""
 
 import numpy as np
 import simplejpeg
@@ -16,7 +16,7 @@ _PLAIN = frozenset({"YCbCr", "Gray", "RGB"})
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a JPEG's header gives; None where it is to be left to Pillow."""
+    """Width and height from a JPEG's header; None if the file must be decoded by Pillow."""
     if not data.startswith(_START_OF_IMAGE):
         return None
     if _has_app1(data) and _is_turned(data):
@@ -29,14 +29,14 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _has_app1(data: bytes) -> bool:
-    """True where there is a block of EXIF or of XMP, either of which may say how the image is turned."""
+    """True if there is an EXIF or XMP block, which may contain an orientation."""
     at = 2
     try:
         while data[at] == _MARK and data[at + 1] != _START_OF_SCAN:
             if data[at + 1] == _APP1:
                 return True
             at += 2 + (data[at + 2] << 8 | data[at + 3])
-    except IndexError:  # cut short, which decoding will say
+    except IndexError:  # truncated: decoding will raise the error
         pass
     return False
 
@@ -45,15 +45,14 @@ def _is_turned(data: bytes) -> bool:
     try:
         with open_image(data) as image:
             return orientation(image) != 1
-    except Exception:  # decoding it will say so
+    except Exception:  # decoding will raise the error
         return False
 
 
 def decode_jpeg_into(data: bytes, pixels: NDArray[np.uint8]) -> bool:
-    """Fill `pixels`, uint8 [H, W, 3] and contiguous; False where the file is to be left to Pillow.
+    """Decode into `pixels`, uint8 [H, W, 3] and contiguous; return False if Pillow must decode the file.
 
-    A file of another size, or one that is turned, is left to it too. After False, `pixels` may hold
-    anything.
+    That includes files of another size or orientation. After False, the content of `pixels` is undefined.
     """
     if jpeg_size(data) != (pixels.shape[1], pixels.shape[0]):
         return False

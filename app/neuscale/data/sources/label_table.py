@@ -1,4 +1,4 @@
-"""Labels from a table: a CSV, TSV, JSON Lines or Parquet file that names images, classes and splits."""
+"""Labels from a table: a CSV, TSV, JSON Lines or Parquet file with images, classes and splits."""
 
 import hashlib
 import io
@@ -28,9 +28,9 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class _Table:
-    """A table: its name for messages, its content, the folder in the tree that it lies in, and its split.
+    """A table: its name for messages, its content, its folder in the tree, and its split.
 
-    `above`: the way from the table's folder to the tree, where that lies below it.
+    `above`: path from the table's folder to the tree, if the tree lies below it.
     """
 
     name: str
@@ -42,7 +42,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Row:
-    """An image's line in a table."""
+    """A row of a table, for one image."""
 
     table: _Table
     number: int
@@ -52,18 +52,18 @@ class _Row:
 
     @property
     def where(self) -> str:
-        """The line, for messages."""
+        """Table and line number, for messages."""
         return f"{self.table.name}, line {self.number}"
 
 
 def open_label_table(tree: FileTree, options: SourceOptions) -> ImageFilesSource:
-    """The images of a folder or archive that the table `options.labels` names, with classes and splits.
+    """Open the images of a folder or archive that the table `options.labels` lists, with classes and splits.
 
-    The table is a file on disk, or in the tree: one at its top, or one in the folder of each split. A name
-    is a path from the table's folder, from the top of the tree or from a folder that holds all images; a
-    suffix may be missing. Classes are sorted by name, by number where all are numbers. Raises UsageError
-    for a table or a column that is not there, and DataError, naming the line, for an image that is missing
-    or has two classes where none may, and where nothing is held out.
+    The table is a file on disk or in the tree: one file, or one in the folder of each split. An image name is
+    a path relative to the table's folder, to the top of the tree or to a folder that contains all images; its
+    suffix may be missing. Classes are sorted by name, or by number if all are numbers. Raises UsageError for
+    a missing table or column, and DataError, naming the line, for an image that is missing or, without
+    `multi_label`, has two classes, and if no image is held out.
     """
     path = tree.path
     tables = _tables(tree, path, options)
@@ -84,7 +84,7 @@ def open_label_table(tree: FileTree, options: SourceOptions) -> ImageFilesSource
 
 
 def table_checksum(table: Path) -> str | None:
-    """sha256 of a table on disk, for the record of a data set; None of one that lies in the tree."""
+    """SHA-256 of a table on disk, for the record of a data set; None for a table in the tree."""
     return hashlib.sha256(_content(table)).hexdigest() if table.is_file() else None
 
 
@@ -126,7 +126,7 @@ def _content(table: Path) -> bytes:
 
 
 def _rows(table: _Table, options: SourceOptions) -> Iterator[_Row]:
-    """The lines of a table, each checked."""
+    """The rows of a table, each validated."""
     columns: tuple[str, tuple[str, ...], str | None] | None = None
     for number, record in _records(table):
         if columns is None:
@@ -145,7 +145,7 @@ def _rows(table: _Table, options: SourceOptions) -> Iterator[_Row]:
 
 
 def _records(table: _Table) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and values of each line."""
+    """Line number and values of each row."""
     if is_parquet(table.name):
         yield from enumerate(read_rows(table.name, io.BytesIO(table.content)), start=1)
         return
@@ -160,7 +160,7 @@ def _records(table: _Table) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _files(tree: FileTree, path: Path, rows: Sequence[_Row]) -> list[str]:
-    """The file of each row. DataError for one that is not there."""
+    """File of each row. Raises DataError if files are missing."""
     tops, stems = _tops(tree), _stems(tree)
     found, missing = [], []
     for row in rows:
@@ -185,9 +185,9 @@ def _files(tree: FileTree, path: Path, rows: Sequence[_Row]) -> list[str]:
 
 
 def _images(rows: Sequence[_Row], files: Sequence[str], multi_label: bool) -> list[Labelled]:
-    """The images of the rows; with `multi_label` one has the labels of all rows that name it.
+    """Images of the rows; with `multi_label` an image has the labels of all its rows.
 
-    DataError for one that two rows name without, or in two splits.
+    Raises DataError for an image with two rows without `multi_label`, or with rows in two splits.
     """
     seen: dict[str, _Row] = {}
     labels: dict[str, str | tuple[str, ...]] = {}
@@ -212,11 +212,11 @@ def _images(rows: Sequence[_Row], files: Sequence[str], multi_label: bool) -> li
 
 
 def _tops(tree: FileTree) -> list[str]:
-    """The places where names may start: the top, and the folders within each other that hold all images."""
+    """Possible prefixes of names: the top, and the nested folders that each contain all images."""
     images = [name for name in tree.files if is_image(name)]
     found = [""]
     if images:
-        first, last = min(images), max(images)  # what these two share, all between them do
+        first, last = min(images), max(images)  # a prefix that both share, all images share
         for shared, other in zip(first.split("/")[:-1], last.split("/")[:-1], strict=False):
             if shared != other:
                 break
@@ -225,13 +225,13 @@ def _tops(tree: FileTree) -> list[str]:
 
 
 def _stems(tree: FileTree) -> Mapping[str, str]:
-    """Name without suffix to name, where that is one image's alone."""
+    """Name without suffix → name, if that is unique among the images."""
     stems = Counter(name.rpartition(".")[0] for name in tree.files if is_image(name))
     return {s: name for name in tree.files if is_image(name) and stems[s := name.rpartition(".")[0]] == 1}
 
 
 def _unnamed(tree: FileTree, named: int) -> list[str]:
-    """A sentence on images that the table does not name."""
+    """Warning about images that the table does not list, if there are any."""
     count = sum(is_image(name) for name in tree.files) - named
     return (
         [f"left out: {count:,} image{'s' * (count != 1)} that the table does not name"] if count > 0 else []

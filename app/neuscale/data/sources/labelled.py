@@ -1,4 +1,4 @@
-"""Images that come with their class and perhaps their split: from a table, shards, Parquet or arrays."""
+"""Sources in which each image has its class and perhaps its split: tables, shards, Parquet and arrays."""
 
 import re
 import unicodedata
@@ -16,9 +16,9 @@ from neuscale.errors import DataError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """An image of a tree, with its class and its split (train, val or test), where that is said.
+    """An image of a tree, with its class and its split (train, val or test; None if not given).
 
-    Where images may have several labels, `label` is a tuple of all that this one has, perhaps none.
+    For multi-label data, `label` is a tuple of all labels of the image, possibly empty.
     """
 
     name: str
@@ -36,13 +36,14 @@ def labelled_source(
     how_to_split: str = "",
     warnings: Sequence[str] = (),
 ) -> ImageFilesSource:
-    """The images as a source: sorted by class, then by name; without a split they are for training.
+    """Create a source from labelled images, sorted by class, then by name.
 
-    Classes are `classes`, of which those without an image are left out, or else sorted by name, by number
-    where all are numbers. Where none is held out, `val_share` or `folds` take some; else the test split
-    validates. `where` names the place of the classes, and `how_to_split` the way to give splits there.
-    Raises DataError where no image is held out or a class is in no training image, and UsageError where
-    the options take images from a source that has some to validate.
+    The classes are `classes`, without those that have no image, or else sorted by name, or by number if all
+    are numbers. Images without a split are training images. If there is no val split, `val_share` or `folds`
+    of the options take images; without these options, the test split becomes val. For messages, `where` names
+    the file with the classes and `how_to_split` says how splits are given there. Raises DataError if no image
+    is held out or a class has no training image, and UsageError if the options hold out images of a source
+    that has a val split.
     """
     if not images:
         raise DataError(f"{where}: it names no images.", "Give one that has an entry for each image.")
@@ -59,7 +60,7 @@ def labelled_source(
         names = sorted(labels, key=int) if all(is_number(label) for label in labels) else sorted(labels)
     places = {name: label for label, name in enumerate(names)}
     found_sets = [tuple(sorted({places[label] for label in labels_of(image)})) for image in images]
-    # The number of a set of labels stands for it wherever an image has one number.
+    # With several labels, a sample's label is the index of its label set.
     sets = sorted(set(found_sets)) if several else [(label,) for label in range(len(names))]
     numbers = {labels: number for number, labels in enumerate(sets)}
     samples: dict[str, list[Sample]] = {"train": []}
@@ -85,14 +86,14 @@ def labelled_source(
 
 
 def labels_of(image: Labelled) -> tuple[str, ...]:
-    """All labels of an image."""
+    """All labels of an image, as a tuple."""
     return image.label if isinstance(image.label, tuple) else (image.label,)
 
 
 def splits_by_name(files: Sequence[str], warnings: list[str]) -> dict[str, str | None]:
-    """Each file's split, by a folder above it or the first word of its name, as train-00000-of-00002.
+    """Split of each file, from the first word of its name (train-00000-of-00002) or a folder above it.
 
-    Where some have one, a file without is not used, and missing here: that is said in `warnings`.
+    If only some files have a split, the others are left out, with a line in `warnings`.
     """
     found = {}
     for file in files:
@@ -110,7 +111,7 @@ def splits_by_name(files: Sequence[str], warnings: list[str]) -> dict[str, str |
 
 
 def is_number(text: str) -> bool:
-    """True for a class that is a number."""
+    """True for a class name that is a number."""
     return text.isascii() and text.isdecimal()
 
 

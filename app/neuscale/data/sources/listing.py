@@ -1,4 +1,4 @@
-"""The names, sizes and times of a folder's files: what a data set was made from, and what changed since."""
+"""Listing of a source folder (names, sizes and times of its files), and its changes since preparation."""
 
 import gzip
 import hashlib
@@ -10,12 +10,12 @@ from typing import Any
 
 LISTING_FILE = "source_files.txt.gz"
 
-_SHOWN = 3  # names of each kind of change
+_SHOWN = 3  # number of names shown for each kind of change
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file: its name below the folder, its bytes, and when it was changed, in ns since 1970."""
+    """A file: name relative to the folder, size in bytes, and modification time in ns since 1970."""
 
     name: str
     size: int
@@ -23,16 +23,16 @@ class Entry:
 
     @property
     def key(self) -> list[str]:
-        """It sorts as a folder is walked."""
+        """Sort key in the order of a folder walk."""
         return self.name.split("/")
 
     def line(self) -> str:
-        """A line of the listing; a name may hold anything but a NUL."""
+        """A line of the listing, ended by a NUL, which no name can contain."""
         return f"{self.size}\t{self.time}\t{self.name}\0"
 
 
 class Listing:
-    """A listing that is made while a folder is walked, and kept compressed: some 15 bytes a file."""
+    """A listing that is built during a folder walk and kept compressed, at about 15 bytes per file."""
 
     def __init__(self) -> None:
         self.files = self.bytes = 0
@@ -50,17 +50,17 @@ class Listing:
             self._pieces.append(piece)
 
     def finished(self) -> bytes:
-        """The content of LISTING_FILE; nothing can be added after it."""
+        """The content of LISTING_FILE; nothing can be added afterwards."""
         self._pieces.append(self._compressor.flush())
         return b"".join(self._pieces)
 
     def record(self) -> dict[str, Any]:
-        """Its number of files, their bytes and its sha256, for a data set's record."""
+        """Number of files, their bytes and the listing's sha256, for a data set's record."""
         return {"files": self.files, "bytes": self.bytes, "sha256": self._digest.hexdigest()}
 
 
 def digest(entries: Iterable[Entry]) -> str:
-    """sha256 of a listing, as its record has it."""
+    """SHA-256 of a listing, as in its record."""
     found = hashlib.sha256()
     for entry in entries:
         found.update(entry.line().encode(errors="surrogateescape"))
@@ -68,7 +68,7 @@ def digest(entries: Iterable[Entry]) -> str:
 
 
 def stored_entries(path: Path) -> Iterator[Entry]:
-    """The files that LISTING_FILE names. OSError, EOFError, zlib.error or ValueError where it is damaged."""
+    """Read LISTING_FILE. Raises OSError, EOFError, zlib.error or ValueError if it is damaged."""
     rest = b""
     with gzip.open(path, "rb") as stream:
         while piece := stream.read(1 << 20):
@@ -80,7 +80,7 @@ def stored_entries(path: Path) -> Iterator[Entry]:
 
 @dataclass
 class Changes:
-    """Files that are new, gone or of another size, or were only written again; the first few by name."""
+    """Numbers of files that are new, gone, of another size, or only rewritten, and the first few names."""
 
     new: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Changes:
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, kind: str, name: str) -> None:
-        """Count a change of a kind."""
+        """Count a change of kind `kind`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         names: list[str] = getattr(self, kind)
         if len(names) < _SHOWN:
@@ -115,7 +115,7 @@ class Changes:
 
 
 def changes(before: Iterable[Entry], now: Iterable[Entry]) -> Changes:
-    """The differences between two listings, each in the order of a walk."""
+    """Differences between two listings, both in the order of a folder walk."""
     found = Changes()
     old, new = iter(before), iter(now)
     was, there = next(old, None), next(new, None)

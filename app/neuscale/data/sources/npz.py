@@ -1,4 +1,4 @@
-"""The arrays of a `.npz` file, by their headers; objects of Python are never read."""
+"""Read arrays of a `.npz` file after checking their headers; Python objects (pickles) are never read."""
 
 import zipfile
 import zlib
@@ -21,7 +21,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in the file: where its values begin, and what they are."""
+    """An array in the file: name, shape, dtype, and offset of its values in the member."""
 
     key: str
     member: str
@@ -31,7 +31,7 @@ class StoredArray:
 
 
 def is_array_file(path: Path) -> bool:
-    """True for a zip that holds arrays of numpy and nothing else."""
+    """True for a zip that contains only .npy files."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -41,7 +41,7 @@ def is_array_file(path: Path) -> bool:
 
 
 def stored_arrays(path: Path) -> Iterator[StoredArray]:
-    """The arrays of the file, by their headers. Raises DataError for what is damaged or cannot be read."""
+    """The arrays of the file, from their headers. Raises DataError for a damaged or unsupported array."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -72,7 +72,7 @@ def stored_arrays(path: Path) -> Iterator[StoredArray]:
 
 
 def read_array(path: Path, array: StoredArray) -> NDArray[Any]:
-    """All of an array. Raises DataError where it is damaged."""
+    """Read a whole array. Raises DataError if it is damaged."""
     with open_member(path, array.member) as stream:
         read_exactly(stream, array.start)
         data = read_exactly(stream, int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize)
@@ -81,7 +81,7 @@ def read_array(path: Path, array: StoredArray) -> NDArray[Any]:
 
 @contextmanager
 def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """A member of the file, open; DataError where it is damaged."""
+    """Context with an open member of the file. Raises DataError if it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
             yield stream
@@ -90,7 +90,7 @@ def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def read_exactly(stream: IO[bytes], size: int) -> bytes:
-    """The next `size` bytes; EOFError where there are fewer."""
+    """Read the next `size` bytes. Raises EOFError if there are fewer."""
     data = stream.read(size)
     if len(data) != size:
         raise EOFError("cut short")

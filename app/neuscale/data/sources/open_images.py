@@ -1,4 +1,4 @@
-"""From a user's folder, archive or file of images to a source, by what is in it."""
+"""Open a user's folder, archive or file of images as a source, depending on its content."""
 
 import sys
 from collections.abc import Sequence
@@ -31,11 +31,12 @@ def open_images(
     classes: Sequence[str] | None = None,
     progress: Progress = _SILENT,
 ) -> ImageFilesSource:
-    """The images of a folder, an archive, a Parquet file or an array file, with their classes and splits.
+    """Open the images of a folder, an archive, a Parquet file or an array file, with classes and splits.
 
-    A folder of images, or an archive of one, has class folders, or the table `options.labels`; one of
-    Parquet files or of shards has the classes in them. With `classes` only class folders of these names
-    are taken. Raises UsageError for options that are not for this form, DataError for what is in no form.
+    A folder of images, or an archive of one, has class folders or the table `options.labels`; a folder of
+    Parquet files or of shards contains the classes in these files. With `classes`, the class folders must
+    have these names. Raises UsageError for options that do not apply to this form, DataError for an
+    unknown form.
     """
     columns = ("image_column", "label_column", "split_column")
     several = ("multi_label", "label_separator", "label_columns")
@@ -66,14 +67,14 @@ def open_images(
 
 
 def _refuse(options: SourceOptions, form: str, *names: str) -> None:
-    """Raise UsageError where an option is given that means nothing for the form."""
+    """Raise UsageError if one of the options `names` is given, since they do not apply to the form."""
     for name in names:
         if getattr(options, name) is not None:
             raise UsageError(f"`{name}` means nothing for {form}.", "Remove it.")
 
 
 def _begins(path: Path) -> bytes:
-    """The first bytes of a file; DataError where it is no file, or has none."""
+    """The first bytes of a file. Raises DataError if it is not a file or is empty."""
     try:
         with open_regular(path, limit=sys.maxsize, links=True) as stream:
             head = stream.read(512)
@@ -91,9 +92,9 @@ def _begins(path: Path) -> bytes:
 
 
 def open_tree(path: Path, encoding: str | None = None, progress: Progress = _SILENT) -> FileTree:
-    """The tree in a folder, a .zip or a .tar, compressed or not, told apart by content.
+    """Open a folder, a .zip or a .tar (possibly compressed) as a tree; archives are recognised by content.
 
-    `encoding`: of an archive's names, where it does not say. Raises DataError where it is none of these.
+    `encoding`: encoding of an archive's names, if it does not state one. Raises DataError for anything else.
     """
     if path.is_dir():
         return FolderTree(path, progress)

@@ -1,4 +1,4 @@
-"""Options for the user's own files: their size, their splits, their names."""
+"""Options for reading the user's files: size, splits, classes and names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -8,22 +8,23 @@ from typing import Any
 from neuscale.data.sources.decoding import Decoding, Observed, square
 from neuscale.errors import UsageError
 
-MAX_SIZE = 1024  # pixels of a side
+MAX_SIZE = 1024  # pixels per side
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """None is what is usual.
+    """Options for reading the user's files; None means the default.
 
-    `size`: the side in pixels that images are made. `fit`, `value_range`: see `Decoding`. `encoding`: of
-    an archive's names. `nested`: every folder with images is a class. `val_share`: the share of each
-    class that is held out; `folds`, `fold`: as many parts, of which this one is; `split_seed` of either.
-    `labels`: a table, on disk or among the files. `image_column`, `label_column`, `split_column`: of a
-    table or Parquet files; of shards the second is a field of their JSON. Images may have several labels
-    with `multi_label` (a list, several rows, or ones in an array), with `label_separator` (between those in
-    a cell) and with `label_columns` (columns of 0 and 1, their names divided by commas).
+    `size`: side in pixels to which images are scaled. `fit`, `value_range`: see `Decoding`. `encoding`:
+    encoding of the names in an archive. `nested`: every folder with images is a class. `val_share`: share
+    of each class that is held out; `folds`, `fold`: number of folds, and index of the held-out one, from 0;
+    `split_seed`: seed of either. `labels`: a label table, on disk or among the files. `image_column`,
+    `label_column`, `split_column`: columns of a table or of Parquet files; for shards, `label_column` is a
+    field of their JSON. Images may have several labels with `multi_label` (a list, several rows, or ones in
+    an array), `label_separator` (between the labels in a cell) or `label_columns` (columns of 0 and 1,
+    separated by commas).
 
-    Raises UsageError for what is not possible or does not go together.
+    Raises UsageError for values that are not possible or not compatible.
     """
 
     size: int | None = None
@@ -77,26 +78,26 @@ class SourceOptions:
             )
         if self.label_separator == "":
             raise UsageError("`label_separator` is empty.", "Give what divides the labels, such as '|'.")
-        self.decoding  # noqa: B018 - it checks its own
+        self.decoding  # noqa: B018 - creating it checks its options
 
     @property
     def names(self) -> list[str]:
-        """The options that were given."""
+        """Names of the options that were given."""
         return list(self._given())
 
     @property
     def splits(self) -> bool:
-        """True where the options say which images are held out."""
+        """True if the options hold out images."""
         return self.val_share is not None or self.folds is not None
 
     @property
     def several_labels(self) -> bool:
-        """True where an image may have several labels, or none."""
+        """True if an image may have several labels, or none."""
         return bool(self.multi_label) or self.label_separator is not None or self.label_columns is not None
 
     @property
     def split_words(self) -> str:
-        """Words for the held-out images."""
+        """Description of the held-out images."""
         if self.val_share is not None:
             return f"`val_share` {self.val_share:g}"
         return f"`fold` {self.fold} of `folds` {self.folds}"
@@ -117,7 +118,7 @@ class SourceOptions:
         return given
 
     def difference(self, recorded: Mapping[str, Any]) -> str | None:
-        """The first option given that a record differs from, in words; what is not given is not compared."""
+        """Description of the first given option that differs from a record; other options are ignored."""
         usual = {"fit": "crop", "nested": None, "value_range": [0, 65535], "split_seed": 0}
         for name, value in self._given().items():
             value = (

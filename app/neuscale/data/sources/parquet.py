@@ -1,4 +1,4 @@
-"""Images in Parquet files, as the Hugging Face hub keeps them: a column of image bytes and one of classes."""
+"""Images in Parquet files, as on the Hugging Face Hub: a column of image bytes and one of classes."""
 
 import json
 import unicodedata
@@ -19,12 +19,12 @@ from neuscale.data.sources.split_names import split_of
 from neuscale.data.sources.table_records import columns_of
 from neuscale.errors import DataError
 
-_NO_CLASS = -1  # what Hugging Face's test splits have where the classes are kept back
+_NO_CLASS = -1  # label in Hugging Face's test splits whose classes are not published
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of a file: `pixels` holds the bytes, `file` perhaps the names of the image files."""
+    """The columns of a file: `pixels` has the image bytes, `file` (if any) the names of the image files."""
 
     pixels: str
     file: str | None
@@ -33,9 +33,9 @@ class _Columns:
 
 
 class ParquetTree:
-    """The images of Parquet files, each `<file>/<name of the image>`, or `<file>/<row>` without such names.
+    """Images of Parquet files as a FileTree, named `<file>/<image name>`, or `<file>/<row>` without names.
 
-    What a row takes is not known before it is read, so that `files` says 0.
+    The size of an image is not known before it is read, so it is 0 in `files`.
     """
 
     def __init__(self, path: Path, listing: Listing | None) -> None:
@@ -77,16 +77,16 @@ class ParquetTree:
                     break
 
     def check_rest(self, used: Collection[str]) -> None:
-        """Nothing is left to check: a page has a checksum, or none."""
+        """Do nothing: there is nothing else to verify."""
 
 
 def open_parquet(path: Path, folder: FolderTree | None, options: SourceOptions) -> ImageFilesSource:
-    """The images of a Parquet file, or of those in `folder`, with their classes.
+    """Open the images of a Parquet file, or of those in `folder`, with their classes.
 
-    Columns are found as in a table; numbers become names where Hugging Face's features stand in the file.
-    A split is named by a column, or by each file or its folder (train-00000-of-00002.parquet); one whose
-    images have no class is left out, and said. Raises DataError, naming file and row, for a row without
-    class or image, and as `labelled_source`.
+    Columns are found as in a table; numbers become class names if the file contains Hugging Face's features.
+    The split comes from a column, or from the name of each file or its folder (train-00000-of-00002.parquet).
+    A file whose images have no classes is left out with a warning. Raises DataError, naming the file, for
+    rows without a class or an image, and as `labelled_source` does.
     """
     tree = ParquetTree(path if folder is not None else path.parent, folder.listing if folder else None)
     files = sorted(name for name in folder.files if is_parquet(name)) if folder is not None else [path.name]
@@ -115,19 +115,19 @@ def open_parquet(path: Path, folder: FolderTree | None, options: SourceOptions) 
 def _images_of(
     tree: ParquetTree, file: str, split: str | None, options: SourceOptions
 ) -> tuple[list[Labelled], list[str] | None]:
-    """The images of a file, which is added to the tree, and the names of its classes where it has them."""
+    """Add a file to the tree; return its images and the names of its classes, if it has them."""
     path = tree.path / file
     schema = schema_of(path)
     columns = _columns(path, schema, options)
     names = _class_names(path, schema, columns.labels[0]) if options.label_columns is None else None
-    files, labels, splits = [], [], []  # and not the rows, each of which is a dictionary
+    files, labels, splits = [], [], []  # not the rows themselves, which are dicts and need more memory
     for row in read_rows(
         str(path), path, [each for each in (columns.file, *columns.labels, columns.split) if each]
     ):
         files.append(_inner(row, columns.file) if columns.file else None)
         labels.append([row[column] for column in columns.labels])
         splits.append(row[columns.split] if columns.split else None)
-    # A name that two rows share, or that is no plain text, is none.
+    # File names are used only if all are different, non-empty strings.
     plain = len(set(files)) == len(files) and all(isinstance(each, str) and each for each in files)
     members = [f"{file}/{name if plain else f'{row:08}'}" for row, name in enumerate(files)]
     for member in members if plain else ():
@@ -171,10 +171,10 @@ def _columns(path: Path, schema: Any, options: SourceOptions) -> _Columns:
 
 
 def _class_names(path: Path, schema: Any, label: str) -> list[str] | None:
-    """The names of the classes, where Hugging Face's `datasets` recorded a ClassLabel."""
+    """Class names, if Hugging Face's `datasets` recorded a ClassLabel; else None."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
-        # Of a list: the feature of its items, in both forms that `datasets` has written.
+        # For a list, the feature of its items, in both forms that `datasets` has written.
         inner = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
         names = inner["names"]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
@@ -188,7 +188,7 @@ def _class_names(path: Path, schema: Any, label: str) -> list[str] | None:
 
 
 def _inner(row: Mapping[str, Any], column: str) -> Any:
-    """The value of `column`, or of `column.field` in a row of structures."""
+    """The value of `column`, or of `column.field` for a column of structs."""
     name, _, field = column.rpartition(".")
     if column in row:
         return row[column]

@@ -1,4 +1,4 @@
-"""The rows of a Parquet or Arrow file, through pyarrow."""
+"""Read the rows of a Parquet or Arrow file with pyarrow."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,20 +12,20 @@ MAGIC = b"PAR1"
 
 _ARROW = ".arrow"
 
-_ROWS = 64  # in memory at a time: they may be images
+_ROWS = 64  # in memory at a time, since they may contain images
 
 
 def is_parquet(name: str) -> bool:
-    """True for the name of a Parquet file, or of an Arrow file as Hugging Face's `datasets` keeps them.
+    """True for the name of a Parquet file, or of an Arrow file in the cache of Hugging Face's `datasets`.
 
-    Not for those in which `datasets` keeps what a program made of others.
+    False for cache files in which `datasets` stores results of processing.
     """
     lower = name.lower().rpartition("/")[2]
     return lower.endswith((".parquet", _ARROW)) and not lower.startswith(("cache-", "tmp"))
 
 
 def schema_of(path: Path) -> Any:
-    """The `pyarrow.Schema` of a file. Raises DataError where it is damaged, or pyarrow is missing."""
+    """The `pyarrow.Schema` of a file. Raises DataError if it is damaged, or pyarrow is missing."""
     with _opened(str(path), path) as file:
         return file.schema if isinstance(file, _ArrowFile) else file.schema_arrow
 
@@ -33,9 +33,9 @@ def schema_of(path: Path) -> Any:
 def read_rows(
     where: str, source: Path | BinaryIO, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a file, a dictionary each; of `columns`, where given ("image.bytes": a field of one).
+    """Yield the rows of a file as dicts; only `columns`, if given ("image.bytes": a field of a column).
 
-    `where` names the file in messages. Raises DataError where it is damaged, or pyarrow is missing.
+    `where` names the file in messages. Raises DataError if it is damaged, or pyarrow is missing.
     """
     with _opened(where, source) as file:
         chosen = list(columns) if columns is not None else None
@@ -61,14 +61,14 @@ def _opened(where: str, source: Path | BinaryIO) -> Iterator[Any]:
             yield file
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # nearly any, where the file is damaged
+    except Exception as error:  # a damaged file can raise almost any error
         if isinstance(error, OSError) and is_refused(error):
             raise read_error(error, where) from None
         raise DataError(f"{where}: not a whole {kind} file ({error}).", GET_ANEW) from None
 
 
 class _ArrowFile:
-    """An Arrow stream, as `datasets` writes it, or an Arrow file; with the face of a ParquetFile."""
+    """An Arrow stream, as `datasets` writes it, or an Arrow file, with the interface of a ParquetFile."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
@@ -87,7 +87,7 @@ class _ArrowFile:
     def iter_batches(
         self, batch_size: int, columns: Sequence[str] | None, use_threads: bool
     ) -> Iterator[Any]:
-        """Its rows; of a field of a column, the whole column."""
+        """Yield batches of rows; for a field of a column, the whole column."""
         del use_threads
         names = set(self.schema.names)
         chosen = [name if name in names else name.rpartition(".")[0] for name in columns or ()]

@@ -1,4 +1,4 @@
-"""The class of a record of a table or Parquet file, or its classes where images may have several."""
+"""The class of a record in a table or Parquet file, or its classes for multi-label data."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ def label_of(
     options: SourceOptions,
     names: Sequence[str] | None = None,
 ) -> str | tuple[str, ...]:
-    """The class in the column, or with `options.several_labels` a tuple of all classes, perhaps none.
+    """The class of a record, or with `options.several_labels` a tuple of all classes, possibly empty.
 
-    `columns`: one, or with `options.label_columns` one of 0 and 1 for each class. `names`: of the classes
-    that the record has as numbers. `where` names the record in the DataError for anything else.
+    `columns`: one column, or with `options.label_columns` one column of 0 and 1 per class. `names`: class
+    names, if the record contains numbers. Raises DataError for anything else, with `where` for the record.
     """
     if options.label_columns is not None:
         return tuple(column for column in columns if _is_one(f"{where}: {column}", record.get(column)))
@@ -37,7 +37,7 @@ def label_of(
 
 
 def column_names(options: SourceOptions) -> list[str] | None:
-    """The columns of `options.label_columns`, which are the classes; None without."""
+    """The columns of `options.label_columns`, which are the classes; None without this option."""
     if options.label_columns is None:
         return None
     return [name.strip() for name in options.label_columns.split(",")]

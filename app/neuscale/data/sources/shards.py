@@ -1,7 +1,7 @@
-"""WebDataset shards: tar archives in which the files of an image share its key (0001.jpg with 0001.cls).
+"""WebDataset shards: tar archives in which the files of an image share a key (0001.jpg and 0001.cls).
 
-The convention is that of github.com/webdataset/webdataset: the key is a file's name up to the first dot
-behind its last slash, and what follows says what the file is.
+The convention is that of github.com/webdataset/webdataset: the key is the file's path up to the first dot
+after the last slash, and the rest is the type of the file.
 """
 
 import unicodedata
@@ -21,7 +21,7 @@ from neuscale.data.sources.tar_tree import TarTree
 from neuscale.errors import DataError, UsageError
 from neuscale.untrusted import parse_json
 
-# A list of the classes beside the shards, a line each, for labels that are numbers.
+# Files beside the shards with one class name per line, for labels that are numbers.
 CLASS_LISTS = ("classnames.txt", "classes.txt", "class_names.txt", "labels.txt")
 
 _MAX_LABEL_BYTES = 1 << 20
@@ -30,7 +30,7 @@ _FIX = "Make the shards anew: each image has a key of its own, with a .cls or .j
 
 
 class ShardsTree:
-    """The files of several shards, each below the name of its shard."""
+    """The files of several shards as a FileTree, each below the name of its shard."""
 
     def __init__(self, folder: FolderTree, shards: Collection[str]) -> None:
         self.path = folder.path
@@ -45,7 +45,7 @@ class ShardsTree:
             self.listing_bytes += tree.listing_bytes
 
     def members(self) -> Iterator[tuple[str, str]]:
-        """Shard and name of every file."""
+        """Yield shard and name of every file."""
         for shard, tree in self._shards.items():
             for name in tree.files:
                 yield shard, f"{shard}/{name}"
@@ -59,18 +59,18 @@ class ShardsTree:
                 yield f"{shard}/{name}", data
 
     def check_rest(self, used: Collection[str]) -> None:
-        """Nothing is left to check, as in a TarTree."""
+        """Do nothing, as in a TarTree."""
 
 
 def shards_in(folder: FolderTree) -> list[str]:
-    """The tar archives in a folder that has no images: []: it is no folder of shards."""
+    """The tar archives in a folder; [] if it contains images and so is not a folder of shards."""
     if any(is_image(name) for name in folder.files):
         return []
     return sorted(name for name in folder.files if name.lower().endswith(TAR_SUFFIXES))
 
 
 def is_shard(tree: FileTree) -> bool:
-    """True for an archive in which images have files of their classes beside them."""
+    """True for an archive in which images have a .cls or .json file with the same key."""
     keys = {_key(name)[0] for name in tree.files if is_image(name)}
     return any(
         kind in ("cls", "json") and key in keys
@@ -82,12 +82,12 @@ def is_shard(tree: FileTree) -> bool:
 def open_shards(
     tree: ShardsTree | TarTree, shards: Collection[str], options: SourceOptions
 ) -> ImageFilesSource:
-    """The images of shards, or of a single one, with the classes that stand beside them.
+    """Open the images of shards, or of a single shard, with their classes.
 
-    A class is what the `.cls` file says, or a field of the `.json`: `label_column`, or label, class or
-    the like. Numbers become names where the folder has a list of them (`classnames.txt`). A shard's split
-    follows from its name or folder. Raises DataError, naming shard and key, for an image without a class,
-    and as `labelled_source`.
+    The class is the content of the `.cls` file, or a field of the `.json`: `label_column`, or one with a
+    common name such as label or class. Numbers become names if the folder has a list of them
+    (`classnames.txt`). The split of a shard comes from its name or folder. Raises DataError, naming shard and
+    key, for an image without a class, and as `labelled_source` does.
     """
     warnings = [*tree.warnings]
     splits = splits_by_name(list(shards), warnings) if shards else {"": None}
@@ -101,7 +101,7 @@ def open_shards(
             continue
         key, kind = _key(name)
         if is_image(name):
-            if "." in kind:  # a mask or a smaller one, beside the image
+            if "." in kind:  # a mask or a thumbnail beside the image
                 continue
             if key in images:
                 raise DataError(f"{tree.path}: {key}: there are two images of this key.", _FIX)
@@ -114,7 +114,7 @@ def open_shards(
     if classes is not None and all(map(is_number, labels.values())):
         labels = {key: _class_name(tree.path, classes, images[key], label) for key, label in labels.items()}
     elif classes is not None:
-        classes = None  # the classes have their names already
+        classes = None  # the labels are class names already
     found = [Labelled(name, labels[key], split_of_image[key]) for key, name in images.items()]
     return labelled_source(
         tree,
@@ -128,7 +128,7 @@ def open_shards(
 
 
 def _key(name: str) -> tuple[str, str]:
-    """A file's key, and what it is: what follows the first dot of its last part, in small letters."""
+    """Key and type of a file; the type follows the first dot of its last part, in lower case."""
     folder, slash, file = name.rpartition("/")
     stem, _, kind = file.partition(".")
     return f"{folder}{slash}{stem}", kind.lower()

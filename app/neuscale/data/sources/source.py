@@ -1,4 +1,4 @@
-"""The interface of every reader of a data set: its classes, its shape and blocks of images."""
+"""Interface of all readers of data sets: classes, image shape and blocks of images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -8,20 +8,20 @@ from numpy.typing import NDArray
 
 
 class Block(NamedTuple):
-    """Some images of a split, each with its place in it.
+    """Some images of a split, each with its index in the split (`places`).
 
-    Places need not be in order: an archive is read in the order in which it is stored, and
-    yet the packed arrays are the same for a folder, a zip and a tar of it.
+    Indices need not be in order: an archive is read in storage order, but the packed arrays
+    are the same for a folder, a zip and a tar of it.
     """
 
     places: NDArray[np.int64]  # [B], each of 0..N-1 exactly once over all blocks of a split
     images: NDArray[np.uint8]  # [B, C, H, W]
     labels: NDArray[np.int64]  # [B], 0..classes-1
-    sizes: NDArray[np.int32] | None = None  # [B, 2], width and height of the files; None of arrays
+    sizes: NDArray[np.int32] | None = None  # [B, 2], width and height of the files; None for arrays
 
 
 class Source(Protocol):
-    """A data set as published, opened and with its contents listed, ready to be decoded."""
+    """An opened data set whose contents are listed and ready to be decoded."""
 
     @property
     def classes(self) -> Sequence[str]:
@@ -33,11 +33,11 @@ class Source(Protocol):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """The number of images in "train", in "val" and perhaps in "test"."""
+        """Number of images in "train", "val" and perhaps "test"."""
 
     @property
     def held_out(self) -> str:
-        """The source's name of the split that is "val" here."""
+        """The source's name for the split that is "val" here."""
 
     def blocks(self, split: str) -> Iterator[Block]:
-        """The images of a split, a bounded number at a time; DataError where they cannot be read."""
+        """The images of a split, a bounded number at a time. Raises DataError if they cannot be read."""

@@ -1,4 +1,4 @@
-"""Images held out of a source that has no split: some of each class, chosen by a seed and their names."""
+"""Hold out images of a source without splits: some of each class, chosen by a seed and the file names."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from neuscale.errors import DataError
 def split_samples(
     samples: Mapping[str, Sequence[Sample]], classes: Sequence[str] | None, options: SourceOptions, path: Path
 ) -> dict[str, list[Sample]]:
-    """`samples` with some of the training images of each class as "val"; both in the order they had.
+    """Move some of the training images of each class to "val"; the order of both is kept.
 
-    `classes` None: images have several labels, and some of all of them are chosen.
+    `classes` None: images have several labels, and the choice is made over all images.
 
     The choice depends on the seed, the class and the file's name: the same files are chosen from a
-    folder and from an archive of it. DataError where a class has too few images to be in both.
+    folder and from an archive of it. Raises DataError if a class has too few images for both splits.
     """
     held: set[str] = set()
     by_label: dict[int, list[Sample]] = {}
@@ -49,7 +49,7 @@ def _held_out(drawn: list[Sample], label: int, options: SourceOptions) -> list[S
         count = max(1, round(len(drawn) * options.val_share))
         return drawn[:count]
     assert options.folds is not None and options.fold is not None
-    # Beginning with another part in each class, so that the parts have about the same size.
+    # Each class starts with another fold, so that the folds have about the same size.
     return [sample for place, sample in enumerate(drawn) if (place + label) % options.folds == options.fold]
 
 

@@ -1,4 +1,4 @@
-"""The records and columns of a table of labels: CSV, TSV and JSON Lines."""
+"""Records and columns of a label table in CSV, TSV or JSON Lines."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from neuscale.data.sources.record_labels import column_names
 from neuscale.errors import DataError, UsageError
 from neuscale.untrusted import parse_json
 
-# What people call the columns; Hugging Face's image folders have `file_name`.
+# Common names of the columns; Hugging Face's image folders have `file_name`.
 IMAGE_COLUMNS = (
     "file_name",
     "filename",
@@ -29,7 +29,7 @@ SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold_name")
 
 
 def delimited(table: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of a CSV or TSV, whose first line names the columns. Raises DataError, naming the line."""
+    """Records of a CSV or TSV with a header line. Raises DataError, naming the line."""
     head = text.partition("\n")[0]
     delimiter = "\t" if table.lower().endswith(".tsv") else max(",;\t|", key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -49,7 +49,7 @@ def delimited(table: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def json_lines(table: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of a JSON Lines file, an object in each. Raises DataError, naming the line."""
+    """Records of a JSON Lines file, one object per line. Raises DataError, naming the line."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -65,9 +65,9 @@ def json_lines(table: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def columns_of(
     table: str, there: Sequence[str], options: SourceOptions
 ) -> tuple[str, tuple[str, ...], str | None]:
-    """The columns of image, class and split; with `label_columns` one for each class.
+    """Names of the image column, the label columns (one per class with `label_columns`) and the split column.
 
-    UsageError where one that was asked for is not there.
+    Raises UsageError if a requested column is missing, or if the image or label column is not clear.
     """
 
     def chosen(asked: str | None, option: str, usual: Sequence[str], needed: bool) -> str | None:

@@ -18,7 +18,7 @@ try:
 except ImportError:
     zstd = None  # type: ignore[assignment]
 
-# A name, a link's target, or fields in the pax format; and how many of them a member has at most.
+# Headers that extend the next one: a long name, a link target, or pax fields.
 _EXTENSIONS = {
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -31,7 +31,7 @@ _EXTENSIONS = {
 _MAX_EXTENSION, _MAX_CHAIN = 1 << 20, 16
 
 
-# How they are called, compressed or not.
+# Suffixes of tar archives, compressed or not.
 SUFFIXES = (
     ".tar",
     *(f".tar{kind}" for kind in (".gz", ".bz2", ".xz", ".zst")),
@@ -48,7 +48,7 @@ def _open_zstd(path: Path, _: str) -> IO[bytes]:
     return cast(IO[bytes], zstd.open(path))
 
 
-# How compressed files begin, and what reads them.
+# First bytes of compressed files, and the function that opens them.
 COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -58,15 +58,15 @@ COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
 
 
 class TarTree:
-    """A tar archive, compressed by gzip, bzip2, xz or Zstandard, or not at all.
+    """A tar archive as a FileTree, compressed by gzip, bzip2, xz or Zstandard, or not at all.
 
-    A compressed one is read whole once, which compares its checksum. `encoding`: of its names, where
-    those are not UTF-8.
+    A compressed archive is read completely once, which verifies its checksum. `encoding`: encoding of the
+    names, if not UTF-8.
 
-    `tarfile` takes a damaged or missing header for the end of the archive; here it is an error.
+    `tarfile` treats a damaged or missing header as the end of the archive; here it is an error.
     """
 
-    # A chain of extended headers is read by recursion.
+    # RecursionError: `tarfile` reads a chain of extended headers recursively.
     _ERRORS = (
         *(tarfile.TarError, zlib.error, lzma.LZMAError, *((zstd.ZstdError,) if zstd is not None else ())),
         *(EOFError, OSError, ValueError, OverflowError, RecursionError),
@@ -103,7 +103,7 @@ class TarTree:
             raise DataError(f"{self.path}: damaged ({error}).", GET_ANEW) from None
 
     def check_rest(self, used: Collection[str]) -> None:
-        """Nothing is left to check: every header has a checksum, and so has the gzip stream."""
+        """Do nothing: every header has a checksum, and so has the gzip stream."""
 
     def _opened(self) -> IO[bytes]:
         stream = self.path.open("rb")
@@ -121,7 +121,7 @@ class TarTree:
             fileobj=cast(IO[bytes], headers), mode="r:", tarinfo=_limited_header(), encoding=self.encoding
         ) as tar:
             while (info := tar.next()) is not None:
-                # It would keep every header, a kilobyte each.
+                # `tarfile` would keep every header, a kilobyte each.
                 tar.members.clear()  # type: ignore[attr-defined]
                 name = member_name(self.path, info.name)
                 if name is None:
@@ -135,13 +135,13 @@ class TarTree:
                 add_member(self, name, info.size, info.isdir())
                 if info.isreg():
                     self._offsets[name] = info.offset_data
-        if headers.last != bytes(tarfile.BLOCKSIZE):  # not the mark that ends an archive
+        if headers.last != bytes(tarfile.BLOCKSIZE):  # not the end-of-archive block
             raise tarfile.ReadError("a header is damaged" if headers.last else "its end is missing")
         while stream.read(1 << 20):
             pass
 
     def _add_hard_link(self, name: str, target: str) -> None:
-        """Another name of a file that came before it."""
+        """Add another name of a file that came before it."""
         there = member_name(self.path, target)
         if there not in self._offsets:
             raise DataError(
@@ -152,16 +152,16 @@ class TarTree:
 
 
 def _limited_header() -> type[tarfile.TarInfo]:
-    """The headers of one archive. What extends them (long names, pax fields) is limited.
+    """Header class for one archive that limits extended headers (long names, pax fields).
 
-    `tarfile` reads an extension whole, whatever size it gives, keeps the global ones, and follows a
-    list of holes through as many blocks as it has.
+    `tarfile` itself reads an extension of any size at once, keeps the global ones, and follows a list of
+    holes (sparse files) through any number of blocks.
     """
     extensions = 0
     global_bytes = 0
 
     class Header(tarfile.TarInfo):
-        # Not in `frombuf`, the public hook, which later versions of Python pass by.
+        # Not in `frombuf`, the public hook, which later versions of Python bypass.
         def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
             nonlocal extensions, global_bytes
             is_extension = self.type in _EXTENSIONS
@@ -182,7 +182,7 @@ def _limited_header() -> type[tarfile.TarInfo]:
 
 
 class _LastRead:
-    """A stream that keeps what was read last: where `tarfile` stops, the block it took for the end."""
+    """A stream that keeps the last block read: after `tarfile` stops, the block that it took for the end."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream

@@ -26,10 +26,10 @@ _FIX = "Get the official archive anew and run the command again."
 def open_tiny_imagenet(
     path: Path, options: SourceOptions = USUAL, progress: Progress = _SILENT
 ) -> ImageFilesSource:
-    """The images of a zip or folder in the official layout, or of a part of it.
+    """Open the images of a zip or folder in the official layout, or of a part of it.
 
-    Classes are in the order of their sorted WordNet ids and bear the first name of words.txt.
-    Raises DataError with file and line where annotations and images do not fit together.
+    Classes are sorted by WordNet id and have their first name in words.txt. Raises DataError with file
+    and line if annotations and images do not fit together.
     """
     tree = open_tree(path, options.encoding, progress)
     top = _top(tree)
@@ -59,7 +59,7 @@ def _top(tree: FileTree) -> str:
 
 
 def _lines(tree: FileTree, name: str) -> dict[int, str]:
-    """Line number to line, without the empty ones."""
+    """Line number → line, without empty lines."""
     if name not in tree.files:
         raise DataError(f"{tree.path}: {name}: the file is missing.", _FIX)
     ((_, data),) = tree.read([name])
@@ -71,7 +71,7 @@ def _lines(tree: FileTree, name: str) -> dict[int, str]:
 
 
 def _class_names(tree: FileTree, words: str, wnids: list[str]) -> list[str]:
-    """The first name of each class, with its WordNet id where two classes share one."""
+    """First name of each class, with its WordNet id if two classes share the name."""
     wanted = set(wnids)
     names = {}
     for line in _lines(tree, words).values():

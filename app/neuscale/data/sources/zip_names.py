@@ -1,4 +1,4 @@
-"""The names in a zip archive, whose encoding it may say, or not (APPNOTE.TXT 4.4.4, 4.6.9, appendix D)."""
+"""Names in a zip archive, which need not state their encoding (APPNOTE.TXT 4.4.4, 4.6.9, appendix D)."""
 
 import struct
 import zipfile
@@ -10,18 +10,18 @@ from neuscale.errors import UsageError
 
 _UTF8_FLAG = 0x800
 
-_UNICODE_PATH = 0x7075  # Info-ZIP's extra field: the name again, in UTF-8
+_UNICODE_PATH = 0x7075  # Info-ZIP's extra field with the name in UTF-8
 
 
 def decoded_names(
     path: Path, infos: Sequence[zipfile.ZipInfo], encoding: str | None, warnings: list[str]
 ) -> list[str]:
-    """The name of each member, whole, also behind a NUL.
+    """Decode the name of each member in full, including any part after a NUL.
 
-    One that is marked as UTF-8 or has the extra field for it is taken so; else, with `encoding`, from
-    that; else from UTF-8 where all such names are valid UTF-8, and from code page 437, the format's
-    own, where not, with a line in `warnings`. Raises UsageError for an encoding that is not known or
-    does not fit.
+    A name that is marked as UTF-8, or has the extra field, is decoded as such. Other names are decoded
+    with `encoding` if given; else as UTF-8 if all of them are valid UTF-8; else with code page 437, the
+    format's own, with a line in `warnings`. Raises UsageError for an encoding that is unknown or does
+    not fit.
     """
     unmarked = [
         info for info in infos if not info.flag_bits & _UTF8_FLAG and not info.orig_filename.isascii()
@@ -60,7 +60,7 @@ def _is_utf8(name: bytes) -> bool:
 
 
 def _unicode_path(info: zipfile.ZipInfo) -> str | None:
-    """The name in the extra field, where it is of this name: its checksum says so."""
+    """The UTF-8 name in the extra field, if its checksum shows that it belongs to this name."""
     extra = info.extra
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)

@@ -13,12 +13,13 @@ from neuscale.data.sources.listing import Listing
 from neuscale.data.sources.zip_names import decoded_names
 from neuscale.errors import DataError, is_refused, read_error
 
-# Of the list of members, which `zipfile` reads whole and keeps in eight times the memory: 2 million files.
+# Limit of the directory, which `zipfile` reads completely and stores in eight times the memory: about 2
+# million files.
 MAX_DIRECTORY_BYTES = 256 << 20
 
 
 class ZipTree:
-    """A zip archive. Contents are compared with their CRC-32 as they are read."""
+    """A zip archive as a FileTree. Contents are verified with their CRC-32 when they are read."""
 
     _ERRORS = (
         zipfile.BadZipFile,
@@ -26,8 +27,8 @@ class ZipTree:
         struct.error,
         EOFError,
         OSError,
-        NotImplementedError,  # a compression method that does not exist
-        RuntimeError,  # encrypted, or so it says
+        NotImplementedError,  # an unknown compression method
+        RuntimeError,  # encrypted, or marked as encrypted
         ValueError,
         OverflowError,
     )
@@ -45,7 +46,7 @@ class ZipTree:
             self._zip = zipfile.ZipFile(path)
         except self._ERRORS as error:
             raise DataError(f"{path}: not a whole zip archive ({error}).", GET_ANEW) from None
-        # A damaged length swallows the members behind it, which `zipfile` does not notice.
+        # A damaged length hides the members that follow, which `zipfile` does not notice.
         if recorded not in (len(self._zip.infolist()), len(self._zip.infolist()) & 0xFFFF):
             found = len(self._zip.infolist())
             raise DataError(f"{path}: it lists {found} of its {recorded} members.", GET_ANEW)
@@ -55,7 +56,7 @@ class ZipTree:
         self.listing_bytes = 0
         self._infos: dict[str, zipfile.ZipInfo] = {}
         names = decoded_names(path, self._zip.infolist(), encoding, self.warnings)
-        # Some programs of Windows separate by it; elsewhere it is a character like any other.
+        # Some Windows programs use backslashes as separators; elsewhere it is an ordinary character.
         backslash = not any("/" in name for name in names)
         for info, raw in zip(self._zip.infolist(), names, strict=True):
             name = member_name(path, raw, backslash)
@@ -87,7 +88,7 @@ class ZipTree:
     def _read_with_zipfile(self, name: str, info: zipfile.ZipInfo) -> bytes:
         try:
             with self._zip.open(info) as stream:
-                # Not read(): it would unpack all there is, however much more than the directory says.
+                # Not read(): it would unpack everything, even if that is more than the directory states.
                 data = stream.read(info.file_size + 1)
         except self._ERRORS as error:
             raise DataError(f"{self.path}: {name}: damaged ({error}).", GET_ANEW) from None
@@ -96,7 +97,7 @@ class ZipTree:
         return data
 
     def check_rest(self, used: Collection[str]) -> None:
-        """Compare the names in the directory with those beside the contents (opening does that)."""
+        """Compare the names in the directory with those in the local headers, by opening each member."""
         known = {id(self._infos[name]) for name in used}
         for info in self._zip.infolist():
             if id(info) in known:
@@ -108,13 +109,13 @@ class ZipTree:
 
 
 def _recorded_directory(path: Path) -> tuple[int, int]:
-    """The number of members, and the directory's bytes, that the end records (APPNOTE.TXT 4.3.14 to 4.3.16).
+    """Number of members and size of the directory, from the end record (APPNOTE.TXT 4.3.14 to 4.3.16).
 
     Programs without the 64-bit extension record the number modulo 65536.
     """
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
-        # The end record, at most 64 KB of comment behind it, and the 64-bit locator before it.
+        # The end record, up to 64 KB of comment after it, and the 64-bit locator before it.
         start = max(0, size - 65536 - 22 - 20)
         stream.seek(start)
         tail = stream.read()
@@ -142,14 +143,14 @@ _ENCRYPTED, _PATCHED, _STRONGLY_ENCRYPTED, _UTF8 = 0x1, 0x20, 0x40, 0x800
 _UNREAD = _ENCRYPTED | _PATCHED | _STRONGLY_ENCRYPTED
 
 
-# What is read at once; images lie densely, so that little else is among it.
+# Bytes read at once; images are stored densely, so little else is read with them.
 _RUN_BYTES = 1 << 20
 
 
-_MOST_EXTRA = 1 << 16  # the local header's own fields, of a length that its entry does not give
+_MOST_EXTRA = 1 << 16  # name and extra fields of the local header, whose lengths the directory does not give
 
 
-_MOST_BYTES = 1 << 24  # of one member; `zipfile` reads larger ones piece by piece
+_MOST_BYTES = 1 << 24  # of one member; larger ones are read by `zipfile` in pieces
 
 
 class _Extent(NamedTuple):
@@ -161,9 +162,9 @@ class _Extent(NamedTuple):
 def read_plain(
     path: Path, infos: Sequence[zipfile.ZipInfo], all_infos: Sequence[zipfile.ZipInfo], directory: int
 ) -> Iterator[tuple[zipfile.ZipInfo, bytes | None]]:
-    """Each of `infos` with its content, or None where it is not plain, in the order in which they are stored.
+    """Yield each of `infos` with its content, in storage order; None for members that `zipfile` must read.
 
-    `all_infos` and `directory`, the offset of the directory, tell where each member ends at the latest.
+    `all_infos` and `directory`, the offset of the directory, bound the end of each member.
     """
     for run in _runs(_extents(infos, all_infos, directory)):
         start, length = run[0].start, run[-1].end - run[0].start
@@ -187,7 +188,7 @@ def _extents(
 
 
 def _runs(extents: Iterator[_Extent]) -> Iterator[list[_Extent]]:
-    """Members that lie so close together that one read of about a megabyte has them all."""
+    """Group members that are so close together that one read of about a megabyte contains them all."""
     run: list[_Extent] = []
     for extent in extents:
         if run and extent.end - run[0].start > _RUN_BYTES:

@@ -1,4 +1,4 @@
-"""The same data, models and recipes under Lightning's Trainer: pip install 'neuscale[lightning]'.
+"""NeuScale's data, models and recipes with Lightning's Trainer: pip install 'neuscale[lightning]'.
 
     from lightning import Trainer
     from neuscale.integrations.lightning import ImageClassifier, ImageDataModule, trainer_options
@@ -7,9 +7,10 @@
     trainer = Trainer(**trainer_options(overrides, devices=2))
     trainer.fit(ImageClassifier(overrides), ImageDataModule(overrides))
 
-The losses are those of `neuscale train`. The Trainer decides how long to train (`max_epochs`,
-`max_steps`; the schedule ends there), in which precision, and on which devices; loggers, callbacks
-and checkpoints are Lightning's. A setting that only `neuscale train` supports is refused by name.
+Losses are the same as those of `neuscale train`. The Trainer decides how long to train
+(`max_epochs`, `max_steps`; the schedule ends there), in which precision, and on which devices;
+loggers, callbacks and checkpoints are Lightning's. A setting that only `neuscale train` supports
+raises UsageError.
 """
 
 try:

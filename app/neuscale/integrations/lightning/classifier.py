@@ -36,9 +36,9 @@ from neuscale.training.param_groups import freeze, training_mode
 class ImageClassifier(LightningModule):
     """The model of a recipe, with its optimizer, schedule, loss, stochastic depth and native ops.
 
-    `model` is the module itself, and `self(images)` its logits. `sizes` (side in pixels, channels, classes)
-    come from the data set; a checkpoint brings its own to `load_from_checkpoint`. Logs `train/loss`,
-    `val/loss`, `val/top1` and `val/top5` (in 0 … 1). Needs an ImageDataModule of the same recipe.
+    `model` is the module itself; `self(images)` returns its logits. `sizes` (image size in pixels, channels,
+    classes) come from the data set, or with `load_from_checkpoint` from the checkpoint. Logs `train/loss`,
+    `val/loss`, `val/top1` and `val/top5` (in 0 … 1). Needs an ImageDataModule with the same recipe.
     """
 
     def __init__(self, config: Recipe, sizes: Sequence[int] | None = None) -> None:
@@ -61,13 +61,13 @@ class ImageClassifier(LightningModule):
         self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, classes] of normalised images [B, C, S, S]."""
+        """Return logits [B, classes] for normalised images [B, C, S, S]."""
         if self.config.train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
 
     def setup(self, stage: str) -> None:
-        """Get the model ready for the device that the Trainer has chosen."""
+        """Prepare the model for the device that the Trainer has chosen."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, ImageDataModule) or data.config != self.config:
             raise UsageError(
@@ -92,16 +92,16 @@ class ImageClassifier(LightningModule):
         self._steps_per_epoch = data.steps_per_epoch
 
     def configure_optimizers(self) -> Any:
-        """The recipe's optimizer and groups; its schedule, over the steps that the Trainer will do."""
+        """Return the recipe's optimizer, and its schedule over the steps that the Trainer will do."""
         optim, steps = self.config.optim, self.trainer.estimated_stepping_batches
-        if steps == float("inf"):  # until something stops it
+        if steps == float("inf"):  # no limit: until something stops it
             steps = self.config.train.epochs * self._steps_per_epoch
         optimizer = create_optimizer(optim, self.model)
         schedule = Schedule(optimizer, optim, self._steps_per_epoch, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Keep frozen modules in eval mode; Lightning preserves the modes over evaluations."""
+        """Keep frozen modules in eval mode; Lightning restores the modes after evaluations."""
         training_mode(self.model, self._frozen)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -110,8 +110,8 @@ class ImageClassifier(LightningModule):
         config, rank = self.config, self.trainer.global_rank
         size = config.train.global_batch_size
         step, offset = divmod(batch.positions.start, size)
-        if offset == rank * (size // self.trainer.world_size):  # the process's first micro-batch of a step
-            # Dropout masks differ between steps and processes, and are the same after a resume.
+        if offset == rank * (size // self.trainer.world_size):  # the rank's first micro-batch of a step
+            # Dropout masks differ between steps and ranks, and are the same after a resume.
             step += batch.epoch * self._steps_per_epoch
             seed_generator(self.device, derived_seed(config.run.seed, step, f"dropout {rank}"))
         self._drop_path.set(batch.epoch, batch.positions)
@@ -125,28 +125,28 @@ class ImageClassifier(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the recipe says."""
+        """Clip gradients as the recipe says."""
         del gradient_clip_val, gradient_clip_algorithm  # check_trainer has refused them
         norm = self.config.optim.clip_grad_norm
         if norm is None:
             return
-        # Lightning leaves it to a fused optimizer to unscale, which is too late here, and refuses to clip.
+        # Lightning lets a fused optimizer unscale gradients: too late for clipping, which it refuses then.
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), norm)
 
     def on_validation_start(self) -> None:
-        """All processes evaluate the model that is saved."""
+        """Share running statistics, so that all ranks evaluate the model that is saved."""
         share_running_statistics(self.model)
 
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
-        """Count a batch in."""
+        """Add a batch to the validation metrics."""
         del batch_idx
         self._evaluate(batch, "val")
 
     def test_step(self, batch: ValidationBatch, batch_idx: int) -> None:
-        """Count a batch in."""
+        """Add a batch to the test metrics."""
         del batch_idx
         self._evaluate(batch, "test")
 
@@ -154,7 +154,7 @@ class ImageClassifier(LightningModule):
         labels = batch.content.labels
         logits = self(batch.content.images).float()
         if batch.counted:
-            # One by one: with this nan_strategy torchmetrics leaves weights aside.
+            # One loss per image: with this nan_strategy torchmetrics ignores weights.
             self.loss.update(F.cross_entropy(logits, labels, reduction="none"))
             self.top1.update(logits, labels)
             self.top5.update(logits, labels)
@@ -163,7 +163,7 @@ class ImageClassifier(LightningModule):
 
 
 class Schedule(LRScheduler):
-    """`lr_at` each step, times each group's `lr_scale`."""
+    """Learning rate of `lr_at` at each step, multiplied by each group's `lr_scale`."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, config: OptimConfig, steps_per_epoch: int, total_steps: int
@@ -172,10 +172,10 @@ class Schedule(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The groups' learning rates of the step that comes."""
+        """Learning rates of the groups for the next step."""
         lr = lr_at(self._config, self.last_epoch, self._steps_per_epoch, Span(0, self._total_steps))
         return [lr * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """The step: all else is the recipe's."""
+        """State with the step; everything else follows from the recipe."""
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count, "_last_lr": self._last_lr}

@@ -20,16 +20,16 @@ from neuscale.progress import Silent
 
 @dataclass
 class ValidationBatch:
-    """A batch; `counted`: False for one that only fills up a process's batches (see ValidationBatches)."""
+    """A batch; `counted`: False for one that only pads a rank's number of batches (see ValidationBatches)."""
 
     content: Batch
     counted: bool
 
 
 class TrainingBatches:
-    """This process's micro-batches of the Trainer's current epoch, from the step it has reached.
+    """This rank's micro-batches of the Trainer's current epoch, from the step that it has reached.
 
-    Lightning asks for an iterator before its counters are restored, so they are read with the first batch.
+    Lightning creates the iterator before it restores its counters, so they are read with the first batch.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class TrainingBatches:
     ) -> None:
         self._loader, self._config, self._trainer = loader, config, trainer
         self._parts = trainer.accumulate_grad_batches
-        self._older = {"data fingerprint": older}  # as checkpoints of earlier versions hold it
+        self._older = {"data fingerprint": older}  # as in checkpoints of earlier versions
         self._identity = {
             "run.seed": config.run.seed,
             "train.global_batch_size": config.train.global_batch_size,
@@ -58,7 +58,7 @@ class TrainingBatches:
             done = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the order of images depends on; the Trainer saves the position itself."""
+        """Everything that determines the order of images; the Trainer saves the position itself."""
         return dict(self._identity)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -73,11 +73,11 @@ class TrainingBatches:
 
 
 class ValidationBatches:
-    """This process's part of a split; over all processes every image is counted once.
+    """This rank's share of a split; over all ranks every image is counted once.
 
-    DistributedDataParallel may exchange buffers in each forward pass, so all processes need the same
-    number of batches: one with fewer also gets an image of `whole`, a loader of the whole split, that is
-    not counted.
+    DistributedDataParallel may exchange buffers in each forward pass, so all ranks need the same number of
+    batches: a rank with fewer also gets one image from `whole`, a loader of the whole split, that is not
+    counted.
     """
 
     def __init__(self, loader: Loader, whole: Loader, batch_size: int) -> None:
@@ -99,10 +99,11 @@ class ValidationBatches:
 
 
 class ImageDataModule(LightningDataModule):
-    """The data of a recipe: each process has its share of one global batch, by its rank.
+    """The data of a recipe: each rank loads its share of one global batch.
 
-    The images, their order and augmentations are those of `neuscale train` on any number of processes, also
-    from the middle of an epoch; of the validation images each is seen once. Raises UsageError or DataError.
+    Images, their order and augmentations are the same as in `neuscale train` on any number of ranks, also
+    when resumed in the middle of an epoch; each validation image is counted once. Raises UsageError or
+    DataError.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -110,11 +111,11 @@ class ImageDataModule(LightningDataModule):
         self.config = recipe_config(recipe)
 
     def prepare_data(self) -> None:
-        """Download and pack missing data, in one process of a node."""
+        """Download and pack missing data, in one process per node."""
         open_data(self.config, Silent())
 
     def setup(self, stage: str) -> None:
-        """Open the data and create this process's loaders."""
+        """Open the data and create this rank's loaders."""
         config, trainer = self.config, self.trainer
         assert trainer is not None
         device, rank = trainer.strategy.root_device, Rank(trainer.global_rank, trainer.world_size)
@@ -136,21 +137,21 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches in an epoch; known after `setup`."""
+        """Number of global batches in an epoch; known after `setup`."""
         return steps_per_epoch(self.training_samples, self.config.train.global_batch_size)
 
     @property
     def training_samples(self) -> int:
-        """Training images; known after `setup`."""
+        """Number of training images; known after `setup`."""
         return len(self._training)
 
     @property
     def class_counts(self) -> list[int]:
-        """Training images of each class; known after `setup`."""
+        """Number of training images of each class; known after `setup`."""
         return torch.bincount(self._training.labels.cpu(), minlength=self.meta.num_classes).tolist()
 
     def train_dataloader(self) -> TrainingBatches:
-        """This process's micro-batches of an epoch."""
+        """This rank's micro-batches of an epoch."""
         assert self.trainer is not None
         meta = self.meta
         return TrainingBatches(
@@ -158,12 +159,12 @@ class ImageDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> ValidationBatches:
-        """This process's share of the validation images."""
+        """This rank's share of the validation images."""
         return ValidationBatches(self._validation, self._first, self.config.eval.batch_size)
 
     test_dataloader = val_dataloader
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Return the batch: the loaders create batches on the device."""
+        """Return the batch unchanged: the loaders create batches on the device."""
         del device, dataloader_idx
         return batch

@@ -1,4 +1,4 @@
-"""A recipe for Lightning: its configuration, the arguments of a Trainer, and checks of the two together."""
+"""A recipe for Lightning: its configuration, arguments for the Trainer, and checks that both agree."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,7 +26,7 @@ Recipe = Config | Sequence[str] | Mapping[str, Any]
 
 
 def trainer_options(recipe: Recipe, devices: int = 1) -> dict[str, Any]:
-    """The arguments of Lightning's Trainer that train as `neuscale train` would, on `devices` processes."""
+    """Arguments for Lightning's Trainer to train like `neuscale train`, on `devices` ranks."""
     config = recipe_config(recipe)
     train, kind = config.train, resolve_device(config.run.device)
     check_shares(train.global_batch_size, devices)
@@ -54,17 +54,17 @@ def recipe_config(recipe: Recipe) -> Config:
     if isinstance(recipe, Mapping):
         where = "the checkpoint's configuration"
         config = config_from_yaml(yaml.safe_dump(dict(recipe)), [], where)
-        check_targets(asdict(config), project_modules(), where)  # a checkpoint may be anybody's
+        check_targets(asdict(config), project_modules(), where)  # a checkpoint may come from anybody
         return config
     return starting_config(compose_config([recipe] if isinstance(recipe, str) else list(recipe)))[0]
 
 
-# train.precision in Lightning's words.
+# Lightning's names of train.precision.
 PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def check_config(config: Config) -> None:
-    """Raise UsageError for a field that only `neuscale train` follows, with Lightning's own way."""
+    """Raise UsageError for a field that only `neuscale train` supports, naming Lightning's alternative."""
     train = config.train
     ways = {
         "train.ema_decay": (train.ema_decay > 0, "its callback EMAWeightAveraging"),
@@ -88,7 +88,7 @@ def check_config(config: Config) -> None:
 
 
 def check_trainer(config: Config, trainer: Trainer) -> None:
-    """Raise UsageError where the Trainer would not train what the recipe says."""
+    """Raise UsageError if the Trainer's settings contradict the recipe."""
     train = config.train
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         raise UsageError(

@@ -18,7 +18,7 @@ class MyNet(nn.Module):
 
 
 class Block(nn.Module):
-    """A convolution with a way around it."""
+    """A convolution with a skip connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Data of this project: drawn shapes. Put your own images in their place."""
+"""Data of this project: synthetic shapes. Replace them with your own images."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Shapes:
-    """Pairs of an image, uint8 [32, 32, 3], and its class; the same ones each time."""
+    """Pairs of an image, uint8 [32, 32, 3], and its class; the same ones in every pass."""
 
     classes = ("disc", "square", "cross")
 

@@ -1,7 +1,7 @@
-"""The trackers of Accelerate, by name, where one differs from the others.
+"""Backends for the trackers that Accelerate supports, by name.
 
-Accelerate starts each of them and gives it numbers. The name and the identity of a run that goes on, where it
-writes when nobody says, pictures, tables and files are each tracker's own.
+Accelerate starts each tracker and passes metrics on. Each class here defines what differs: name and ID of a
+resumed run, the default folder, pictures, tables and files.
 """
 
 import inspect
@@ -22,7 +22,7 @@ from neuscale.untrusted import is_plain_name
 
 
 class _OnePicture(Backend):
-    """A tracker that takes one picture at a time, and no tables."""
+    """A tracker that takes a single picture, without a batch dimension, and no tables."""
 
     def evaluation(self, result: Evaluated, step: int) -> None:
         self.numbers(result.values, step)
@@ -123,7 +123,7 @@ class MLflow(Backend):
         if self._is_default:  # MLflow's own default depends on its version
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             mlflow.set_tracking_uri((self.run.path.parent / "mlruns").as_uri())
-        # Accelerate's class lets the environment win over what is asked for.
+        # In Accelerate's class, environment variables take precedence over arguments.
         self.tracker.experiment_name = self.project
         self.tracker.run_id = self.options.get("run_id", self.identity or os.environ.get("MLFLOW_RUN_ID"))
 
@@ -185,8 +185,8 @@ class Trackio(Backend):
 
 
 class Wandb(Backend):
-    """Points carry their step as a value: W&B's own counter takes no step again, which a run that goes on
-    from a checkpoint behind its last point does."""
+    """Weights & Biases. Points carry their step as a value, since W&B's own step cannot go back, as it does
+    when a run resumes from a checkpoint before its last point."""
 
     accelerate_name, variable = "wandb", "WANDB_PROJECT"
 
@@ -195,7 +195,7 @@ class Wandb(Backend):
         import wandb
 
         self.identity = self.identity or uuid.uuid4().hex[:12]
-        mode = os.environ.get("WANDB_MODE")  # it reads that once a process
+        mode = os.environ.get("WANDB_MODE")  # wandb reads it only once per process
         known = {"name": self.run.name, "id": self.identity, "resume": "allow", "mode": mode}
         quiet = wandb.Settings(silent=True, console="off")
         return {"dir": str(self.run.path), "settings": quiet, **known}
@@ -237,12 +237,12 @@ BACKENDS: dict[str, type[Backend]] = {
 
 
 def create_backend(name: str, run: RunFolder, config: TrackingConfig, identity: str | None) -> Backend:
-    """The backend called `name`, which `check_trackers` has found."""
+    """The backend of the tracker `name`; call `check_trackers` first."""
     return BACKENDS.get(name, Own)(name, run, config.options.get(name, {}), config.project, identity)
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Raise UsageError for a tracker that does not exist or is not installed, and for options of none."""
+    """Raise UsageError for an unknown or not installed tracker, and for options of an unused one."""
     for name in config.trackers:
         if name == TENSORBOARD or (is_plain_name(name) and TARGET in _options(config, name)):
             continue

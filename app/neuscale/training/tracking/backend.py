@@ -1,4 +1,4 @@
-"""A run in a tracker outside of this program: how it begins, goes on, and takes pictures and files."""
+"""Base class of external trackers: start or resume a run there, log metrics, pictures and files."""
 
 import os
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ PROJECT = "neuscale"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation as trackers get it.
+    """An evaluation in the form that trackers get.
 
-    `picture`: the confusion matrix, uint8 [H, W, 3]; None where images may have several labels.
-    `per_class`: the number that `measure` names, by class; None for a class without images.
+    `picture`: the confusion matrix, uint8 [H, W, 3]; None for multi-label data.
+    `per_class`: the metric that `measure` names, by class; None for a class without images.
     """
 
     values: dict[str, float]
@@ -31,14 +31,14 @@ class Evaluated:
 
 
 class Backend:
-    """One run of one tracker. Made by the main thread; all else is called by the tracker's own thread.
+    """One run in one tracker. Created in the main thread; all methods are called in the tracker's thread.
 
-    `identity`: what the tracker knows this run by since an earlier start; None at its first one.
+    `identity`: the tracker's ID of this run from an earlier start; None at the first start.
     """
 
     accelerate_name: str
-    variable: str | None = None  # of the environment, that names the project
-    keeps_settings = True  # False: they may not change when the run goes on
+    variable: str | None = None  # environment variable that names the project
+    keeps_settings = True  # False: hyperparameters cannot be stored again on resume
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class Backend:
         self.tracker: Any = None
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the tracker's own start; those in `tracking.options` go before them."""
+        """Default arguments of the tracker's start; those in `tracking.options` take precedence."""
         return {}
 
     def start(self, settings: dict[str, Any]) -> None:
-        """Begin, or go on with, the run there; `settings` are its hyperparameters."""
+        """Start or resume the run in the tracker; `settings` are its hyperparameters."""
         is_new = self.identity is None
         self.tracker = create_tracker(self.accelerate_name, self.title, self.arguments() | self.options)
         self.before_start()
@@ -68,23 +68,23 @@ class Backend:
 
     @property
     def title(self) -> str:
-        """The first argument of Accelerate's class."""
+        """The first argument of Accelerate's tracker class."""
         return self.project
 
     def before_start(self) -> None:
-        """Set what has no argument."""
+        """Set what cannot be passed as an argument."""
 
     @property
     def url(self) -> str | None:
-        """The address at which the run can be looked at."""
+        """URL of the run; None if there is none."""
         return None
 
     def numbers(self, values: dict[str, float], step: int) -> None:
-        """Points of curves."""
+        """Log points of curves."""
         self.tracker.log(values, step=step)
 
     def evaluation(self, result: Evaluated, step: int) -> None:
-        """The numbers of an evaluation, its picture, and the table of classes."""
+        """Log the metrics, the picture and the per-class table of an evaluation."""
         self.numbers(result.values, step)
         if result.picture is not None and hasattr(self.tracker, "log_images"):
             self.tracker.log_images({"val/confusion": result.picture[None]}, step=step)
@@ -93,18 +93,19 @@ class Backend:
             self.tracker.log_table("val/per_class", ["class", result.measure], rows, step=step)
 
     def file(self, path: Path) -> None:
-        """Keep a file with the run, where the tracker keeps files."""
+        """Store a file with the run, if the tracker stores files."""
 
     def finish(self) -> None:
-        """End the run there."""
+        """End the run in the tracker."""
         self.tracker.finish()
 
 
 class Own(Backend):
-    """A tracker of the user's own, named by `_target_` in its options.
+    """A user-defined tracker, named by `_target_` in its options.
 
-    It has `log(values, step)`, and what it wants of `start()`, `store_init_configuration(values)`, `finish()`
-    and `log_images({name: uint8 [1, H, W, 3]}, step)`, as Accelerate's GeneralTracker.
+    It must have `log(values, step)`. Optional, as in Accelerate's GeneralTracker: `start()`,
+    `store_init_configuration(values)`, `finish()`, `log_table(name, columns, rows, step)` and
+    `log_images({name: uint8 [1, H, W, 3]}, step)`.
     """
 
     def start(self, settings: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A tracker in a thread of its own: it may be slow, fail or hang, and training goes on."""
+"""A tracker in its own thread, so that training continues if it is slow, fails or hangs."""
 
 import queue
 import threading
@@ -12,21 +12,21 @@ from neuscale.progress import Progress
 from neuscale.project.targets import is_of_own_code, words_of
 from neuscale.training.tracking.backend import Backend, Evaluated
 
-# Points that wait for a tracker that is slow to begin or to answer; what comes beyond them is left out.
+# Largest number of items in the queue of a slow tracker; further items are dropped.
 _MOST_WAITING = 10_000
 
 
 class ExternalTracker:
-    """Passes on to a `Backend`, in order. Nothing here raises or waits, but `close`, and that for a while."""
+    """Queue of calls to a `Backend`. No method raises or blocks, except `close` for a limited time."""
 
     def __init__(self, backend: Backend, settings: dict[str, Any], identity_file: Path) -> None:
         self._backend, self._identity_file = backend, identity_file
         self._items: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
         self._lock = threading.Lock()
-        self._untold: list[tuple[bool, str]] = []  # (a warning, the text), for the main thread to say
+        self._untold: list[tuple[bool, str]] = []  # (is_warning, text), to be shown by the main thread
         self._error: str | None = None
         self._lost = 0
-        self._closed = threading.Event()  # the rest is not waited for any more
+        self._closed = threading.Event()  # set when nobody waits for the rest any more
         self._thread = threading.Thread(
             target=self._work, args=(settings,), name=f"tracker {backend.name}", daemon=True
         )
@@ -34,30 +34,30 @@ class ExternalTracker:
 
     @property
     def name(self) -> str:
-        """Its name in `tracking.trackers`."""
+        """Name of the tracker in `tracking.trackers`."""
         return self._backend.name
 
     def numbers(self, values: dict[str, float], step: int) -> None:
-        """Points of curves."""
+        """Queue points of curves."""
         self._put(lambda: self._backend.numbers(values, step))
 
     def evaluation(self, result: Evaluated, step: int) -> None:
-        """An evaluation."""
+        """Queue an evaluation."""
         self._put(lambda: self._backend.evaluation(result, step))
 
     def file(self, path: Path) -> None:
-        """Keep a file there, as it is when its turn comes."""
+        """Queue a file, which is read when its turn comes."""
         self._put(lambda: self._backend.file(path))
 
     def tell(self, progress: Progress) -> None:
-        """Say what has happened since the last call: where the run is, or what failed."""
+        """Show messages since the last call: the URL of the run, or errors."""
         with self._lock:
             untold, self._untold = self._untold, []
         for is_warning, text in untold:
             (progress.warning if is_warning else progress.message)(text)
 
     def close(self, progress: Progress, patience: float) -> None:
-        """Wait at most `patience` seconds until everything has been passed on, and end the run there."""
+        """Wait at most `patience` seconds until all items are passed on and the run is ended there."""
         waiting = self._items.qsize()
         try:
             self._items.put_nowait(None)
@@ -76,7 +76,7 @@ class ExternalTracker:
         self.tell(progress)
 
     def record(self) -> dict[str, Any]:
-        """For the manifest: what the run is called there, where, and what went wrong."""
+        """Record for the manifest: ID in the tracker, first error, number of lost items."""
         return {"id": self._backend.identity, "error": self._error, "missing": self._lost}
 
     def _put(self, item: Callable[[], None]) -> None:
@@ -113,7 +113,7 @@ class ExternalTracker:
             self._lost += 1
 
     def _fail(self, words: str) -> None:
-        """Note an error; the first is told when it comes."""
+        """Record an error; a warning is queued for the first one."""
         first, self._error = self._error is None, self._error or words
         if first:
             self._say(True, f"{self.name}: {words}; training goes on, and metrics.jsonl has everything")
@@ -124,7 +124,7 @@ class ExternalTracker:
 
 
 def _words(error: BaseException) -> str:
-    """An error in a line: where it came from in the user's code, else what the tracker's library says."""
+    """An error in one line: with its location if it is from the user's code, else the library's message."""
     if is_of_own_code(error):
         return words_of(error)
     lines = str(error).strip().splitlines() or [""]

@@ -1,4 +1,4 @@
-"""TensorBoard: curves, the images the model sees, and the confusion matrix as a picture."""
+"""TensorBoard: curves, the images that the model sees, and the confusion matrix as a picture."""
 
 from pathlib import Path
 from typing import Any
@@ -11,30 +11,30 @@ from torch.utils.tensorboard.summary import hparams
 
 
 class TensorBoard:
-    """Writes the events of a run from `step` on; what an interrupted run wrote beyond it is purged."""
+    """Writes the events of a run from `step` on; later events of an interrupted run are purged."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Points of curves; the name's part before '/' groups them."""
+        """Write points of curves; the part of the name before '/' groups them."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def images(self, name: str, images: Tensor, mean: Tensor, std: Tensor, step: int) -> None:
-        """A grid of normalised images [B, C, H, W], as they were before normalisation."""
+        """Write a grid of normalised images [B, C, H, W], as they were before normalisation."""
         pixels = images.float() * std[:, None, None] + mean[:, None, None]
         grid = image_grid(pixels.clamp(0, 1).cpu())
         self._writer.add_image(name, grid, step)
 
     def text(self, name: str, text: str) -> None:
-        """A page of text, kept as it is."""
+        """Write a page of preformatted text."""
         self._writer.add_text(name, f"<pre>{text}</pre>", 0)
 
     def hyperparameters(self, values: dict[str, bool | int | float | str]) -> None:
-        """A row of the HPARAMS page, with the last evaluation's numbers.
+        """Write a row of the HPARAMS page, with the metrics of the last evaluation.
 
-        SummaryWriter's own add_hparams puts it into a run folder of its own, with a copy of the numbers.
+        SummaryWriter.add_hparams would write it into a separate run folder, with a copy of the metrics.
         """
         metrics = dict.fromkeys(("val/top1", "val/top5", "val/loss"))
         writer: Any = self._writer.file_writer
@@ -48,9 +48,9 @@ class TensorBoard:
         per_class: list[tuple[str, float | None]],
         step: int,
     ) -> None:
-        """The numbers of an evaluation, its confusion matrix [3, H, W], and a table, worst class first.
+        """Write the metrics of an evaluation, its confusion matrix [3, H, W], and a table, worst class first.
 
-        Without a picture, as of several labels an image, the table has the classes' average precision.
+        Without a picture (multi-label data) the table contains the average precision of each class.
         """
         self.scalars(values, step)
         if picture is not None:
@@ -68,9 +68,9 @@ class TensorBoard:
 
 
 def image_grid(images: Tensor, columns: int = 8) -> Tensor:
-    """Images [B, C, H, W] side by side with a black line around each: [3, H', W'].
+    """Grid of images [B, C, H, W] with a black line around each: [3, H', W'].
 
-    As torchvision's make_grid, which takes a second to import.
+    Like torchvision's make_grid, which takes a second to import.
     """
     images = images.expand(-1, 3, -1, -1)
     columns = min(columns, len(images))

@@ -28,16 +28,16 @@ from neuscale.untrusted import read_record, reason_of
 
 
 def _group(name: str) -> str:
-    """The group of curves that a value belongs to."""
+    """Group of curves that a value belongs to."""
     if name in TIMINGS:
         return "speed"
     return "optim" if name == "lr" else "train"
 
 
 class Tracker:
-    """Records a run from `step` on; on a process other than the main one it does nothing.
+    """Records a run from `step` on; does nothing unless this is the main process.
 
-    `evaluation_due`: the run goes on with the evaluation of `step`, which it may have recorded before.
+    `evaluation_due`: the run resumes with the evaluation of `step`, which may have been recorded before.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Tracker:
                 self._board.text("config", config_to_yaml(config))
                 self._board.hyperparameters(hyperparameters(config))
         others = [name for name in dict.fromkeys(config.tracking.trackers) if name != TENSORBOARD]
-        if others:  # standard output is for the result, and some of them print
+        if others:  # stdout is for the result, and some trackers print
             self._opened.enter_context(redirect_stdout(sys.stderr))
         for name in others:
             file = run.path / f"{name}-id"
@@ -78,9 +78,9 @@ class Tracker:
         self.files([run.config_file])
 
     def train(self, step: int, values: dict[str, float], rest: int | None = None) -> None:
-        """A point of the training curves: means since the point before, by name.
+        """Record a point of the training curves: means since the previous point, by name.
 
-        `rest`: of the last point, the number of steps that are left after the last regular one.
+        `rest`: for the last point, the number of steps since the last regular point.
         """
         if self._file is None:
             return
@@ -93,7 +93,7 @@ class Tracker:
             tracker.tell(self._progress)
 
     def evaluation(self, step: int, result: AnyEvaluation) -> None:
-        """The numbers of an evaluation, its confusion matrix and the accuracy of each class."""
+        """Record the metrics of an evaluation, its confusion matrix and the results of each class."""
         if self._file is None:
             return
         self._file.write("val", step, result.scalars())
@@ -113,28 +113,28 @@ class Tracker:
             tracker.tell(self._progress)
 
     def sync(self) -> None:
-        """Make the curves up to here durable, as a checkpoint does with the rest of the run."""
+        """Make the curves so far durable (fsync), as a checkpoint does with the rest of the run."""
         if self._file is not None:
             self._file.sync()
 
     def images(self, images: Tensor, loader: Loader) -> None:
-        """The first training images as the model sees them."""
+        """Record the first training images as the model sees them."""
         if self._board is not None and self._images_wanted:
             self._board.images("train/images", images[: self._images_wanted], loader.mean, loader.std, 0)
 
     @property
     def takes_files(self) -> bool:
-        """True where a tracker may keep files of the run."""
+        """True if a tracker may store files of the run."""
         return bool(self._external)
 
     def files(self, paths: Iterable[Path]) -> None:
-        """Keep files of the run in the trackers that have a place for them."""
+        """Store files of the run in the trackers that support it."""
         for path in paths:
             for tracker in self._external:
                 tracker.file(path)
 
     def close(self, patience: float = 60.0) -> dict[str, Any]:
-        """End it; waits for each tracker at most `patience` seconds. Returns the record of the trackers."""
+        """Close everything, waiting at most `patience` seconds for each tracker; return their records."""
         if self._file is not None:
             self._file.close()
         if self._board is not None:
@@ -146,7 +146,7 @@ class Tracker:
 
 
 def _identity(file: Path) -> str | None:
-    """The identity that a tracker gave this run at an earlier start."""
+    """ID that a tracker gave this run at an earlier start; None if there is none."""
     try:
         return read_record(file).strip() or None
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def _identity(file: Path) -> str | None:
 
 
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
-    """Hyperparameters for a table: `section.field` with plain values, without those that are null."""
+    """Hyperparameters for a table: `section.field` → plain value, without null values."""
     sections = {
         name: asdict(getattr(config, name)) for name in ("data", "augment", "model", "optim", "train")
     }
@@ -173,7 +173,7 @@ def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
 
 
 def confusion_picture(confusion: Tensor, classes: list[str]) -> Tensor:
-    """Count [true, predicted] drawn as uint8 [3, H, W]; classes are named while there is room for it."""
+    """Draw a confusion matrix, counts [true, predicted], as uint8 [3, H, W]; up to 40 classes are named."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -199,7 +199,7 @@ def confusion_picture(confusion: Tensor, classes: list[str]) -> Tensor:
                     axes.text(
                         j, i, str(int(confusion[i, j])), ha="center", va="center", color=color, fontsize=8
                     )
-    with warnings.catch_warnings():  # scripts that the font does not have are shown as boxes
+    with warnings.catch_warnings():  # characters missing from the font are shown as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]

@@ -1,4 +1,4 @@
-"""make test: the recipe trains, and the same words give the same weights."""
+"""Tests of the recipe (`make test`): it trains, and the same overrides give the same weights."""
 
 import os
 import tempfile
