@@ -12,7 +12,20 @@ from typing import Annotated, Any
 
 import typer
 
-from neuscale.cli import bench, data, doctor, evaluate, export, init, predict, runs, submit, sweep, train
+from neuscale.cli import (
+    bench,
+    data,
+    doctor,
+    evaluate,
+    export,
+    init,
+    predict,
+    runs,
+    serve,
+    submit,
+    sweep,
+    train,
+)
 from neuscale.distributed.rank import leave_process_group
 from neuscale.distributed.worker_errors import report_to_launcher, show_once
 from neuscale.errors import EXIT_FAILED, UserError, disk_error
@@ -72,6 +85,7 @@ app.command("sweep")(sweep.sweep_command)
 app.command("eval")(evaluate.eval_command)
 app.command("predict")(predict.predict_command)
 app.command("export")(export.export_command)
+app.command("serve")(serve.serve_command)
 app.command("submit")(submit.submit_command)
 app.command("doctor")(doctor.doctor_command)
 

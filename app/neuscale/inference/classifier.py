@@ -70,6 +70,12 @@ class Preprocessing:
             crop,
         )
 
+    @property
+    def resizes(self) -> bool:
+        """True where decoded images are of another size than the model, and resized after normalisation."""
+        side = side_before_crop(self.image_size, self.crop)
+        return (self.height, self.width) != (side, side)
+
     def decode(self, content: bytes) -> NDArray[np.uint8]:
         """An image file's pixels: uint8 [C, H, W].
 

@@ -32,6 +32,7 @@ from neuscale.inference.quantize import (
     DTYPES,
     LARGEST_INT8_OPSET,
     HalfPrecision,
+    ProductResize,
     check_precision,
     quantize_onnx,
     rounded,
@@ -159,6 +160,8 @@ def _write_model(
     # OpenVINO stores the weights of an fp32 graph in fp16; the others compute in it.
     half = precision in DTYPES and kind != "openvino"
     model = HalfPrecision(classifier, DTYPES[precision]).eval() if half else classifier
+    if kind == "openvino" and classifier.preprocessing.resizes:
+        model = ProductResize(classifier).eval()
     if kind == "torch":
         write_torch(model, example, path, record)
         return

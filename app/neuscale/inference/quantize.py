@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from neuscale.data.augment.crops import center_crop, normalize, side_before_crop
 from neuscale.errors import UsageError, UserError
 from neuscale.inference.classifier import Classifier
 from neuscale.inference.graph_formats import LARGEST_ONNX, first_line
@@ -67,6 +69,34 @@ class HalfPrecision(nn.Module):
         return logits.float()
 
 
+class ProductResize(Classifier):
+    """`classifier`, whose images are resized by two matrix products.
+
+    OpenVINO ignores the antialiasing of ONNX's Resize when an image becomes smaller.
+    """
+
+    resize_rows: Tensor
+    resize_columns: Tensor
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__(classifier.model, classifier.preprocessing, classifier.classes)
+        wanted = self.preprocessing
+        side = side_before_crop(wanted.image_size, wanted.crop)
+        # Resizing is linear and separable: the unit vectors, resized, are the columns of its matrix.
+        rows, columns = (
+            F.interpolate(
+                torch.eye(length)[None, None], (side, length), mode=wanted.interpolation, antialias=True
+            )[0, 0]
+            for length in (wanted.height, wanted.width)
+        )
+        self.register_buffer("resize_rows", rows)
+        self.register_buffer("resize_columns", columns.T.contiguous())
+
+    def model_input(self, images: Tensor) -> Tensor:
+        normalized = normalize(images, self.mean, self.std)
+        return center_crop(self.resize_rows @ normalized @ self.resize_columns, self.preprocessing.image_size)
+
+
 def rounded(state: dict[str, Tensor], precision: str) -> dict[str, Tensor]:
     """A state dict with its floats in the type of `precision`.
 
@@ -114,7 +144,11 @@ def quantize_onnx(source: Path, path: Path, calibration: Tensor | None) -> None:
             f"this model has no operator that can be quantised so ({', '.join(operators)}).",
             "Export it as int8-static, or as fp16.",
         )
+    resizing = [
+        node.name for node in model.graph.node if any(name.startswith("resize_") for name in node.input)
+    ]
     options = {
+        "nodes_to_exclude": resizing,
         "per_channel": True,
         "weight_type": QuantType.QInt8,
         "op_types_to_quantize": operators,

@@ -127,7 +127,12 @@ def resize(images: Tensor, size: int, interpolation: str = "bilinear", crop: flo
     side = side_before_crop(size, crop)
     if images.shape[-2:] != (side, side):
         images = F.interpolate(images, (side, side), mode=interpolation, antialias=True)
-    first = round((side - size) / 2)  # as in torchvision's CenterCrop
+    return center_crop(images, size)
+
+
+def center_crop(images: Tensor, size: int) -> Tensor:
+    """Central part of [B, C, S, S]: [B, C, size, size]."""
+    first = round((images.shape[-1] - size) / 2)  # as in torchvision's CenterCrop
     return images[..., first : first + size, first : first + size]
 
 

@@ -1,0 +1,334 @@
+"""`neuscale serve`: the answers of `predict` over HTTP, limits that hold, and a shutdown that drops none."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+pytest.importorskip("python_multipart")
+
+from neuscale.inference.classifier import Preprocessing
+from neuscale.serving.model import ServedModel
+from neuscale.serving.server import Limits, create_server, listen
+
+from .conftest import Odd
+
+Command = Callable[..., Any]
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+
+    def ask(
+        self, path: str, body: bytes | None = None, method: str | None = None, **headers: str
+    ) -> tuple[int, Any]:
+        """Status and decoded JSON, or text, of one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            method = method or ("GET" if body is None else "POST")
+            connection.request(method, path, body, {name.replace("_", "-"): v for name, v in headers.items()})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            is_json = answer.getheader("content-type", "").startswith("application/json")
+            return answer.status, json.loads(text) if is_json else text
+        finally:
+            connection.close()
+
+
+@contextmanager
+def served(odd: Odd, *words: object, code: int = 0) -> Iterator[tuple[Server, "subprocess.Popen[str]"]]:
+    """`neuscale serve` as a process of its own, ended by SIGTERM."""
+    environment = {**os.environ, "NEUSCALE_DATA": str(odd.data), "NEUSCALE_RUNS": str(odd.runs)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neuscale", "serve", *map(str, words), "--port", "0"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        found = re.search(r"http://127\.0\.0\.1:(\d+) is the page", lines[1])
+        assert found is not None, (lines, process.stderr.read())
+        yield Server(int(found[1])), process
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out.strip(), err) == (code, "stopped", "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(odd: Odd) -> Iterator[Server]:
+    with served(odd, "odd") as (found, _):
+        yield found
+
+
+def predictions(command: Command, file: Path, top: int = 5) -> list[tuple[str, float]]:
+    """What `neuscale predict` answers for a file."""
+    (image,) = command("predict", "odd", file, "--top", top, "--json").json["images"]
+    return [(each["class"], each["probability"]) for each in image["predictions"]]
+
+
+def answered(answer: tuple[int, Any]) -> list[tuple[str, float]]:
+    status, found = answer
+    assert status == 200, found
+    return [(each["class"], each["probability"]) for each in found["predictions"]]
+
+
+def same(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> bool:
+    if [name for name, _ in found] != [name for name, _ in expected]:
+        return False
+    return [share for _, share in found] == pytest.approx([share for _, share in expected], abs=1e-5)
+
+
+def test_it_answers_as_predict_does(command: Command, odd: Odd, server: Server) -> None:
+    for file in odd.files()[::7]:
+        content = file.read_bytes()
+        assert same(answered(server.ask("/predict", content)), predictions(command, file))
+        assert same(answered(server.ask("/predict?top=2", content)), predictions(command, file, 2))
+    assert len(answered(server.ask("/predict?top=1000", content))) == 7
+
+
+def test_many_at_once_get_their_own_answers(command: Command, odd: Odd, server: Server) -> None:
+    """Batches are formed of them; damaged ones among them fail alone."""
+    files = odd.files()
+    expected = [answered(server.ask("/predict", file.read_bytes())) for file in files]
+    bodies = [file.read_bytes() for file in files]
+    with ThreadPoolExecutor(16) as pool:
+        sent = [(i % 5 != 4, bodies[i % len(bodies)]) for i in range(200)]
+        found = list(pool.map(lambda each: server.ask("/predict", each[1] if each[0] else b"no"), sent))
+    for i, ((whole, _), answer) in enumerate(zip(sent, found, strict=True)):
+        if whole:
+            assert same(answered(answer), expected[i % len(files)]), i
+        else:
+            assert answer[0] == 400
+
+
+def test_a_form_with_a_file_is_taken(odd: Odd, server: Server) -> None:
+    """As `curl -F` and browsers send it; the field's name does not matter."""
+    content = odd.files()[3].read_bytes()
+    expected = answered(server.ask("/predict", content))
+
+    def form(*parts: tuple[str, bytes]) -> tuple[int, Any]:
+        body = b"".join(b"--XX\r\n%s\r\n\r\n%s\r\n" % (head.encode(), part) for head, part in parts)
+        kind = "multipart/form-data; boundary=XX"
+        return server.ask("/predict", body + b"--XX--\r\n", content_type=kind)
+
+    file = 'Content-Disposition: form-data; name="picture"; filename="a.png"\r\nContent-Type: image/png'
+    note = 'Content-Disposition: form-data; name="note"'
+    assert answered(form((file, content))) == expected
+    assert answered(form((note, b"hello"), (file, content))) == expected
+    assert form((file, content), (file, content))[0] == 400
+    status, found = form((note, b"hello"))
+    assert (status, "there is no image" in found["error"]) == (400, True)
+    status, found = server.ask("/predict", b"--YY", content_type="multipart/form-data; boundary=XX")
+    assert (status, "error" in found) == (400, True)
+
+
+@pytest.mark.parametrize(("path", "body", "status", "problem"), [
+    ("/predict", b"GIF89a and no more", 400, "damaged"),
+    ("/predict", b"", 400, "there is no image"),
+    ("/predict?top=0", b"x", 400, "top: expected a whole number above 0"),
+    ("/predict?top=%D9%A3", b"x", 400, "top: expected"),
+    ("/predict?top=99999999999999999999", b"x", 400, "top: expected"),
+    ("/predict", None, 405, "Method Not Allowed"),
+    ("/../../etc/passwd", None, 404, "Not Found"),
+])  # fmt: skip
+def test_a_request_that_is_wrong_is_told_why(
+    server: Server, path: str, body: bytes | None, status: int, problem: str
+) -> None:
+    found = server.ask(path, body)
+    assert (found[0], problem in found[1]["error"]) == (status, True), found
+
+
+def test_it_says_that_it_is_well(server: Server) -> None:
+    status, found = server.ask("/health")
+    assert (status, found["status"], found["classes"], found["device"]) == (200, "ok", 7, "cpu")
+    assert "step-00000006" in found["model"]
+
+
+def test_other_sites_cannot_use_it_through_a_browser(server: Server) -> None:
+    """A page whose own name was made to lead to this machine sends that name as the host."""
+    for host in ("example.org", "127.0.0.1.example.org", "localhost.example.org:80"):
+        assert server.ask("/", None, host=host)[0] == 400
+    assert server.ask("/", None, host=f"localhost:{server.port}")[0] == 200
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    connection.request("GET", "/", headers={"Origin": "https://example.org"})
+    answer = connection.getresponse()
+    assert answer.getheader("access-control-allow-origin") is None
+    policy = answer.getheader("content-security-policy") or ""
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    connection.close()
+
+
+def test_the_size_of_an_image_is_limited_before_it_is_read(odd: Odd) -> None:
+    with served(odd, "odd", "--max-megabytes", "0.01") as (server, _):
+        status, found = server.ask("/predict", bytes(10_001))
+        assert (status, found["error"]) == (413, "the image is larger than 10,000 bytes")
+        # Announced only: the answer comes although nothing is sent.
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
+            )
+            assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+        # Not announced: in chunks without end.
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            for _ in range(3):
+                connection.sendall(b"1000\r\n" + bytes(0x1000) + b"\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+        assert server.ask("/predict", odd.files()[0].read_bytes())[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "onnx", "openvino"])
+def test_an_exported_folder_is_served(
+    command: Command, odd: Odd, tmp_path: Path, kind: str, server: Server
+) -> None:
+    if kind in ("onnx", "openvino"):
+        pytest.importorskip("onnxruntime")
+    if kind == "openvino":
+        pytest.importorskip("openvino")
+    folder = tmp_path / "model"
+    assert command("export", "odd", "--to", kind, "--output", folder).code == 0
+    content = odd.files()[5].read_bytes()
+    with served(odd, folder) as (exported, _):
+        found = answered(exported.ask("/predict", content))
+        assert same(found, answered(server.ask("/predict", content)))
+
+
+def test_requests_under_way_are_answered_before_it_ends(odd: Odd) -> None:
+    content = odd.files()[0].read_bytes()
+    with served(odd, "odd") as (server, process):
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content[:-5])
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        connection.sendall(content[-5:])
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        connection.close()
+
+
+def test_a_port_that_is_taken_and_models_that_are_not_there(
+    command: Command, odd: Odd, server: Server, tmp_path: Path
+) -> None:
+    said = command("serve", "odd", "--port", server.port)
+    assert said.code == 1
+    assert f"127.0.0.1, port {server.port}: cannot be listened on (Address already in use)." in said.words
+    assert "Choose another --port or --host." in said.words
+    assert command("serve", "nothing").code == 2
+    (tmp_path / "model.json").write_text('{"file": "model.exe"}')
+    said = command("serve", tmp_path)
+    assert (said.code, "is not an exported model's record" in said.words) == (1, True)
+    folder = tmp_path / "model"
+    assert command("export", "odd", "--to", "safetensors", "--output", folder).code == 0
+    said = command("serve", folder, "--checkpoint", "last")
+    assert (said.code, "an exported model has no checkpoints" in said.words) == (2, True)
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    assert command("serve", folder).code == 1
+
+
+def test_without_its_packages_it_says_what_to_install(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    said = command("serve", "odd")
+    assert said.code == 2
+    assert (
+        "serve: uvicorn is not installed. Install what it needs: pip install 'neuscale[serve]'" in said.words
+    )
+
+
+class Slow:
+    """A model that takes as long as the test wants, or fails."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.fails = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.gate.wait(30)
+        if self.fails:
+            raise RuntimeError("out of order")
+        return torch.zeros(len(images), 2)
+
+
+@contextmanager
+def in_a_thread(limits: Limits) -> Iterator[tuple[Server, Slow]]:
+    model = Slow()
+    plain = Preprocessing(3, 8, 8, 8, [0.0] * 3, [1.0] * 3)
+    listening = listen("127.0.0.1", 0)
+    served = ServedModel("slow", "cpu", ["a", "b"], False, plain, model)
+    server = create_server(served, limits, "127.0.0.1")
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield Server(listening.getsockname()[1]), model
+    finally:
+        model.gate.set()
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_a_model_that_takes_too_long_is_given_up(odd: Odd) -> None:
+    with in_a_thread(Limits(timeout=0.3)) as (server, model):
+        began = time.monotonic()
+        status, found = server.ask("/predict", odd.files()[0].read_bytes())
+        assert (status, found["error"]) == (504, "no answer within 0.3 seconds")
+        assert time.monotonic() - began < 20
+        # A client that never ends its request, too.
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            connection.sendall(HEAD + b"Content-Length: 50\r\n\r\nabc")
+            assert connection.recv(100).startswith(b"HTTP/1.1 504 ")
+        model.gate.set()
+        assert server.ask("/predict", odd.files()[0].read_bytes())[0] == 200
+
+
+def test_more_requests_than_can_wait_are_turned_away(odd: Odd) -> None:
+    content = odd.files()[0].read_bytes()
+    with in_a_thread(Limits(max_batch=1)) as (server, model), ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(server.ask, "/predict", content) for _ in range(20)]
+        while sum(each.done() for each in asked) < 20 - 10:
+            time.sleep(0.01)
+        assert server.ask("/health")[0] == 200
+        model.gate.set()
+        statuses = [each.result()[0] for each in asked]
+    assert statuses.count(503) >= 10 and statuses.count(200) >= 9
+    assert set(statuses) == {200, 503}
+
+
+def test_a_model_that_fails_is_told_and_the_next_request_is_answered(odd: Odd) -> None:
+    with in_a_thread(Limits()) as (server, model):
+        model.gate.set()
+        model.fails = True
+        status, found = server.ask("/predict", odd.files()[0].read_bytes())
+        assert (status, "the model failed" in found["error"]) == (500, True)
+        model.fails = False
+        assert server.ask("/predict", odd.files()[0].read_bytes())[0] == 200
