@@ -45,6 +45,7 @@ OPTIONS: dict[str, list[Option]] = {
         Option(["--latency", "1,8,64"], "evaluate_run.extras.latency", (1, 8, 64), ()),
         Option(["--reliability", str(PATH)], "save_reliability_diagram.path", PATH, NOT_CALLED),
         Option(["--limit", "17"], "evaluate_run.extras.limit", 17, None),
+        Option(["--reliability", str(PATH)], "evaluate_run.extras.reliability", True, False),
         Option(["--gpus", "0"], "evaluate_run.device", "cpu", None),
         Option(["--gpus", "1"], "evaluate_run.device", "cuda", None),
         Option(["--gpus", "3"], "launch.processes", 3, NOT_CALLED),

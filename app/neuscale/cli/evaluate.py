@@ -81,15 +81,12 @@ def eval_command(
     from neuscale.evaluation.evaluate import Evaluation
     from neuscale.inference.evaluate_run import Extras, evaluate_run
 
-    extras = Extras(flip=tta == "flip", limit=limit, corruptions=corruptions, latency=batch_sizes)
+    extras = Extras(tta == "flip", limit, corruptions, batch_sizes, reliability is not None)
     evaluated = evaluate_run(found, checkpoint, split, device, create_progress(), weights, extras)
     if not evaluated.is_main:
         return
     if reliability is not None:
-        if not isinstance(evaluated.evaluation, Evaluation):
-            raise UsageError(
-                "--reliability is of images with one label, and these may have several.", "Remove it."
-            )
+        assert isinstance(evaluated.evaluation, Evaluation)
         save_reliability_diagram(evaluated.evaluation.calibration, f"{found.name}, {split}", reliability)
     if as_json:
         print_evaluation(found.name, evaluated, split, tta)

@@ -56,7 +56,8 @@ def _show(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> None:
         )
     evaluations = metrics_of(run, "val")
     for line in evaluations[-8:]:
-        out.print(f"step {line['step']:,}: top-1 {line['top1']:.2%}, loss {line['loss']:.4f}")
+        name, metric = ("mAP", "map") if "map" in line else ("top-1", "top1")
+        out.print(f"step {line['step']:,}: {name} {line[metric]:.2%}, loss {line['loss']:.4f}")
     if replayed := manifest.get("replay"):
         forced = ", made with --force" if replayed["forced"] else ""
         out.print(f"replay of {escape(replayed['of'])}{forced}: {escape(replayed['verdict'])}")

@@ -30,12 +30,14 @@ class Extras:
 
     `flip`: average over each image and its mirror image. `limit`: only so many images, spread over the
     split. `corruptions`: evaluate on corrupted images as well. `latency`: batch sizes to time.
+    `reliability`: a reliability diagram is wanted; refused of images with several labels.
     """
 
     flip: bool = False
     limit: int | None = None
     corruptions: bool = False
     latency: tuple[int, ...] = ()
+    reliability: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ def evaluate_run(
     All processes of a distributed evaluation call this and get the same numbers.
     """
     restored = restore(run, checkpoint, weights, device, progress)
+    if extras.reliability and restored.several_labels:
+        raise UsageError(
+            "`reliability` is of images with one label, and these may have several.", "Remove it."
+        )
     if extras.flip:
         restored = restored.with_model(FlipAveraged(restored.model, restored.several_labels))
     loader = evaluation_loader(restored, split)
