@@ -1,4 +1,4 @@
-"""The `neuscale` command. Nothing heavy is imported before a command needs it."""
+"""The `neuscale` command. Commands import heavy modules such as torch only when they need them."""
 
 from neuscale.cli.app import run
 

@@ -1,4 +1,4 @@
-"""The commands together, and how their errors reach the person at the terminal."""
+"""All commands of `neuscale`, and error messages for their exceptions."""
 
 import errno
 import logging
@@ -39,7 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich takes longer to import than the help may take to appear
+    rich_markup_mode=None,  # importing rich would delay the help text
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -91,26 +91,26 @@ app.command("doctor")(doctor.doctor_command)
 
 
 def run(words: list[str]) -> int:
-    """Run one command line; returns the exit code.
+    """Run one command line and return its exit code.
 
-    0, 1 (it failed), 2 (bad usage) or 75 (saved before the end, to be resumed); 130 after Ctrl-C.
+    0; 1 (failed); 2 (bad usage); 75 (saved before the end, can be resumed); 130 after Ctrl-C.
     """
     debug = "--debug" in words or bool(os.environ.get("NEUSCALE_DEBUG"))
     words = [word for word in words if word != "--debug"]
     words = _for_all(words)
     if debug:
-        os.environ["NEUSCALE_DEBUG"] = "1"  # for the processes that this one starts
+        os.environ["NEUSCALE_DEBUG"] = "1"  # for subprocesses
     else:
         threading.excepthook = _thread_failed
-        # With a read-only $HOME it warns whenever it is imported.
+        # matplotlib warns on import if $HOME is read-only.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         code = _run(words)
         if sys.stdout is not None:
-            sys.stdout.flush()  # a reader that went, as 'head' does, is noticed here
+            sys.stdout.flush()  # raises here if the reader, such as 'head', has exited
         return code
     except BrokenPipeError:
-        # Python flushes once more at the end, and would complain.
+        # Python flushes stdout again at exit, and would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
@@ -127,7 +127,7 @@ def run(words: list[str]) -> int:
 
 
 def _for_all(words: list[str]) -> list[str]:
-    """The words without those options that may stand anywhere and count for what this process starts too."""
+    """Remove options allowed at any position from `words`; set environment variables in their place."""
     kept = []
     rest = iter(words)
     for word in rest:
@@ -144,20 +144,20 @@ def _for_all(words: list[str]) -> list[str]:
 def _run(words: list[str]) -> int:
     try:
         app(args=words, prog_name="neuscale")
-    except SystemExit as stop:  # how typer ends, --help and bad usage included
+    except SystemExit as stop:  # raised by typer at the end, also after --help and bad usage
         return stop.code if isinstance(stop.code, int) else EXIT_FAILED
     return 0
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
-    """One line in place of a traceback; what matters is raised again where the thread is waited for."""
+    """Print one line instead of a traceback; errors that matter are raised again in the waiting thread."""
     from neuscale.cli.console import err, escape
 
     err.print(f"[yellow]warning:[/] in the background: {escape(failed.exc_value)}")
 
 
 def _as_options(error: UserError, words: list[str]) -> UserError:
-    """The error with arguments of the library, such as `save_as`, written as options of the command."""
+    """The error with arguments of the library, such as `save_as`, replaced by options of the command."""
     command: Any = typer.main.get_command(app)
     for word in words:
         command = getattr(command, "commands", {}).get(word, command)
@@ -168,7 +168,7 @@ def _as_options(error: UserError, words: list[str]) -> UserError:
         if name.startswith("--")
     ]
     options = {name[2:].replace("-", "_"): name for name in names}
-    options |= {"trust": "--trust", "config_dir": "--config-dir"}  # of all commands
+    options |= {"trust": "--trust", "config_dir": "--config-dir"}  # options of all commands
 
     def option(found: re.Match[str]) -> str:
         return options.get(f"no_{found[1]}" if found[2] else found[1], found[0])
@@ -179,7 +179,7 @@ def _as_options(error: UserError, words: list[str]) -> UserError:
 
 
 def _in_words(error: Exception) -> UserError:
-    """`error` as a UserError, for the person at the terminal."""
+    """Convert `error` to a UserError with a message for the user."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_FULL):

@@ -73,7 +73,7 @@ def list_command(as_json: AsJson = False) -> None:
         print_json({"folder": str(data_root()), "datasets": rows})
         return
     table = Table(title=f"data sets in {escape(data_root())}", title_justify="left")
-    table.add_column("name", no_wrap=True)  # it is to be typed
+    table.add_column("name", no_wrap=True)  # users type it
     for column in ("what it is", "classes", "pixels", "state"):
         table.add_column(column, overflow="fold")
     for row in rows:

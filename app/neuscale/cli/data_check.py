@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from neuscale.data.datasets import Dataset
     from neuscale.data.sources.options import SourceOptions
 
-# Of images of different sizes that are looked at without being prepared: enough to compare them.
+# Side in pixels to which images that are not prepared are scaled: enough to compare them.
 _SIDE = 64
 
 _MOST_LINES = 8
@@ -102,7 +102,7 @@ def check_command(
 
 @contextmanager
 def _opened(name: str, options: "SourceOptions") -> "Iterator[tuple[Dataset, bool]]":
-    """The data set of this name; else a folder or archive, prepared in a place of its own for as long."""
+    """Yield a data set and True if it is a prepared one; a folder or archive is prepared temporarily."""
     from neuscale.cli.progress import create_progress
     from neuscale.data.datasets import open_prepared, prepared_names
     from neuscale.data.prepare import prepare

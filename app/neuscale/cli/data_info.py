@@ -1,4 +1,4 @@
-"""`neuscale data info`, and the arguments that the data commands share."""
+"""`neuscale data info`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 from neuscale.cli.options import AsJson, DataName
 
-# More classes than these are not listed one by one.
+# Largest number of classes that are listed.
 MOST_CLASSES = 40
 
 

@@ -48,7 +48,7 @@ def _show(findings: dict[str, Any]) -> int:
 
 
 def _examine_cluster(as_json: bool) -> int:
-    """Start a process for each GPU of each node of the allocation; one of them shows what they found."""
+    """Start a process for each GPU of each node of the allocation; one of them prints the findings."""
     import os
 
     import torch
@@ -65,7 +65,7 @@ def _examine_cluster(as_json: bool) -> int:
             return start_on_nodes(words)
         return launch(words, torch.cuda.device_count() or 1, srun_nodes())
     findings = examine_cluster()
-    if findings is None:  # another process speaks
+    if findings is None:  # another rank prints the findings
         return 0
     if as_json:
         print_json(findings)

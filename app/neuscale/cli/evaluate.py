@@ -95,7 +95,7 @@ def eval_command(
 
 
 def _batch_sizes(text: str | None) -> tuple[int, ...]:
-    """Those of `--latency`. Raises UsageError."""
+    """Parse the batch sizes of `--latency`. Raises UsageError."""
     if text is None:
         return ()
     try:

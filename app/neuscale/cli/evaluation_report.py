@@ -1,4 +1,4 @@
-"""Results of `neuscale eval`, as tables and as JSON."""
+"""Output of `neuscale eval` as tables or JSON."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ from neuscale.inference.evaluate_run import EvaluatedRun
 
 
 def print_evaluation(name: str, evaluated: EvaluatedRun, split: str, tta: str) -> None:
-    """One JSON object; what was not asked for is not in it."""
+    """Print one JSON object; results that were not requested are left out."""
     result, classes = evaluated.evaluation, evaluated.classes
     found: dict[str, Any] = {
         "run": name,
@@ -41,7 +41,7 @@ def print_evaluation(name: str, evaluated: EvaluatedRun, split: str, tta: str) -
 def show_evaluation(
     name: str, evaluated: EvaluatedRun, split: str, tta: str, reliability: Path | None
 ) -> None:
-    """Tables, and the numbers over all images in the last lines."""
+    """Print tables, followed by the metrics over all images."""
     result, classes = evaluated.evaluation, evaluated.classes
     title = f"{escape(name)}: {split}, {escape(evaluated.checkpoint)}"
     if isinstance(result, Evaluation):
@@ -134,6 +134,6 @@ def _show_latency(evaluated: EvaluatedRun, tta: str) -> None:
 
 
 def _mean(corrupted: dict[str, list[float]]) -> float:
-    """The mean over kinds and severities, which all have the same weight."""
+    """Unweighted mean over all kinds and severities."""
     values = [share for top1 in corrupted.values() for share in top1]
     return sum(values) / len(values)

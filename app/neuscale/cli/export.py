@@ -71,7 +71,7 @@ def export_command(
     from neuscale.inference.export import ExportOptions, export
 
     kind, progress = "safetensors" if repository else to, create_progress()
-    # What was uploaded before is made anew: its folder is a copy.
+    # For an upload, an earlier export in the default folder is replaced: it is only a copy.
     again = force or (repository is not None and output is None)
     options = ExportOptions(output, checkpoint, weights, again, opset, precision, max_accuracy_drop)
     exported = export(found, kind, options, progress)

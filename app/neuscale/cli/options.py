@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""CLI arguments and options shared by several commands."""
 
 from typing import Annotated
 
@@ -34,20 +34,20 @@ Gpus = Annotated[
 
 
 def check_weights(weights: str) -> None:
-    """Raise UsageError for a `--weights` that does not exist."""
+    """Raise UsageError for an unknown value of `--weights`."""
     if weights not in ("auto", "raw", "ema"):
         raise UsageError(f"--weights {weights}: expected auto, raw or ema.")
 
 
 def check_device_option(device: str, *allowed: str) -> None:
-    """Raise UsageError for a `--device` that is not auto or one of `allowed`."""
+    """Raise UsageError unless `--device` is auto or one of `allowed`."""
     if device not in ("auto", *allowed):
         *first, last = ("auto", *allowed)
         raise UsageError(f"--device {device}: expected {', '.join(first)} or {last}.")
 
 
 def processes_device(gpus: int | None, processes: int | None) -> str | None:
-    """The `run.device` that `--gpus` and `--processes` imply; None if neither is given."""
+    """Value of `run.device` implied by `--gpus` and `--processes`; None if neither is given."""
     if gpus and processes and gpus != processes:
         raise UsageError(
             "--gpus and --processes contradict each other.", "Use --gpus for GPUs, --processes for the CPU."

@@ -1,4 +1,4 @@
-"""Parse the overrides of `neuscale train`: a new run, or one to resume."""
+"""Parse the overrides of `neuscale train` for a new run, or for one to resume."""
 
 import difflib
 from functools import partial
@@ -17,9 +17,9 @@ _NAME = "run.name="
 def configure(
     overrides: list[str], resume: bool, file: Path | None = None
 ) -> tuple[Config, RunFolder | None]:
-    """The configuration to train, and the run to go on with; `file` has a configuration to begin with.
+    """Return the configuration to train, and the run to resume, or None for a new run.
 
-    Raises UsageError and UserError.
+    `file`: a configuration file to start from. Raises UsageError and UserError.
     """
     compose = compose_config if file is None else partial(config_of_file, file)
     names = [word for word in overrides if "=" not in word]
@@ -43,23 +43,23 @@ def configure(
         run = next(iter(candidates), None)
     if run is None:
         return compose(settings), None
-    if presets:  # the whole command that the run was started with, as in a job that is queued again
+    if presets:  # the complete command that started the run, as in a requeued job
         check_same_run(compose_config(settings), run)
     config = run.config([word for word in settings if word not in presets])
     if not any(word.startswith("run.device=") for word in settings):
-        config.run.device = "auto"  # it may go on somewhere else
+        config.run.device = "auto"  # it may be resumed on another device
     return config, run
 
 
 def _is_of(run: RunFolder, experiment: str | None) -> bool:
     try:
         return run.config().experiment == experiment
-    except UserError:  # a damaged run is in nobody's way
+    except UserError:  # ignore a damaged run
         return False
 
 
 def _no_setting(word: str) -> UsageError:
-    """The error for an override that sets no field, with a guess at what was meant."""
+    """Error for an override without '=', with the closest recipe as a hint."""
     recipe = difflib.get_close_matches(word, preset_groups()["experiment"], n=1)
     hint = f"Did you mean 'experiment={recipe[0]}'?" if recipe else "For example: optim.lr=1e-3."
     if word in [run.name for run in all_runs()]:

@@ -158,7 +158,7 @@ def _show_table(restored: "Restored", rows: list[Row]) -> None:
 
 
 def _show_several(restored: "Restored", rows: list[Row], top: int) -> None:
-    """The labels of each image, however many; of the others the likeliest `top`."""
+    """Print all predicted labels of each image, and the `top` most likely of the others."""
     from neuscale.cli.console import escape, out
     from neuscale.evaluation.multi_label import THRESHOLD
 

@@ -1,4 +1,4 @@
-"""Progress for people: bars on a terminal, a line now and then where there is none."""
+"""Progress display: bars on a terminal, otherwise a line from time to time."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ LINE_SECONDS = 10.0
 
 
 def create_progress() -> Progress:
-    """Bars if standard error is a terminal, else lines."""
+    """Create Bars if stderr is a terminal, else Lines."""
     return Bars() if err.is_terminal else Lines()
 
 
@@ -40,14 +40,14 @@ class _Messages:
 class _Rate(ProgressColumn):
     def render(self, task: RichTask) -> Text:
         unit = task.fields["unit"]
-        # A share, not a count: with everything else a line of 80 characters has no room for two.
+        # A percentage instead of counts: a line of 80 characters has no room for both numbers.
         done = f"{task.percentage:3.0f}%" if task.total else quantity(task.completed, unit)
         speed = f"  {quantity(task.speed, unit)}/s" if task.speed else ""
         return Text(f"{done}{speed}", no_wrap=True)
 
 
 class Bars(_Messages):
-    """Bars that go when their work is done; a task begun inside another stands below it."""
+    """Progress bars that disappear when their task ends; a nested task is shown below the outer one."""
 
     def __init__(self) -> None:
         self._rich: RichProgress | None = None
@@ -91,7 +91,7 @@ class _Bar:
 
 
 class Lines(_Messages):
-    """A line every ten seconds, and one at the end of what took longer than that."""
+    """A line every LINE_SECONDS, and a last one at the end of a task that took longer."""
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str) -> Iterator[Task]:

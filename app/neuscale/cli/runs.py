@@ -53,7 +53,7 @@ def list_command(
 
 
 def _table(rows: "list[RunRow]", title: str) -> Any:
-    """On a narrow terminal without the columns that are also in the configuration."""
+    """Table of runs; a narrow terminal gets fewer columns."""
     from rich.table import Table
 
     from neuscale.cli.console import escape, out

@@ -1,4 +1,4 @@
-"""`neuscale runs show` and `neuscale runs compare`: one run in full, and several side by side."""
+"""`neuscale runs show` and `neuscale runs compare`: details of one run, and several side by side."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,7 +70,7 @@ def _change_words(change: dict[str, Any]) -> str:
 
 
 def _facts(run: "RunFolder", row: "RunRow", manifest: dict[str, Any]) -> dict[str, str]:
-    """The lines of the table, by name; empty if unknown."""
+    """Rows of the table by label; unknown values are empty strings."""
     import shlex
 
     from neuscale.runs.differences import code_words, short

@@ -1,4 +1,4 @@
-"""Options of commands that read the user's own files: how these are split, named and made one size."""
+"""CLI options of commands that read image files: size, split, labels and decoding."""
 
 from pathlib import Path
 from typing import Annotated
@@ -87,7 +87,7 @@ ValueRange = Annotated[
 
 
 def value_range_of(text: str | None) -> tuple[int, int] | None:
-    """The two numbers of LOW:HIGH. Raises UsageError."""
+    """Parse `--value-range` LOW:HIGH into two integers. Raises UsageError if it is malformed."""
     if text is None:
         return None
     low, colon, high = text.partition(":")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from neuscale.slurm.script import Job
     from neuscale.slurm.site import Site
 
-# What a process gets where nobody says: the loader's reading ahead, and a core for the process.
+# Default number of cores per process: for the loader's prefetching, and for the process itself.
 CPUS_PER_PROCESS = 4
 
 
@@ -175,7 +175,7 @@ def _times(time: str, lead: str) -> tuple[float, float]:
 
 
 def _checked(overrides: list[str], processes: int) -> "Config":
-    """The configuration of one run. UsageError for what the job would say after hours in the queue."""
+    """Compose the configuration of one run. Raises UsageError for errors that would make the job fail."""
     from neuscale.config import compose_config
     from neuscale.data.sampling import check_shares
 
@@ -194,7 +194,7 @@ def _name(overrides: list[str], config: "Config") -> str:
 
 
 def _program(site: "Site", sif: Path | None, venv: bool) -> tuple[Path | None, Path | None]:
-    """The image, or the environment to run in. UsageError where it is not there."""
+    """Container image, or Python environment, to run in; the other is None. Raises UsageError."""
     if sif is not None and venv:
         raise UsageError("--sif and --venv contradict each other.", "Use only one of the two.")
     if sif is None and not venv and (named := site.environment.get("NEUSCALE_SIF")):

@@ -112,7 +112,7 @@ def _list(sweep: "Sweep", as_json: bool) -> None:
 
 
 def _show(sweep: "Sweep", failed: list[str], as_json: bool) -> None:
-    """The runs, best first."""
+    """Print the runs, best first."""
     from rich.table import Table
 
     from neuscale.cli.console import escape, out, print_json
@@ -142,7 +142,7 @@ def _show(sweep: "Sweep", failed: list[str], as_json: bool) -> None:
 
 
 def _best_first(row: dict[str, Any]) -> float:
-    """By top-1; where images may have several labels, by what makes an evaluation the best."""
+    """Sort key: top-1, or the metric that selects the best evaluation if there is no top-1."""
     best = row["best"] or {}
     if row["best_top1"] is not None:
         return -float(row["best_top1"])

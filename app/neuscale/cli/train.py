@@ -64,7 +64,7 @@ def train_command(
     from neuscale.distributed.signals import hold_save_signal
     from neuscale.hardware import check_gpus
 
-    hold_save_signal()  # until it can be obeyed
+    hold_save_signal()  # until its handler is installed
     config, run = configure(overrides or [], resume, config_file)
     if checkpoint is not None and run is None:
         raise UsageError("--checkpoint is one of a run that goes on.", "Use it with --resume RUN.")
@@ -106,14 +106,14 @@ def train_command(
 def _print_config(
     config: "Config", run: "RunFolder | None", overrides: list[str], device_option: str | None
 ) -> None:
-    """The configuration, and where each value comes from."""
+    """Print the configuration with the source of each value."""
     from neuscale.config.compose import annotated_yaml, split_overrides
     from neuscale.config.preset_files import COMMAND_LINE, DEFAULT, field_sources
 
     presets, fields = split_overrides([word for word in overrides if "=" in word])
     if run is None:
         sources = field_sources(presets, fields)
-    else:  # its device is not kept
+    else:  # a resumed run does not keep its device
         sources = {"run.device": DEFAULT} | dict.fromkeys(fields, COMMAND_LINE)
     if device_option is not None:
         sources["run.device"] = device_option
@@ -122,7 +122,7 @@ def _print_config(
 
 
 def _go_back(run: "RunFolder", name: str) -> None:
-    """Set aside the checkpoints after `name`, and say where they are."""
+    """Set aside the checkpoints after `name`, and print the folder that they are moved to."""
     from neuscale.cli.progress import create_progress
     from neuscale.training.checkpoint import CheckpointFolder
 
@@ -133,7 +133,7 @@ def _go_back(run: "RunFolder", name: str) -> None:
 
 
 def _prepare(config: "Config", run: "RunFolder | None", world_size: int) -> None:
-    """Check the configuration and prepare the data once, instead of in each process."""
+    """Check the configuration and prepare the data before the worker processes start."""
     from neuscale.cli.progress import create_progress
     from neuscale.data.open import open_data
     from neuscale.runs.own_code import use_code
@@ -164,7 +164,7 @@ def _train(config: "Config", run: "RunFolder | None", as_json: bool) -> int:
 
 
 def _report(run: "RunFolder") -> Path:
-    """The page of `neuscale runs report`, for trackers that keep files."""
+    """Write the page of `neuscale runs report`, for trackers that store files."""
     from neuscale.analysis.report import write_report
     from neuscale.progress import Silent
 

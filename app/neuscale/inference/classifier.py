@@ -1,4 +1,4 @@
-"""A trained model with its preprocessing inside: from the bytes of images to class scores."""
+"""A trained model that includes its preprocessing: from uint8 images to logits."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -31,8 +31,8 @@ class Preprocessing:
     """Preprocessing of an image for the model, as in validation.
 
     A file is decoded to `height`×`width` pixels of `channels`, normalised by `mean` and `std` (per
-    channel, for values in 0..1) and, where `image_size` is another, resized to that side, by `interpolation`
-    and with `crop` (see `resize`). `fit` and `value_range` (of 16-bit images): see `Decoding`.
+    channel, for values in 0 … 1) and, if it has another size, resized to side `image_size` with
+    `interpolation` and `crop` (see `resize`). `fit` and `value_range` (of 16-bit images): see `Decoding`.
     """
 
     channels: int
@@ -48,11 +48,11 @@ class Preprocessing:
 
     @classmethod
     def of(cls, config: Config, data: Dataset) -> "Preprocessing":
-        """That of a run's validation."""
+        """Preprocessing of a run's validation images."""
         meta = data.meta
         size = config.data.image_size or meta.height
         interpolation, crop = config.data.interpolation or "bilinear", config.data.crop or 1.0
-        # Files are decoded at the model's size at once; packed images are resized on the device.
+        # Image files are decoded directly at the model's size; packed images are resized on the device.
         side = side_before_crop(size, crop)
         height, width = (side, side) if isinstance(data, ListedDataset) else (meta.height, meta.width)
         decoding = Decoding.recorded(meta.source, (width, height))
@@ -77,10 +77,10 @@ class Preprocessing:
         return (self.height, self.width) != (side, side)
 
     def decode(self, content: bytes) -> NDArray[np.uint8]:
-        """An image file's pixels: uint8 [C, H, W].
+        """Decode the content of an image file: uint8 [C, H, W].
 
-        Upright, and made to fit as the training images were: see `Decoding`. Raises nearly anything
-        where the file is damaged.
+        The image is turned upright and fitted like the training images (see `Decoding`). A damaged file
+        can raise almost any error.
         """
         low, high = self.value_range
         pixels = decode_image(content, Decoding((self.width, self.height), self.fit, low, high))
@@ -89,24 +89,24 @@ class Preprocessing:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def model_input(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] → float32 [B, C, S, S], on the same device."""
+        """Normalise and resize: uint8 [B, C, H, W] → float32 [B, C, S, S], on the same device."""
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
         return self.resized(normalize(images, mean, std))
 
     def resized(self, images: Tensor) -> Tensor:
-        """float [B, C, H, W] → [B, C, S, S]."""
+        """Resize to side S, `image_size`: float [B, C, H, W] → [B, C, S, S]."""
         return resize(images, self.image_size, self.interpolation, self.crop)
 
     def record(self) -> dict[str, Any]:
-        """Its fields, for JSON."""
+        """The fields as a dict, for JSON."""
         return asdict(self)
 
 
 class Classifier(nn.Module):
-    """Images as bytes, uint8 [B, C, H, W] → logits float32 [B, classes].
+    """Model with built-in preprocessing: uint8 [B, C, H, W] → logits float32 [B, classes].
 
-    Who uses it has no mean and no deviation to get wrong. `preprocessing` says C, H and W.
+    Callers need no mean or standard deviation. C, H and W are fields of `preprocessing`.
     """
 
     mean: Tensor
@@ -123,11 +123,11 @@ class Classifier(nn.Module):
         return self.model(self.model_input(images))
 
     def model_input(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] → float32 [B, C, S, S]: normalised and resized."""
+        """Normalise and resize: uint8 [B, C, H, W] → float32 [B, C, S, S]."""
         return self.preprocessing.resized(normalize(images, self.mean, self.std))
 
     def decode(self, content: bytes) -> Tensor:
-        """An image file as the model takes it: uint8 [1, C, H, W]."""
+        """Decode the content of an image file to model input: uint8 [1, C, H, W]."""
         return torch.from_numpy(self.preprocessing.decode(content).copy())[None]
 
 
@@ -143,9 +143,9 @@ FILES = {
 
 
 def load_exported(folder: str | Path) -> Classifier:
-    """The model in a folder that `neuscale export --to safetensors` made, on the CPU, for evaluation.
+    """Load a model exported by `neuscale export --to safetensors`, on the CPU, in evaluation mode.
 
-    Raises CheckpointError where there is none, or it is damaged.
+    Raises CheckpointError if it is missing or damaged, UsageError if it would run code that is not trusted.
     """
     folder = Path(folder)
     record = read_record(folder)
@@ -159,7 +159,7 @@ def load_exported(folder: str | Path) -> Classifier:
         raise CheckpointError(
             f"{folder / FILES['safetensors']}: there is no such file.", "Export the run as safetensors."
         ) from error
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+    except Exception as error:  # a damaged file can raise almost any error
         raise CheckpointError(f"{folder}: is not an exported model ({error}).", "Export it again.") from error
     check_targets(asdict(config), list(imported_modules()), str(folder))
     model = create_model(
@@ -170,7 +170,7 @@ def load_exported(folder: str | Path) -> Classifier:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record `model.json` of an exported folder. Raises CheckpointError."""
+    """Read the record model.json of an exported model. Raises CheckpointError if it is missing or invalid."""
     try:
         record = read_json(folder / RECORD)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Evaluating a run: its model, a checkpoint of it, and its data."""
+"""Evaluate a checkpoint of a run on its data."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from neuscale.inference.restore import Restored, restore
 from neuscale.progress import Progress, Silent
 from neuscale.runs.folder import RunFolder
 
-# Not the run's: two runs are compared on the same corrupted images.
+# Independent of the run's seed, so that all runs are compared on the same corrupted images.
 CORRUPTION_SEED = 0
 
 
@@ -28,9 +28,9 @@ CORRUPTION_SEED = 0
 class Extras:
     """Options of an evaluation.
 
-    `flip`: average over each image and its mirror image. `limit`: only so many images, spread over the
-    split. `corruptions`: evaluate on corrupted images as well. `latency`: batch sizes to time.
-    `reliability`: a reliability diagram is wanted; refused of images with several labels.
+    `flip`: average over each image and its mirror image. `limit`: largest number of images, evenly spread
+    over the split. `corruptions`: also evaluate on corrupted images. `latency`: batch sizes to time.
+    `reliability`: a reliability diagram is wanted; refused for multi-label data.
     """
 
     flip: bool = False
@@ -42,10 +42,10 @@ class Extras:
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """An evaluation, the weights it was made with, and the names of the classes.
+    """An evaluation, the weights that were evaluated, and the class names.
 
-    `corrupted`: top-1 of each corruption (where images may have several labels, mAP), from the lowest
-    severity to the highest; empty where not asked for.
+    `corrupted`: top-1 (for multi-label data, mAP) by corruption, from the lowest severity to the highest;
+    empty if not requested.
     """
 
     evaluation: AnyEvaluation
@@ -67,9 +67,9 @@ def evaluate_run(
     weights: str = "auto",
     extras: Extras = Extras(),
 ) -> EvaluatedRun:
-    """Evaluate `checkpoint` of `run` on a split of its data; arguments and errors as in `restore`.
+    """Evaluate `checkpoint` of `run` on a split of its data; arguments and errors are as in `restore`.
 
-    All processes of a distributed evaluation call this and get the same numbers.
+    In a distributed evaluation all ranks call this and get the same metrics.
     """
     restored = restore(run, checkpoint, weights, device, progress)
     if extras.reliability and restored.several_labels:
@@ -95,7 +95,7 @@ def evaluate_run(
 
 
 def evaluation_loader(restored: Restored, split: str) -> Loader:
-    """The loader of a split, for this process. Raises UsageError where the data has none of this name."""
+    """Loader of a split for this rank. Raises UsageError if the data has no such split."""
     check_split(restored.data, split)
     choice = choose_loader(restored.config.data, restored.data, restored.device)
     share = Rank.current()
@@ -109,7 +109,7 @@ def evaluate_restored(
     chosen: NDArray[np.int64] | None = None,
     corruption: tuple[str, int] | None = None,
 ) -> AnyEvaluation:
-    """Evaluate a model that was put together already; `corruption`: a kind and its severity."""
+    """Evaluate a restored model; `chosen`: indices of images, `corruption`: a kind and its severity."""
     accelerator = restored.accelerator
     change = None
     if corruption is not None:

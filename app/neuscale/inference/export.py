@@ -1,4 +1,4 @@
-"""Export of a trained model: a folder with the model, its record and a card, read back and verified."""
+"""Export of a trained model to a folder with the model, its record and a card; verified after writing."""
 
 import json
 import math
@@ -66,7 +66,7 @@ class Exported:
 
 
 def check_output(folder: Path, force: bool) -> None:
-    """UsageError where `folder` holds what an export must not replace."""
+    """Raise UsageError if `folder` has content that an export must not replace."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not folder.is_dir() or not (folder / RECORD).is_file():
@@ -82,9 +82,9 @@ def check_output(folder: Path, force: bool) -> None:
 class ExportOptions:
     """Options of an export.
 
-    `output` None: `export/KIND` in the run folder, with the precision where it is not fp32. `opset`: of
-    ONNX; None: OPSET. `max_accuracy_drop`: percentage points that a precision below fp32 may cost. `force`:
-    replace an exported model.
+    `output`: None for `export/KIND` in the run folder, or `export/KIND-PRECISION` if the precision is not
+    fp32. `opset`: ONNX operator set; None for OPSET. `max_accuracy_drop`: largest accepted loss of accuracy
+    in percentage points for a precision below fp32. `force`: replace an existing exported model.
     """
 
     output: Path | None = None
@@ -97,11 +97,12 @@ class ExportOptions:
 
 
 def export(run: RunFolder, kind: str, options: ExportOptions, progress: Progress) -> Exported:
-    """Write `run`'s model to a folder as "safetensors", "torch", "onnx" or "openvino".
+    """Write the model of `run` to a folder as "safetensors", "torch", "onnx" or "openvino".
 
-    The folder is there once the model in it was read back: in fp32 it gave the same numbers, in a lower
-    precision it was evaluated on the validation split. Arguments and errors are those of `restore`;
-    UserError where the model cannot be exported, the numbers differ or the accuracy drops too far.
+    The folder appears only after the model has been read back and checked: in fp32 its logits are compared
+    with the model's, in a lower precision it is evaluated on the validation split. Raises the errors of
+    `restore`, UsageError for invalid options or other data than in training, and UserError if the model
+    cannot be exported, the logits differ or the accuracy drops too far.
     """
     precision = options.precision
     name = kind if precision == "fp32" else f"{kind}-{precision}"
@@ -124,7 +125,7 @@ def export(run: RunFolder, kind: str, options: ExportOptions, progress: Progress
     images = spread_images(restored, "val", CHECKED_IMAGES)
     calibration = spread_images(restored, "train", CALIBRATION_IMAGES) if precision == "int8-static" else None
     with replacing_folder(folder) as partial:
-        # The record is there for who reads the model back; it is complete after the comparison.
+        # Reading the model back needs the record; it is written again, complete, after the comparison.
         (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
         _write_model(classifier, images[:2], kind, precision, partial, record, calibration)
         if precision == "fp32":
@@ -150,14 +151,14 @@ def _write_model(
     record: dict[str, Any],
     calibration: Tensor | None,
 ) -> None:
-    """Write the model's file, or files, into `folder`."""
+    """Write the model file, or files, into `folder`."""
     path = folder / FILES[kind]
     if kind == "safetensors":
         state = {name: value.contiguous() for name, value in classifier.model.state_dict().items()}
-        # save_file's are for their owner alone
+        # save_file would create a file that only its owner can read
         path.write_bytes(save(rounded(state, precision), metadata={"format": "pt"}))
         return
-    # OpenVINO stores the weights of an fp32 graph in fp16; the others compute in it.
+    # OpenVINO takes an fp32 graph and stores its weights in fp16; the other formats compute in fp16 or bf16.
     half = precision in DTYPES and kind != "openvino"
     model = HalfPrecision(classifier, DTYPES[precision]).eval() if half else classifier
     if kind == "openvino" and classifier.preprocessing.resizes:
@@ -189,14 +190,14 @@ def _measured(
     record: dict[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Accuracy of the file in `folder` on the validation split; size and latency, beside the fp32 file's."""
+    """Validation metrics of the file in `folder`, and its size and latency beside those of an fp32 file."""
     run = reloaded(kind, folder)
     found = {"metrics": evaluate_file(restored, run, progress).scalars(), "bytes": file_size(folder)}
     with TemporaryDirectory(prefix="neuscale-export-") as scratch:
         other = Path(scratch)
         _write_model(classifier, images[:2], kind, "fp32", other, record, None)
         found["fp32_bytes"] = file_size(other)
-        if kind == "safetensors":  # run in fp32 whatever it is stored in
+        if kind == "safetensors":  # loaded as fp32, whatever the stored precision
             return found
         found["latency"] = time_file(run, images, progress)
         found["fp32_latency"] = time_file(reloaded(kind, other), images, progress)
@@ -204,7 +205,7 @@ def _measured(
 
 
 def _check_accuracy(record: dict[str, Any], most: float) -> None:
-    """Raise UserError where a lower precision costs more than `most` percentage points, or gives NaN."""
+    """Raise UserError if accuracy drops by more than `most` percentage points, or the loss is not finite."""
     name, metric = ("mAP", "map") if record["several_labels"] else ("top-1", "top1")
     before, after = record["metrics"][metric], record["measured"]["metrics"][metric]
     drop = 100 * (before - after)
@@ -218,10 +219,10 @@ def _check_accuracy(record: dict[str, Any], most: float) -> None:
 
 
 def _metrics(restored: Restored, progress: Progress) -> dict[str, float]:
-    """The numbers of an evaluation of these weights: as training measured it, else measured now."""
+    """Validation metrics of these weights: from the checkpoint if it has them, else measured now."""
     path = restored.checkpoint
     if path.is_dir() and (restored.weights == "ema") == (path / AVERAGE).exists():
-        recorded = open_checkpoint(path).metrics  # of the average where there is one
+        recorded = open_checkpoint(path).metrics  # of the moving average if there is one
         wanted = {"map", "loss"} if restored.several_labels else {"top1", "top5", "loss"}
         if wanted <= recorded.keys():
             return recorded

@@ -1,4 +1,4 @@
-"""The README of an exported model: what it is, how good it is, what it may be used for, how to load it."""
+"""README of an exported model: description, accuracy, data and its licence, and code to load it."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ _MOST_CLASSES = 200
 
 
 def model_card(kind: str, record: dict[str, Any]) -> str:
-    """Markdown from what `model.json` says; its code runs as it stands beside the model and an image.png."""
+    """Markdown for the `record` of model.json; its code runs unchanged beside the model and an image.png."""
     preprocessing = Preprocessing(**record["preprocessing"])
     data, metrics, check = record["data"], record["metrics"], record["check"]
     counts = data["counts"]
@@ -105,7 +105,7 @@ _PRECISIONS = {
 
 
 def _precision(record: dict[str, Any]) -> str:
-    """A section on a precision below fp32: what it costs and what it gains; empty for fp32."""
+    """Section on the accuracy, size and latency of a precision below fp32; empty for fp32."""
     if "measured" not in record:
         return ""
     found, metrics = record["measured"], record["measured"]["metrics"]
@@ -171,7 +171,7 @@ _NEEDS = {
 
 
 def _code(kind: str, preprocessing: Preprocessing, several_labels: bool) -> str:
-    # Where an image may have several labels, those with a probability of a half or more.
+    # For multi-label data, print all labels with a probability of at least 0.5.
     if several_labels:
         code = _code(kind, preprocessing, False)
         answer = code.splitlines()[-1]
@@ -199,7 +199,7 @@ print(json.load(open("model.json", encoding="utf-8"))["classes"][logits.argmax()
 
 
 def _picture(preprocessing: Preprocessing) -> str:
-    """Code that makes `images` of image.png, to the pixel as `Preprocessing.decode` does."""
+    """Code that reads image.png into `images`, with the same pixels as `Preprocessing.decode`."""
     size = (preprocessing.width, preprocessing.height)
     low, high = preprocessing.value_range
     fit = {
@@ -223,12 +223,12 @@ images = numpy.array({array}"""
 
 
 def _text(value: str) -> str:
-    """`value` as Markdown that shows it as it is: no name of a class makes a heading, a link or a tag.
+    """`value` escaped for Markdown, so that no class name becomes a heading, a link or a tag.
 
-    What has a meaning: CommonMark 0.31, section 2.4, and the bare addresses of GitHub's dialect.
+    Escaped are the special characters of CommonMark 0.31, section 2.4, and the bare URLs of GitHub's dialect.
     """
     escaped = re.sub(r"[\\`*_\[\]<>#&~|!$]|:(?=//)|(?<=www)\.", r"\\\g<0>", printable(value))
-    # At the beginning of a line: a list, a line under a heading, and the spaces of a code block.
+    # At the start of a line: list markers, heading underlines, and the indentation of a code block.
     escaped = re.sub(r"^([-+=]|\d+(?=[.)]))", lambda found: _escaped_start(found[0]), escaped)
     return re.sub(r"^ ", "&#32;", escaped)
 

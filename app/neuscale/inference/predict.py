@@ -1,4 +1,4 @@
-"""Predictions of a trained model: for image files, and for a split of its data."""
+"""Predictions of a trained model for image files, and for a split of its data."""
 
 import csv
 import errno
@@ -30,14 +30,14 @@ from neuscale.inference.restore import Restored
 from neuscale.pictures import CELL_SIDE, captioned_grid, scaled_size
 from neuscale.progress import Progress, Task
 
-MOST_SHOWN = 100  # images in a picture of predictions
+MOST_SHOWN = 100  # largest number of images in a picture of predictions
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of an image, best first, each with its probability.
+    """Most likely classes of an image, best first, each with its probability.
 
-    `pixels`: the image as it was decoded for the model, uint8 [C, H, W].
+    `pixels`: the image decoded for the model, uint8 [C, H, W].
     """
 
     file: Path
@@ -47,16 +47,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A path without an image, and why."""
+    """A path from which no image can be read, and the reason."""
 
     file: Path
     reason: str
 
 
 def find_images(paths: Sequence[Path]) -> list[Path | Unreadable]:
-    """The image files that `paths` stand for: files as given, folders read to the bottom, sorted by path.
+    """Image files of `paths`: files as given, folders searched recursively and sorted by path.
 
-    In folders only files named as images are are taken. A folder without one is Unreadable.
+    In folders, only files with the suffix of an image count. A folder without one is Unreadable.
     """
     found: list[Path | Unreadable] = []
     for path in paths:
@@ -73,9 +73,10 @@ def find_images(paths: Sequence[Path]) -> list[Path | Unreadable]:
 def predict(
     restored: Restored, files: Sequence[Path | Unreadable], top: int, task: Task
 ) -> Iterator[Prediction | Unreadable]:
-    """The `top` likeliest classes of each file, in the order given; a batch of images is held at a time.
+    """Predict the `top` most likely classes of each file, in the given order, one batch at a time.
 
-    Where images may have several labels, each class has a probability of its own, and `top` counts all.
+    For multi-label data, each class has an independent probability, all classes are returned and `top`
+    is ignored.
     """
     preprocessing, classes = restored.preprocessing, restored.data.meta.classes
     top = len(classes) if restored.several_labels else min(top, len(classes))
@@ -94,7 +95,7 @@ def predict(
             return preprocessing.decode(content)
         except MemoryError:
             raise
-        except Exception as error:  # Pillow raises nearly anything on damaged files
+        except Exception as error:  # Pillow can raise almost any error on damaged files
             known = error if isinstance(error, DataError) else unusable(file.parent, file.name, error)
             return Unreadable(file, known.problem.removeprefix(f"{file.parent}: {file.name}: ").rstrip("."))
 
@@ -114,7 +115,7 @@ def predict(
 
 @torch.inference_mode()
 def _classify(restored: Restored, images: NDArray[np.uint8], top: int) -> Iterator[list[tuple[int, float]]]:
-    """Labels and probabilities of uint8 [B, C, H, W], best first."""
+    """Labels and probabilities for `images`, uint8 [B, C, H, W], best first."""
     batch = restored.preprocessing.model_input(torch.from_numpy(images).to(restored.device))
     with restored.accelerator.autocast():
         logits = restored.model(batch).float()
@@ -124,7 +125,7 @@ def _classify(restored: Restored, images: NDArray[np.uint8], top: int) -> Iterat
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
-    """Links are followed; a folder that a link leads back to is read once."""
+    """Image files below `folder`. Symlinks are followed; a folder reached twice is read once."""
     seen: set[tuple[int, int]] = set()
     for top, folders, names in os.walk(folder, followlinks=True):
         status = Path(top).stat()
@@ -140,8 +141,9 @@ def _images_below(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of each image, in the order of the data set: `labels`, `predicted`, `confidence` in it, `loss`: [N].
+    """Predictions for all images of a split, in the order of the data set.
 
+    `labels`, `predicted` classes, their probabilities `confidence`, and `loss` (cross-entropy): [N].
     `probabilities`: [N, classes].
     """
 
@@ -153,19 +155,19 @@ class Predictions:
     evaluation: Evaluation
 
     def worst(self, count: int) -> list[int]:
-        """The images with the highest loss, the worst first."""
+        """Indices of the images with the highest loss, highest first."""
         return self.loss.argsort(descending=True, stable=True)[:count].tolist()
 
     def mistaken(self, true: int, predicted: int, count: int) -> list[int]:
-        """Images of class `true` taken for `predicted`, the surest first."""
+        """Indices of images of class `true` classified as `predicted`, most confident first."""
         found = torch.nonzero((self.labels == true) & (self.predicted == predicted))[:, 0]
         return found[self.confidence[found].argsort(descending=True, stable=True)][:count].tolist()
 
 
 def predict_split(restored: Restored, loader: Loader, progress: Progress) -> Predictions:
-    """Predictions of `restored`'s model for all images of `loader`'s split; in one process.
+    """Predict all images of the split of `loader`, in a single process.
 
-    Raises UsageError where images may have several labels.
+    Raises UsageError for multi-label data.
     """
     recorded = _Recorded(restored.model)
     labels: list[Tensor] = []
@@ -197,7 +199,7 @@ def predict_split(restored: Restored, loader: Loader, progress: Progress) -> Pre
 
 
 class _Recorded(nn.Module):
-    """A model that keeps what it said."""
+    """Wrapper that stores the logits of all its calls, as float32 on the CPU."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -213,13 +215,13 @@ class _Recorded(nn.Module):
 def write_csv(
     path: Path, predictions: Iterable[Prediction], top: int, classes: Sequence[str] | None = None
 ) -> int:
-    """Write file, class_1, probability_1, class_2, … as they come; returns the number of images.
+    """Write `predictions` to a CSV file as they are made, and return the number of images.
 
-    Where images may have several labels, of `classes`: file, labels (those predicted, divided by "|") and a
-    probability for each class. A file is there when all of it is; "-" is standard output, and a pipe or a
-    device gets the lines as they come. A name that a spreadsheet would take for a formula has an
-    apostrophe before it, and bytes that are no text are written as \\xNN. Raises UserError where it cannot be
-    written.
+    The columns are file, class_1, probability_1, class_2, …. With `classes`, for multi-label data, they are
+    file, labels (the predicted ones, separated by "|") and a probability for each class. A regular file
+    appears only when it is complete; "-" means standard output. A name that a spreadsheet would take for a
+    formula gets a leading apostrophe, and bytes that are not valid UTF-8 are written as \\xNN. Raises
+    UserError if the file cannot be written.
     """
     count = 0
     header = [f"{column}_{rank}" for rank in range(1, top + 1) for column in ("class", "probability")]
@@ -250,7 +252,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def is_stream(path: Path) -> bool:
-    """True for standard output, a pipe or a device, which are written to and not replaced."""
+    """True for standard output, a pipe or a device, which are written to directly instead of replaced."""
     return path in STANDARD_OUTPUT or (path.exists() and not path.is_file())
 
 
@@ -266,22 +268,22 @@ def _opened(path: Path) -> Iterator[TextIO]:
         with path.open("w", newline="", encoding="utf-8") as file:
             yield file
         return
-    path = path.resolve()  # a link stays one
+    path = path.resolve()  # replace the target of a symlink, not the symlink
     make_folder(path.parent)
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         yield file
 
 
 def _cell(text: str) -> str:
-    """`text` as a cell that no spreadsheet computes."""
+    """`text` as a CSV cell that spreadsheets do not evaluate as a formula."""
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def prediction_grid(predictions: Sequence[Prediction]) -> Image.Image:
-    """A picture of images as the model gets them, each above its likeliest class and the probability.
+    """Picture of the images as decoded for the model, each above its most likely class and probability.
 
-    Small images are enlarged by a whole factor, large ones are scaled down.
+    Small images are enlarged by an integer factor, large ones are scaled down.
     """
     _, height, width = predictions[0].pixels.shape
     largest = max(height, width)

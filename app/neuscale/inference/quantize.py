@@ -1,7 +1,7 @@
-"""Exports in fewer bits: half-precision floats, and 8-bit integers by ONNX Runtime.
+"""Export in lower precision: half-precision floats, and 8-bit integers with ONNX Runtime.
 
-int8: weights are quantised per channel when exported, activations per batch when run. int8-static:
-activations, too, are quantised by ranges that were measured on training images.
+int8 is dynamic quantisation: weights are quantised per channel at export, activations per batch at run
+time. int8-static also quantises activations with fixed ranges, measured on training images.
 """
 
 import logging
@@ -23,7 +23,7 @@ from neuscale.inference.classifier import Classifier
 from neuscale.inference.graph_formats import LARGEST_ONNX, first_line
 from neuscale.inference.runtimes import FORMAT_NAMES
 
-# ONNX Runtime has no bfloat16 on the CPU, and OpenVINO no activations that are quantised when a model is run.
+# ONNX Runtime does not support bfloat16 on the CPU, and OpenVINO no dynamic quantisation of activations.
 PRECISIONS = {
     "safetensors": ("fp32", "fp16", "bf16"),
     "torch": ("fp32", "fp16", "bf16"),
@@ -32,18 +32,18 @@ PRECISIONS = {
 }
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
-# Matrix products hold nearly all of the weights and of the time; the rest loses more than it gains. Few
-# versions of ONNX Runtime have a convolution whose activations are quantised when it is run.
+# Matrix products have nearly all of the weights and take nearly all of the time; quantising the rest costs
+# more than it gains. Few versions of ONNX Runtime have a dynamically quantised convolution.
 _QUANTISED = {"int8": ["MatMul", "Gemm"], "int8-static": ["MatMul", "Gemm", "Conv"]}
 
-# ONNX Runtime 1.23, the oldest that reads operator set 23, cannot quantise in it.
+# ONNX Runtime 1.23, the oldest that reads operator set 23, cannot quantise models that use it.
 LARGEST_INT8_OPSET = 22
 
 CALIBRATION_IMAGES = 256
 
 
 def check_precision(kind: str, precision: str) -> None:
-    """Raise UsageError where format `kind` has no such precision."""
+    """Raise UsageError if format `kind` does not support `precision`."""
     if precision in PRECISIONS[kind]:
         return
     others = [FORMAT_NAMES[other] for other, known in PRECISIONS.items() if precision in known]
@@ -98,9 +98,9 @@ class ProductResize(Classifier):
 
 
 def rounded(state: dict[str, Tensor], precision: str) -> dict[str, Tensor]:
-    """A state dict with its floats in the type of `precision`.
+    """State dict with its floats cast to the dtype of `precision`.
 
-    Raises UserError where a number is beyond its range.
+    Raises UserError if a value is out of range of that dtype.
     """
     if precision not in DTYPES:
         return state
@@ -115,7 +115,7 @@ def rounded(state: dict[str, Tensor], precision: str) -> dict[str, Tensor]:
 
 
 class _Calibration:
-    """Batches of training images, as ONNX Runtime asks for them."""
+    """Batches of training images, as a calibration data reader of ONNX Runtime."""
 
     def __init__(self, batches: Sequence[NDArray[Any]]) -> None:
         self._batches: Iterator[NDArray[Any]] = iter(batches)
@@ -128,14 +128,14 @@ class _Calibration:
 def quantize_onnx(source: Path, path: Path, calibration: Tensor | None) -> None:
     """Quantise the ONNX model at `source` to 8 bits and write it to `path`.
 
-    `calibration`: images uint8 [N, C, H, W] that the ranges of activations are measured on, or None to
-    quantise them when the model is run. Raises UserError where ONNX Runtime cannot.
+    `calibration`: images, uint8 [N, C, H, W], for measuring the ranges of activations; None for dynamic
+    quantisation. Raises UserError if ONNX Runtime cannot quantise the model.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
     model = onnx.load(source)
-    # Shapes noted by the exporter, which the quantiser's transposed weights contradict.
+    # Remove the shapes recorded by the exporter: the quantiser's transposed weights contradict them.
     del model.graph.value_info[:]
     weights = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
     operators = _QUANTISED["int8" if calibration is None else "int8-static"]
@@ -168,7 +168,7 @@ def quantize_onnx(source: Path, path: Path, calibration: Tensor | None) -> None:
                     activation_type=QuantType.QUInt8,
                     **options,
                 )
-    except Exception as error:  # each operator has its own way to resist
+    except Exception as error:  # unsupported operators raise various errors
         raise UserError(
             f"ONNX Runtime cannot quantise this model ({first_line(error)}).",
             "Export it as fp16, or as fp32.",
@@ -177,7 +177,7 @@ def quantize_onnx(source: Path, path: Path, calibration: Tensor | None) -> None:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """The quantiser's advice, which is for who calls it by hand, is not shown."""
+    """Hide the quantiser's advice, which is meant for direct callers."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A trained model put back together from its run: configuration, data set, weights."""
+"""Restore a trained model from its run: configuration, data set and weights."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +27,9 @@ _AVERAGED = {"auto": None, "raw": False, "ema": True}
 
 @dataclass(frozen=True)
 class Restored:
-    """A run's model on its device, not training, and the data set that it was trained on.
+    """A run's model on its device, in evaluation mode, and the data set that it was trained on.
 
-    `weights`: "raw" or "ema" (their moving average); `step` None and "file" for a file of weights.
+    `weights`: "raw", "ema" (their moving average), or "file" for a weights file, for which `step` is None.
     """
 
     run: RunFolder
@@ -48,18 +48,18 @@ class Restored:
         return device
 
     def with_model(self, model: nn.Module) -> "Restored":
-        """The same with another model, such as a wrapper of its own."""
+        """A copy with another model, such as a wrapper around its own."""
         return replace(self, model=model.to(self.device).eval())
 
     def with_data(self, data: Dataset) -> "Restored":
-        """The same for other images of the same classes. Raises UsageError for other classes."""
+        """A copy with another data set. Raises UsageError if its classes or channels differ."""
         size = self.preprocessing.image_size
         config = replace(self.config, data=replace(self.config.data, image_size=size))
         return replace(self, config=config, data=normalized_as(data, self.data))
 
     @property
     def several_labels(self) -> bool:
-        """True where an image may have several labels, and each class has a probability of its own."""
+        """True for multi-label data, where each class has an independent probability."""
         return self.data.meta.label_sets is not None
 
     @property
@@ -78,11 +78,12 @@ def restore(
     stage: bool = True,
     eager: bool = False,
 ) -> Restored:
-    """The model of `run` with the weights of `checkpoint` ("best", "last", or a path).
+    """Restore the model of `run` with the weights of `checkpoint` ("best", "last", a name or a path).
 
-    `weights`: "raw", "ema", or "auto": the average where there is one. `device`: cpu, cuda or mps; None
-    takes what there is, wherever it was trained. `stage`: whether the images may be copied to the node's own
-    disk first; `eager`: without the native ops. Raises UsageError, CheckpointError or DataError.
+    `weights`: "raw", "ema", or "auto": the moving average if there is one. `device`: cpu, cuda or mps; None
+    selects an available one, regardless of the training device. `stage`: allow copying the images to the
+    node's local disk first. `eager`: do not use the native ops. Raises UsageError, CheckpointError or
+    DataError.
     """
     config = run.config()
     if not stage:
@@ -108,7 +109,7 @@ def restore(
 
 
 def _find(run: RunFolder, checkpoint: str) -> tuple[Path, int | None]:
-    """The weights' path and the step they are of, where that is known."""
+    """Path of the weights, and their step if known."""
     folder = CheckpointFolder(run.checkpoints)
     paths = folder.paths()
     if checkpoint not in ("best", "last"):

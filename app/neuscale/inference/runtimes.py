@@ -1,4 +1,4 @@
-"""Running an exported model with the library that its format is for."""
+"""Run an exported model with the library of its format."""
 
 import importlib.util
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from neuscale.errors import UsageError
 from neuscale.hardware import available_cores
 from neuscale.inference.classifier import FILES, load_exported
 
-# Packages that reading or writing a format needs, and the extra of this package that brings them.
+# Packages needed to write a format (the last one is enough to run it), and the extra that installs them.
 _PACKAGES = {
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": (("onnx", "onnxscript", "onnxruntime", "openvino"), "openvino"),
@@ -19,7 +19,7 @@ _PACKAGES = {
 
 
 def check_packages(kind: str, running: bool = False) -> None:
-    """Raise UsageError where a package that format `kind` needs is missing; `running`: not to write it."""
+    """Raise UsageError if a package needed to write format `kind` (`running`: to run it) is missing."""
     needed, extra = _PACKAGES.get(kind, ((), ""))
     if running:
         needed = needed[-1:]
@@ -38,7 +38,7 @@ Runner = Callable[[Tensor], Tensor]
 
 
 def reloaded(kind: str, folder: Path) -> Runner:
-    """The model read back from its file, on the CPU: uint8 [B, C, H, W] → logits float32 [B, classes]."""
+    """Load the model from its file, on the CPU: uint8 [B, C, H, W] → logits float32 [B, classes]."""
     if kind == "safetensors":
         return load_exported(folder)
     if kind == "torch":
@@ -50,7 +50,7 @@ def _onnx(file: Path) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = available_cores()  # it counts the machine's, whatever it may use of them
+    options.intra_op_num_threads = available_cores()  # its default is all cores of the machine, usable or not
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def _onnx(file: Path) -> Runner:
 def _openvino(file: Path) -> Runner:
     import openvino
 
-    # Its default would be bfloat16 on processors that have it, whatever the file holds.
+    # By default it computes in bfloat16 on processors that support it, whatever the precision of the file.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
     compiled = openvino.Core().compile_model(file, "CPU", settings)
 

@@ -1,4 +1,4 @@
-"""Verifying an export: the file that was written, read back and compared with the trained model."""
+"""Verification of an export: the written file is read back and compared with the trained model."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +26,15 @@ from neuscale.progress import Progress
 
 CHECKED_IMAGES = 64
 
-# Of the largest logit: far above what another order of sums makes, far below what changes a class.
+# Tolerance of logits, relative to the largest one: far above the effect of another summation order, far
+# below a difference that changes a class.
 TOLERANCE = 1e-4
 
 LATENCY_BATCHES = (1, 32)
 
 
 def spread_images(restored: Restored, split: str, most: int) -> Tensor:
-    """At most `most` images, spread over a split, as the model takes them: uint8 [N, C, H, W]."""
+    """At most `most` images, evenly spread over a split, as model input: uint8 [N, C, H, W]."""
     count = restored.data.meta.counts[split]
     chosen = np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
     return torch.from_numpy(_pixels(restored, split, chosen))
@@ -50,20 +51,20 @@ def _pixels(restored: Restored, split: str, chosen: NDArray[Any]) -> NDArray[np.
 
 @torch.inference_mode()
 def difference(classifier: Classifier, images: Tensor, again: Runner, file: str) -> float:
-    """The largest difference of a logit between a model and its file, on batches of three sizes.
+    """Largest absolute difference between the logits of a model and of its file, on batches of three sizes.
 
-    Raises UserError where the file cannot be run or gives numbers of another shape.
+    Raises UserError if the file cannot be run or its output has another shape.
     """
     expected = classifier(images)
     sizes = [1, 3, len(images) - 4] if len(images) > 4 else [1] * len(images)
     try:
         found = torch.cat([again(part) for part in torch.split(images, sizes)])
-    except Exception as error:  # each runtime has errors of its own
+    except Exception as error:  # each runtime has its own error types
         raise UserError(
             f"the exported {file} cannot be run ({first_line(error)}).",
             "Nothing was written; export it in another format or precision.",
         ) from error
-    if found.shape != expected.shape:  # a difference of other shapes would be broadcast, or none at all
+    if found.shape != expected.shape:  # the subtraction would broadcast, or fail
         raise UserError(
             f"the exported {file} gives {'×'.join(map(str, found.shape))} numbers instead of"
             f" {'×'.join(map(str, expected.shape))}.",
@@ -73,7 +74,7 @@ def difference(classifier: Classifier, images: Tensor, again: Runner, file: str)
 
 
 def compare(classifier: Classifier, images: Tensor, kind: str, folder: Path) -> dict[str, Any]:
-    """Compare the file in `folder` with the model. Raises UserError where the numbers differ."""
+    """Compare the file in `folder` with the model. Raises UserError if the logits differ."""
     found = difference(classifier, images, reloaded(kind, folder), FILES[kind])
     with torch.inference_mode():
         largest = max(1.0, float(classifier(images).abs().max()))
@@ -86,7 +87,7 @@ def compare(classifier: Classifier, images: Tensor, kind: str, folder: Path) -> 
 
 
 class _AsModule(nn.Module):
-    """A Runner as evaluation takes it; no submodule, since a torch.export program has no train mode."""
+    """Module that calls a Runner; not as a submodule, since a torch.export program has no train mode."""
 
     def __init__(self, run: Runner) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class _AsModule(nn.Module):
 
 
 def evaluate_file(restored: Restored, run: Runner, progress: Progress) -> AnyEvaluation:
-    """Evaluate an exported model on all validation images, decoded as `predict` does."""
+    """Evaluate an exported model on all validation images, decoded as in `predict`."""
     data, size = restored.data, restored.config.eval.batch_size
     labels = torch.from_numpy(data.labels("val"))
 
@@ -112,11 +113,11 @@ def evaluate_file(restored: Restored, run: Runner, progress: Progress) -> AnyEva
 
 
 def time_file(run: Runner, images: Tensor, progress: Progress) -> list[dict[str, Any]]:
-    """Latency of an exported model on the CPU, at each of LATENCY_BATCHES."""
+    """Latency of an exported model on the CPU, at each batch size of LATENCY_BATCHES."""
     measured = measure_latency(_AsModule(run), images, LATENCY_BATCHES, nullcontext, progress)
     return [asdict(each) for each in measured]
 
 
 def file_size(folder: Path) -> int:
-    """Bytes of a model's files, its record and card aside."""
+    """Total size of the model files in `folder` in bytes, without record and card."""
     return sum(file.stat().st_size for file in folder.iterdir() if file.name not in (RECORD, "README.md"))
