@@ -4,10 +4,12 @@
 
 The loops train one small model on batches of one shape from memory, with AdamW: a bare PyTorch loop,
 Accelerate's as in its documentation, Lightning's Trainer, and ours with its schedule, logging and
-weight average. Each runs in its own process, because ours configures the C library's allocator, and in
-one thread, because the work around the model is compared. The loops take turns in random order; times
-are medians, and ratios are medians of the ratios within each round. Writes
-`benchmarks/results/loop.csv`.
+weight average. The inputs differ: ours gathers bytes of CIFAR-10 in random order and normalises them,
+while the others collate random float32 images with a DataLoader. Each loop's time includes its input, so
+the ratios compare these two input pipelines as well. Each loop runs in its own process, because ours
+configures the C library's allocator, and in one thread, because the work around the model is compared.
+The loops take turns in random order; times are medians, and ratios are medians of the ratios within each
+round. Writes `benchmarks/results/loop.csv`.
 """
 
 import argparse

@@ -95,13 +95,23 @@ def test_errors_are_those_of_the_commands_and_end_nothing(folders: Path) -> None
         neuscale.evaluate(run, others)
 
 
+def test_an_argument_that_would_have_no_effect_is_refused() -> None:
+    """Dropped in silence, it would leave the numbers of another batch size or resolution."""
+    run = neuscale.train(*ONE, "train.max_steps=1", "run.name=short")
+    data = neuscale.load_data("tiny")
+    with pytest.raises(UsageError, match=r"`batch_size`: .* eval\.batch_size=5"):
+        neuscale.evaluate(run, batch_size=4)
+    for given in (None, data):
+        with pytest.raises(UsageError, match=r"(?s)`image_size`: .*evaluate\(run\.model\(\), data"):
+            neuscale.evaluate("short", given, image_size=4)
+    assert neuscale.evaluate(run, data, batch_size=4).samples == 21
+
+
 class Interrupting(ListeningProgress):
     """Progress that sends SIGINT to this process after 36 training images."""
 
     def task(self, title: str, total: int | None, unit: str):  # type: ignore[no-untyped-def]
         context = super().task(title, total, unit)
-        task = self.tasks[-1] if self.tasks else None
-        del task
 
         class Task(ListeningTask):
             def advance(self, count: int = 1) -> None:

@@ -186,17 +186,17 @@ def evaluate(
     data: Dataset | None = None,
     *,
     split: str = "val",
-    batch_size: int = 500,
+    batch_size: int | None = None,
     image_size: int | None = None,
     progress: bool | Progress = False,
 ) -> AnyEvaluation:
     """Evaluate a run (its best weights), or any module, on a split of `data`.
 
     Without `data`, a run is evaluated on its own data set, like `neuscale eval`, with its own batch size.
-    Other data must have the same classes, and are normalised like the training data of the run. A module
-    gets images that are normalised with the mean and standard deviation of `data`, resized to `image_size`
-    (for modules only) if that is given, and on the module's device. Raises UsageError, DataError or
-    CheckpointError.
+    Otherwise `batch_size` is 500 by default. Other data must have the same classes, and are normalised like
+    the training data of the run. A module gets images that are normalised with the mean and standard
+    deviation of `data`, resized to `image_size` (for modules only) if that is given, and on the module's
+    device. Raises UsageError, also for an argument that would have no effect, DataError or CheckpointError.
     """
     if data is not None:
         check_split(data, split)
@@ -205,6 +205,7 @@ def evaluate(
     if isinstance(model, str):
         model = load_run(model)
     if isinstance(model, Run):
+        _check_arguments(model, data, batch_size, image_size)
         if data is None:
             return evaluate_run(model._folder, "best", split, None, shown).evaluation
         config = model.config
@@ -216,7 +217,21 @@ def evaluate(
         model = model.model(device=resolve_device("auto"))
     elif data is None:
         raise UsageError("evaluate(model) needs data.", 'For example: evaluate(model, load_data("cifar10")).')
-    return evaluate_module(model, data, split, batch_size, section, shown)
+    return evaluate_module(model, data, split, 500 if batch_size is None else batch_size, section, shown)
+
+
+def _check_arguments(run: Run, data: Dataset | None, batch_size: int | None, image_size: int | None) -> None:
+    """Raise UsageError for an argument of `evaluate` that has no effect on a run."""
+    if image_size is not None:
+        raise UsageError(
+            "`image_size`: a run is evaluated on images of the size that it was trained on.",
+            f"Remove it, or evaluate the model: evaluate(run.model(), data, image_size={image_size}).",
+        )
+    if data is None and batch_size is not None:
+        raise UsageError(
+            f"`batch_size`: without `data` a run has its own, eval.batch_size={run.config.eval.batch_size}.",
+            f"Remove it, or give the data: evaluate(run, data, batch_size={batch_size}).",
+        )
 
 
 def _config(given: tuple[str | Config, ...]) -> Config:

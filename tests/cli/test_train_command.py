@@ -94,7 +94,7 @@ def test_one_process_computes_on_all_cores_unless_somebody_says_otherwise(
 
 
 @pytest.fixture
-def trained(callees: Callees, runs: Path) -> Callable[..., str]:
+def trained(callees: Callees, runs: Path) -> Callable[..., int]:
     """A function that runs `train` with a fake outcome: 4 epochs, the given classes and stop signal."""
 
     def command(classes: int, stopped_by: str | None, *words: str) -> int:
@@ -116,7 +116,7 @@ def trained(callees: Callees, runs: Path) -> Callable[..., str]:
         callees.stand_in("neuscale.training.run.train", result)
         return run(["train", *words])
 
-    return command  # type: ignore[return-value]
+    return command
 
 
 @pytest.mark.parametrize("classes", [5, 6])

@@ -22,7 +22,7 @@ def test_a_model_of_ones_own_trains_on_two_nodes(
         (folder / "batchnet.py").write_text(BATCH_NORM)
         (folder / "conf" / "model" / "batch.yaml").write_text("_target_: batchnet.Net\n")
     monkeypatch.chdir(cluster.folder if named else folder)
-    words = ["experiment=first", "data.name=s", "data.dataset.count=240", "train.epochs=3", "run.name=own"]
+    words = ["experiment=first", "data.name=s", "data.dataset.count=240", "train.epochs=3"]
     words += ["model=batch"] if named else []
     words += [f"run.name=own-{named}", "--nodes=2", "--processes=1", "--cpus=1"]
     job = cluster.submit(*words, *(["--config-dir", str(folder / "conf")] if named else []))

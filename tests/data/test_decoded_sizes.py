@@ -51,9 +51,7 @@ def test_the_middle_is_filtered_down_from_a_png_and_from_a_jpeg(kind: str, size:
     data = encoded(landscape(), kind)
     with Image.open(io.BytesIO(data)) as image:
         expected = middle_of(image.convert("RGB"), size)
-    difference = np.abs(
-        decode_image(data, Decoding(size if isinstance(size, tuple) else (size, size))) - expected
-    )
+    difference = np.abs(decode_image(data, Decoding((size, size))) - expected)
     assert difference.max() <= (0 if kind == "PNG" else 8)
     assert difference.mean() < 1
 

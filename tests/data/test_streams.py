@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data import sampling as order
-from neuscale.data import sampling as randomness
+from neuscale.data import sampling
 from neuscale.data.augment.crops import draw_windows
 from neuscale.data.augment.pipeline import draw_augmentation
 from neuscale.data.formats.image_list import ListedDataset
@@ -52,8 +51,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Key]]:
         keys.append((seed, epoch, purpose))
         return raw_draws(seed, epoch, purpose, count)
 
-    for module in (randomness, order):
-        monkeypatch.setattr(module, "raw_draws", recorded)
+    monkeypatch.setattr(sampling, "raw_draws", recorded)
     yield keys
 
 

@@ -12,8 +12,6 @@ from PIL import Image
 
 from neuscale.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
-ONE = np.array([7])
-RANDOM = np.random.default_rng(0)
 # A picture 21 wide and 13 high with smooth colours, in the middle of the range.
 WAVES = np.stack(
     [np.sin(np.arange(21) / (2 + i)) + np.cos(np.arange(13) / (3 + i))[:, None] for i in range(3)]

@@ -204,6 +204,22 @@ def test_a_conf_of_another_user_is_not_taken_by_itself(
     assert command("train", *WORDS, "model=mine", "--config-dir", str(folder / "conf")).code == 0
 
 
+def test_a_conf_that_everybody_may_write_to_is_refused(
+    project: Project, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody could add a preset there that names code, which this user would run."""
+    folder = project({"mynet.py": CONVOLUTIONAL, "conf/model/mine.yaml": "_target_: mynet.Net\n"}) / "conf"
+    folder.chmod(0o777)
+    said = command("train", *WORDS, "model=mine")
+    assert said.code == 2 and f"{folder}: every user may write to it" in said.words
+    assert f"chmod o-w {folder}" in said.words and "--config-dir" in said.words
+    assert command("train", *WORDS, "model=mine", "--config-dir", str(folder)).code == 0
+    monkeypatch.setenv(VARIABLE, "")
+    for mode in (0o775, 0o1777):
+        folder.chmod(mode)
+        assert config_folder() == folder
+
+
 def test_a_current_folder_that_is_closed_has_no_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(_: Path) -> bool:
         raise PermissionError(13, "Permission denied", "conf")

@@ -94,6 +94,17 @@ def test_two_processes_get_the_numbers_of_one(project: Project, command: Command
         assert two[name] == pytest.approx(one[name], rel=1e-6), name
 
 
+def test_a_process_without_images_takes_part(project: Project, command: Command) -> None:
+    """An evaluation of fewer images than processes would fail if a rank had to have one."""
+    project(FILES)
+    assert command("train", *WORDS, *METRICS, "train.epochs=1").code == 0
+    one = command("eval", "a", "--limit", "1", "--json").json
+    said = command("eval", "a", "--limit", "1", "--processes", "2", "--json")
+    assert said.code == 0, said.err
+    assert said.json["seen"] == 1
+    assert said.json["brier"] == pytest.approx(one["brier"], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

@@ -86,12 +86,12 @@ def test_a_preset_that_the_project_has_too_is_refused(run: Run, project: Project
         (
             {"birds-1.2.dist-info/entry_points.txt": "[neuscale.plugins]\nb = gone.plugin\n"},
             [],
-            "no such module",
+            "the package birds says that gone.plugin is its plugin, and has no such module",
         ),
         (
             {"birds/__init__.py": "raise OSError('no nest')\n"},
             ["model=timm", "model.arch=resnet18"],
-            "no nest",
+            "neuscale.plugins: birds cannot be imported: OSError: no nest",
         ),
     ],
 )
@@ -103,7 +103,6 @@ def test_a_broken_plugin_is_named(
     said = run("train", *WORDS, *words)
     assert said.code == 2, said.err
     assert problem in said.words
-    assert "birds" in said.words or "gone.x" in said.words
 
 
 def test_a_run_of_an_editable_package_is_used_where_the_package_is_and_names_its_changes(

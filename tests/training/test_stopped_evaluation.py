@@ -49,10 +49,8 @@ def stop_while_evaluating(config: Config, which: int, monkeypatch: pytest.Monkey
 def test_a_stop_while_evaluating(
     tiny: ConfigBuilder, monkeypatch: pytest.MonkeyPatch, which: int, step: int
 ) -> None:
-    whole = train(tiny(*WORDS, "train.log_every_steps=3", "run.name=whole")).run
-    stopped = stop_while_evaluating(
-        tiny(*WORDS, "train.log_every_steps=3", "run.name=cut"), which, monkeypatch
-    )
+    whole = train(tiny(*WORDS, "run.name=whole")).run
+    stopped = stop_while_evaluating(tiny(*WORDS, "run.name=cut"), which, monkeypatch)
     assert (stopped.outcome.steps, stopped.outcome.stopped_by) == (step, "SIGTERM")
     manifest = read_manifest(stopped.run.manifest_file)
     assert (manifest["status"], manifest["exit_code"]) == ("stopped", 75)

@@ -114,17 +114,20 @@ def evaluate(
                 result = _evaluate_several(outputs, labels, device)
             else:
                 result = _evaluate_one(outputs, labels, device)
-        return replace(result, own=_own(metrics, seen, labels, progress)) if metrics else result
+        return replace(result, own=_own(metrics, seen, labels, device, progress)) if metrics else result
     finally:
         model.train(was_training)
 
 
 def _own(
-    metrics: OwnMetrics, seen: SeenOutputs, labels: int | Tensor, progress: Progress
+    metrics: OwnMetrics, seen: SeenOutputs, labels: int | Tensor, device: torch.device, progress: Progress
 ) -> dict[str, float]:
-    rows = _of_all_processes(torch.cat(seen.labels))
+    classes = labels.shape[1] if isinstance(labels, Tensor) else labels
+    # A rank may have no images, and takes part with no rows.
+    rows = _of_all_processes(torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *seen.labels]))
+    logits = _of_all_processes(torch.cat([torch.zeros(0, classes, device=device), *seen.logits]))
     targets = labels[rows] if isinstance(labels, Tensor) else rows
-    return metrics.values(_of_all_processes(torch.cat(seen.logits)).cpu(), targets.cpu(), progress)
+    return metrics.values(logits.cpu(), targets.cpu(), progress)
 
 
 def _outputs(

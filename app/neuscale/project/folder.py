@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from neuscale.errors import UsageError
@@ -21,7 +22,7 @@ _NAMES = {"gitignore": ".gitignore"}
 def config_folder() -> Path | None:
     """Folder of the user's presets: `$NEUSCALE_CONFIG_DIR`, else ./conf if this user or root owns it.
 
-    Raises UsageError if the variable does not name a folder.
+    Raises UsageError if the variable does not name a folder, or if every user may write to ./conf.
     """
     given = os.environ.get(VARIABLE)
     if given:
@@ -33,9 +34,17 @@ def config_folder() -> Path | None:
         return folder
     folder = Path(USUAL)
     try:
-        return folder.absolute() if folder.is_dir() and is_own(folder) else None
+        if not folder.is_dir() or not is_own(folder):
+            return None
+        writable = is_writable_by_all(folder)
     except OSError:  # no permission in the current folder
         return None
+    if writable:
+        raise UsageError(
+            f"{folder.absolute()}: every user may write to it, and presets can name code that is run.",
+            f"Run 'chmod o-w {folder.absolute()}', or set `config_dir` or ${VARIABLE} to it.",
+        )
+    return folder.absolute()
 
 
 def project_root() -> Path | None:
@@ -47,6 +56,15 @@ def project_root() -> Path | None:
 def is_own(path: Path) -> bool:
     """True if this user or root owns `path`; always True on Windows."""
     return not hasattr(os, "getuid") or path.stat().st_uid in (os.getuid(), 0)
+
+
+def is_writable_by_all(path: Path) -> bool:
+    """True if every user may replace files in the folder `path`; always False on Windows.
+
+    A folder that a group may write to is accepted: with the umask 002 each user has a group of its own.
+    """
+    mode = path.stat().st_mode
+    return hasattr(os, "getuid") and bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 
 def new_project(folder: Path) -> list[str]:

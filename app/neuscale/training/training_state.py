@@ -1,6 +1,5 @@
 """State of a training in a checkpoint, and resuming from it."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from neuscale.config import Config
@@ -74,10 +73,6 @@ def load_state_dict(trainer: "Trainer", state: dict[str, Any], step: int, source
 def loop_state(trainer: "Trainer") -> dict[str, Any]:
     """The part of the state that evaluations change."""
     return {"best": trainer.best.state_dict(), "evaluation_due": trainer.evaluation_due}
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
 
 
 def go_on(trainer: "Trainer", checkpoint: Checkpoint, before: Config, progress: Progress) -> None:
