@@ -66,7 +66,7 @@ class Callees:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # A module that is first imported while a fake is installed would keep the fake.
         for module in walk_packages(neuscale.__path__, "neuscale."):
-            if not module.name.startswith(("neuscale.integrations", "neuscale.__main__")):
+            if not module.name.startswith(("neuscale.integrations", "neuscale.serving", "neuscale.__main__")):
                 import_module(module.name)
         self._monkeypatch = monkeypatch
         self.arguments: dict[str, dict[str, Any]] = {}

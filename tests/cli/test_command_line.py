@@ -65,6 +65,16 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "--max-accuracy-drop": (5.0, 0),
         **JSON,
     },
+    "serve": {
+        "--checkpoint": "best",
+        "--weights": "auto",
+        "--device": "auto",
+        "--host": "127.0.0.1",
+        "--port": (8000, 0),
+        "--max-batch": (32, 1),
+        "--max-megabytes": (20.0, 0.001),
+        "--timeout": (30.0, 0.1),
+    },
     "submit": {
         "--nodes": (1, 1),
         "--gpus": (None, 0),

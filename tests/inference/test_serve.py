@@ -1,5 +1,6 @@
 """`neuscale serve`: the answers of `predict` over HTTP, limits that hold, and a shutdown that drops none."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -111,6 +112,22 @@ def test_it_answers_as_predict_does(command: Command, odd: Odd, server: Server) 
         assert same(answered(server.ask("/predict", content)), predictions(command, file))
         assert same(answered(server.ask("/predict?top=2", content)), predictions(command, file, 2))
     assert len(answered(server.ask("/predict?top=1000", content))) == 7
+
+
+def test_an_answer_is_sent_at_once() -> None:
+    """Nagle's algorithm would hold each answer's second packet back for 40 ms."""
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()) as client:
+        accepted, _ = listening.accept()
+        asyncio.run(_with_transport(accepted))
+        client.close()
+
+
+async def _with_transport(accepted: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
+    found = transport.get_extra_info("socket")
+    assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    transport.close()
 
 
 def test_many_at_once_get_their_own_answers(command: Command, odd: Odd, server: Server) -> None:
@@ -242,6 +259,13 @@ def test_a_port_that_is_taken_and_models_that_are_not_there(
     assert said.code == 1
     assert f"127.0.0.1, port {server.port}: cannot be listened on (Address already in use)." in said.words
     assert "Choose another --port or --host." in said.words
+    for words, problem in (
+        (["--port", 70_000], "--port 70000: expected 0 to 65535"),
+        (["--host", "nowhere.invalid"], "nowhere.invalid, port 8000: cannot be listened on"),
+        (["--host", "192.0.2.1"], "192.0.2.1, port 8000: cannot be listened on"),  # of RFC 5737: no one's
+    ):
+        said = command("serve", "odd", *words)
+        assert (said.code, problem in said.words) == (1, True), said.words
     assert command("serve", "nothing").code == 2
     (tmp_path / "model.json").write_text('{"file": "model.exe"}')
     said = command("serve", tmp_path)
@@ -252,6 +276,21 @@ def test_a_port_that_is_taken_and_models_that_are_not_there(
     assert (said.code, "an exported model has no checkpoints" in said.words) == (2, True)
     (folder / "model.safetensors").write_bytes(b"damaged")
     assert command("serve", folder).code == 1
+
+
+def test_every_option_reaches_the_server(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("neuscale.serving.server.serve", lambda *words: seen.append(words))
+    limits = ["--max-batch", 3, "--max-megabytes", 0.5, "--timeout", 7]
+    words = ["--checkpoint", "last", "--weights", "raw", "--device", "cpu", "--host", "0.0.0.0", "--port", 0]
+    said = command("serve", "odd", *limits, *words)
+    assert said.code == 0, said.err
+    ((model, found, _, host),) = seen
+    assert (found.max_batch, found.max_bytes, found.timeout, host) == (3, 500_000, 7.0, "0.0.0.0")
+    assert (model.title.rpartition(" ")[2], model.device) == ("step-00000009", "cpu")
+    assert "all who reach this machine can use the model" in said.words
+    assert command("serve", "odd", "--device", "abacus").code == 2
+    assert command("serve", "odd", "--weights", "all").code == 2
 
 
 def test_without_its_packages_it_says_what_to_install(

@@ -4,6 +4,6 @@ import sys
 
 for name in (
     *("backports.zstd", "lightning", "onnx", "onnxruntime", "onnxscript"),
-    *("openvino", "pyarrow", "submitit", "timm", "wandb"),
+    *("openvino", "playwright", "pyarrow", "submitit", "timm", "wandb"),
 ):
     sys.modules[name] = None  # type: ignore[assignment]

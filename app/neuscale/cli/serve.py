@@ -20,7 +20,7 @@ def serve_command(
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; 0.0.0.0: for all who reach this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=0, help="0: any that is free.")] = 8000,
     max_batch: Annotated[
         int,
         typer.Option("--max-batch", min=1, help="Images that are classified at once."),

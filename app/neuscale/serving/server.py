@@ -1,7 +1,6 @@
 """HTTP server of one model: a page to drop images on, JSON at /predict, /health."""
 
 import asyncio
-import errno
 import ipaddress
 import logging
 import os
@@ -179,12 +178,23 @@ async def _failed(_: Request, __: Exception) -> Response:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0: any that is free. Raises UserError where it cannot be had."""
+    if port > 65535:  # getaddrinfo would take its lower 16 bits
+        raise UserError(f"`port` {port}: expected 0 to 65535.")
+    listening = None
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # Not socket.create_server: asyncio turns off Nagle's algorithm, which delays answers by 40 ms, only
+        # for sockets whose protocol is named.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+        return listening
     except OSError as error:
-        known = error.errno is not None and error.errno in errno.errorcode
-        reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
+        if listening is not None:
+            listening.close()
+        number = error.errno or 0  # below 0: the resolver's own
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise UserError(
             f"{host}, port {port}: cannot be listened on ({reason}).", "Choose another `port` or `host`."
         ) from error
