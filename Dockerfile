@@ -15,6 +15,7 @@ RUN --mount=type=bind,source=scripts/image/index.sh,target=/src/index.sh \
     --mount=type=bind,source=scripts/image/tools.sh,target=/src/tools.sh \
     --mount=type=bind,source=requirements-build.lock,target=/src/requirements-build.lock \
     --mount=type=secret,id=index \
+    --mount=type=secret,id=ca \
     bash /src/tools.sh /src/requirements-build.lock
 
 # Locked packages, installed before any source is used, so that a code change does not invalidate this stage.
@@ -31,6 +32,7 @@ RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     --mount=type=bind,source=requirements.lock,target=/src/requirements.lock \
     --mount=type=cache,target=/root/.cache/uv \
     --mount=type=secret,id=index \
+    --mount=type=secret,id=ca \
     bash /src/packages.sh /src/requirements.lock /src/requirements-build.lock
 
 # Wheel of the native ops, compiled with nvcc against the packages of the image.
@@ -111,6 +113,7 @@ RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     --mount=type=bind,source=requirements-dev.lock,target=/src/requirements-dev.lock \
     --mount=type=cache,target=/root/.cache/uv \
     --mount=type=secret,id=index \
+    --mount=type=secret,id=ca \
     bash /src/test.sh install /src/requirements-dev.lock /src/requirements-build.lock
 # A user without a name, and no network.
 USER 12345:12345

@@ -2,7 +2,8 @@
 # Build the Apptainer image SIF, from apptainer.def or from an existing Docker image.
 #   build_sif.sh SIF definition|docker [IMAGE]
 # Optional environment variables: REGISTRY, BASE_IMAGE and DEVEL_IMAGE for the definition's base images,
-# INDEX_FILE (a file with the URL of a package index), APPTAINER_BUILD (options of apptainer build).
+# INDEX_FILE (a file with the URL of a package index), CA_FILE (the certificate of an authority that is trusted
+# as well, PEM), APPTAINER_BUILD (options of apptainer build).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 sif=${1:?the .sif file} from=${2:?definition or docker} image=${3:-}
@@ -28,11 +29,12 @@ case $from in
       if [[ -n ${!name:-} ]]; then options+=(--build-arg "$name=${!name}"); fi
     done
     if [[ -n ${INDEX_FILE:-} ]]; then options+=(--bind "$INDEX_FILE:/run/secrets/index"); fi
+    if [[ -n ${CA_FILE:-} ]]; then options+=(--bind "$CA_FILE:/run/secrets/ca"); fi
     options+=(--build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || true)")
     options+=(--build-arg "SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}")
     apptainer build --force "${options[@]}" "$partial" apptainer.def
     ;;
-  *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 chmod 644 "$partial"
 mv "$partial" "$sif" # atomic: never a partial file

@@ -3,9 +3,12 @@
 #   compose.sh ARGUMENT…
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/container_user.sh
+. scripts/container_user.sh
 if [[ ! -e .env ]]; then
-  sed -e "s/^NEUSCALE_UID=.*/NEUSCALE_UID=$(id -u)/" -e "s/^NEUSCALE_GID=.*/NEUSCALE_GID=$(id -g)/" .env.example >.env
-  echo "made .env from .env.example, for $(id -un) ($(id -u):$(id -g))"
+  user=$(container_user)
+  sed -e "s/^NEUSCALE_UID=.*/NEUSCALE_UID=${user%:*}/" -e "s/^NEUSCALE_GID=.*/NEUSCALE_GID=${user#*:}/" .env.example >.env
+  echo "made .env from .env.example, for $(id -un) ($user in the containers)"
 fi
 files=(--file docker-compose.yml)
 if ! nvidia-smi --list-gpus 2>/dev/null | grep -q .; then

@@ -7,10 +7,12 @@ where=${1:?docker or apptainer} image=${2:?the image} && shift 2
 data=${NEUSCALE_DATA:-$PWD/data} runs=${NEUSCALE_RUNS:-$PWD/runs}
 mkdir -p "$data" "$runs" # Docker would create them as root
 data=$(cd "$data" && pwd) runs=$(cd "$runs" && pwd)
+# shellcheck source=scripts/container_user.sh
+. scripts/container_user.sh
 gpus() { nvidia-smi --list-gpus 2>/dev/null | grep -q .; }
 case $where in
   docker)
-    options=(--rm --init --shm-size 2g --stop-timeout 120 --user "$(id -u):$(id -g)")
+    options=(--rm --init --shm-size 2g --stop-timeout 120 --user "$(container_user)")
     options+=(--volume "$data:/data" --volume "$runs:/runs")
     # The run's manifest records the image, which a container cannot find out itself.
     options+=(--env "NEUSCALE_IMAGE=$image")

@@ -78,6 +78,19 @@ def test_other_base_images_and_a_package_index_reach_the_build(script: Script, p
     assert "--secret id=index,src=/etc/index" in call
 
 
+def test_a_proxy_and_its_certificate_reach_the_build(script: Script, programs: Path, tmp_path: Path) -> None:
+    """Proxies by name: docker takes their values, which may hold a password, from the environment."""
+    settings = {"CA_FILE": "/etc/proxy.pem", "HTTPS_PROXY": "http://me:secret@proxy", "no_proxy": "here"}
+    script("build_image.sh", "x", **settings)
+    (call,) = calls(programs, "docker")
+    assert "--secret id=ca,src=/etc/proxy.pem" in call
+    assert "--build-arg HTTPS_PROXY " in call and "--build-arg no_proxy " in call
+    assert "secret@" not in call and "HTTP_PROXY " not in call.replace("HTTPS_PROXY ", "")
+    script("build_sif.sh", str(tmp_path / "x.sif"), "definition", **settings)
+    (call,) = calls(programs, "apptainer")
+    assert "--bind /etc/proxy.pem:/run/secrets/ca" in call
+
+
 def test_a_sif_from_the_definition(script: Script, programs: Path, tmp_path: Path) -> None:
     settings = {
         "BASE_IMAGE": "base:1",

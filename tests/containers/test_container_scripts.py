@@ -37,7 +37,8 @@ def script(tmp_path: Path, programs: Path) -> Script:
     shutil.copy(CHECKOUT / ".env.example", top)
 
     def run(name: str, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        shutil.copy(CHECKOUT / "scripts" / name, top / "scripts")
+        for each in (name, "container_user.sh"):
+            shutil.copy(CHECKOUT / "scripts" / each, top / "scripts")
         env = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path)} | environment
         return subprocess.run(
             ["bash", str(top / "scripts" / name), *words],
@@ -59,6 +60,7 @@ def test_a_command_in_docker_has_the_users_folders_number_and_gpus(
     assert done.returncode == 0, done.stderr
     top = tmp_path / "checkout"
     assert calls(programs, "docker") == [
+        "info",
         "image inspect --format {{.Id}} neuscale:1",
         f"run --rm --init --shm-size 2g --stop-timeout 120 --user {USER}"
         f" --volume {top}/data:/data --volume {top}/results:/runs"
@@ -83,8 +85,8 @@ def test_without_a_gpu_none_is_asked_for(
 ) -> None:
     make_programs(programs, monkeypatch, docker="exit 7", **{"nvidia-smi": "exit 9"})
     assert script("train_in.sh", "docker", "neuscale:1", "doctor").returncode == 7
-    assert "--gpus" not in calls(programs, "docker")[1]
-    assert "DIGEST" not in calls(programs, "docker")[1]
+    *_, call = calls(programs, "docker")
+    assert "--gpus" not in call and "DIGEST" not in call
     script("train_in.sh", "apptainer", "n.sif", "doctor")
     assert "--nv" not in calls(programs, "apptainer")[0]
 
@@ -124,7 +126,36 @@ def test_compose_has_this_users_number_and_folders_of_this_user(
     for folder in (top / "data", top / 'it\'s "mine" \\ ~'):
         assert folder.is_dir()
     compose = "compose --file docker-compose.yml"
-    assert calls(programs, "docker") == [f"{compose} config --format json", f"{compose} up --detach"]
+    assert calls(programs, "docker") == [
+        "info",
+        f"{compose} config --format json",
+        f"{compose} up --detach",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("info", "user"),
+    [
+        (" Security Options:\n  seccomp\n   Profile: builtin\n  rootless\n  cgroupns", "0:0"),
+        ("    apparmorEnabled: false\n    rootless: true\n    seccompEnabled: true", "0:0"),
+        ("    rootless: false\n    seccompEnabled: true", USER),
+        (" Security Options:\n  seccomp\n Name: rootless-node", USER),
+    ],
+    ids=["rootless Docker", "rootless Podman", "Podman as root", "Docker"],
+)
+def test_without_roots_rights_the_containers_root_is_the_user(
+    script: Script, tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, info: str, user: str
+) -> None:
+    """Any other number would be a subordinate id, which may not write to the user's folders."""
+    (programs / "info").write_text(info + "\n")
+    told = f'case $1 in info) cat {programs}/info ;; compose) echo "{{}}" ;; esac'
+    make_programs(programs, monkeypatch, docker=told)
+    assert script("train_in.sh", "docker", "neuscale:1", "train").returncode == 0
+    assert f" --user {user} " in calls(programs, "docker")[-1]
+    assert script("compose.sh", "up").returncode == 0
+    uid, _, gid = user.partition(":")
+    written = (tmp_path / "checkout" / ".env").read_text()
+    assert f"NEUSCALE_UID={uid}\nNEUSCALE_GID={gid}\n" in written
 
 
 def test_compose_keeps_the_settings_that_are_there_and_asks_for_no_gpu_without_one(
@@ -178,6 +209,13 @@ def services() -> dict[str, Any]:
     return found
 
 
+# To download data behind a proxy.
+NETWORK = {
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")),
+    **dict.fromkeys(("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), "${CA_FILE:+/run/ca.pem}"),
+}
+
+
 def test_a_training_has_time_to_save_memory_to_share_and_goes_on(services: dict[str, Any]) -> None:
     train = services["train"]
     assert train["stop_grace_period"] == "${STOP_GRACE_PERIOD:-2m}"
@@ -194,6 +232,7 @@ def test_a_training_has_time_to_save_memory_to_share_and_goes_on(services: dict[
         "NEUSCALE_IMAGE": "${NEUSCALE_IMAGE:-neuscale:0.1.0}",
         # no value: passed on from the host's environment if it is set there
         **dict.fromkeys(("CUDA_VISIBLE_DEVICES", "WANDB_API_KEY", "HF_TOKEN", "MLFLOW_TRACKING_URI")),
+        **NETWORK,
     }
 
 
@@ -204,7 +243,8 @@ def test_each_service_is_the_users_on_the_same_folders(services: dict[str, Any])
         assert service["image"] == "${NEUSCALE_IMAGE:-neuscale:0.1.0}", name
     label = "${SELINUX_LABEL:-}"
     both = [f"${{NEUSCALE_DATA_VOLUME:-data}}:/data{label}", f"${{NEUSCALE_RUNS_VOLUME:-runs}}:/runs{label}"]
-    both.append("${NEUSCALE_PROJECT:-project}:/project:ro")
+    both += ["${NEUSCALE_PROJECT:-project}:/project:ro", "${CA_FILE:-/dev/null}:/run/ca.pem:ro"]
+    assert services["prepare"]["environment"] == NETWORK
     for name in ("prepare", "train", "eval", "shell"):
         assert services[name]["volumes"] == both
     assert services["tensorboard"]["volumes"] == [

@@ -1,8 +1,12 @@
 """The Docker image trains as any user, without network and with only /tmp writable."""
 
+import http.server
 import json
 import os
+import shutil
+import ssl
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -126,3 +130,48 @@ def test_stopped_it_saves_and_says_how_to_go_on(image: str, tmp_path: Path) -> N
         finally:
             run("docker", "rm", "--force", "--volumes", name)
     assert "everything is saved" in said
+
+
+def test_the_certificate_of_a_proxy_is_trusted_in_a_build_and_not_kept(image: str, tmp_path: Path) -> None:
+    """A server on loopback, whose certificate only the build secret `ca` makes trusted."""
+    certificate, key = tmp_path / "ca.pem", tmp_path / "key.pem"
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    request = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    made = run(*request, "-addext", names, "-keyout", str(key), "-out", str(certificate))
+    assert made.returncode == 0, made.stderr
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    build = tmp_path / "build"
+    build.mkdir()
+    shutil.copy(CHECKOUT / "scripts/image/index.sh", build)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ask = (
+            f"import urllib.request as u; print(u.urlopen('https://localhost:{server.server_port}/').status)"
+        )
+        (build / "Dockerfile").write_text(
+            f'FROM {image}\nUSER 0\nSHELL ["/bin/bash", "-ec"]\n'
+            "RUN --mount=type=secret,id=ca --mount=type=bind,source=index.sh,target=/src/index.sh "
+            f'. /src/index.sh; python -c "{ask}" && test "$PIP_CERT" = "$SSL_CERT_FILE"\n'
+        )
+        command = ["docker", "build", "--network", "host", "--tag", f"{image}-ca", str(build)]
+        refused = run(*command)
+        trusted = run(*command, "--secret", f"id=ca,src={certificate}")
+        server.shutdown()
+    assert refused.returncode != 0 and "CERTIFICATE_VERIFY_FAILED" in refused.stderr
+    assert trusted.returncode == 0, trusted.stderr
+    kept = run("docker", "run", "--rm", "--entrypoint", "sh", f"{image}-ca", "-c", "ls /dev/shm; env")
+    assert "ca-certificates" not in kept.stdout and "SSL_CERT_FILE" not in kept.stdout
+    run("docker", "image", "rm", f"{image}-ca")

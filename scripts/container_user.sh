@@ -1,0 +1,7 @@
+# shellcheck shell=bash
+# Sourced by other scripts: the user and group as which a container writes files that belong to who starts it.
+# Without root's rights (rootless Docker, Podman) that is the container's root: its other numbers are foreign ones
+# on this machine.
+container_user() {
+  if docker info 2>/dev/null | grep -qE '^ *rootless(: true)?$'; then echo 0:0; else echo "$(id -u):$(id -g)"; fi
+}
