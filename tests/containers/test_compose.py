@@ -133,7 +133,12 @@ def test_make_up_makes_the_folder_that_compose_means(
     top = tmp_path / "checkout"
     (top / "scripts").mkdir(parents=True)
     (tmp_path / "home").mkdir()
-    for name in ("docker-compose.yml", "docker-compose.cpu.yml", "scripts/compose.sh"):
+    for name in (
+        "docker-compose.yml",
+        "docker-compose.cpu.yml",
+        "scripts/compose.sh",
+        "scripts/container_user.sh",
+    ):
         shutil.copy(CHECKOUT / name, top / name)
     (top / ".env").write_text(f"NEUSCALE_DATA_VOLUME=data\n{line}\n", newline="")
     script = ["bash", str(top / "scripts" / "compose.sh"), "config", "--quiet"]

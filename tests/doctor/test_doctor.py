@@ -106,6 +106,7 @@ def test_each_fact_is_under_its_own_name(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("torch.cuda.get_device_properties", cards.__getitem__)
     monkeypatch.setattr(doctor, "driver_version", lambda: "550.1")
     monkeypatch.setattr(doctor, "available_cores", lambda: 6)
+    monkeypatch.setattr(doctor, "other_load", lambda: 1.26)
     monkeypatch.setattr(doctor, "host_memory", lambda: 3 << 29)
     monkeypatch.setattr(doctor, "prepared_names", lambda: ["pets"])
     monkeypatch.setattr(doctor, "load_native_ops", lambda: (None, "not built"))
@@ -115,6 +116,7 @@ def test_each_fact_is_under_its_own_name(tmp_path: Path, monkeypatch: pytest.Mon
         "Small, 16 GiB, sm_75 (CUDA 13.0, driver 550.1)",
     ]
     assert (found["cores"], found["memory"]) == (6, "1.5 GiB")
+    assert found["other_load"] == "other programs use 1.3 cores"
     assert found["native_ops"] == "none: not built"
     assert found["data_sets"] == ["pets"]
     assert found["data_folder"] == f"{tmp_path}/new/data (50 GiB free)"

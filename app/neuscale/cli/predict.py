@@ -64,6 +64,7 @@ def predict_command(
 
     from neuscale.cli.console import escape, out, show_error
     from neuscale.cli.progress import create_progress
+    from neuscale.contention import adaptive_waiting
     from neuscale.distributed.accelerator import check_device
     from neuscale.inference.predict import (
         MOST_SHOWN,
@@ -90,7 +91,7 @@ def predict_command(
     failed: list[Unreadable] = []
 
     def predictions() -> "Iterator[Prediction]":
-        with progress.task("predicting", len(files), "img") as task:
+        with adaptive_waiting(progress.message), progress.task("predicting", len(files), "img") as task:
             for answer in predict(restored, files, top, task):
                 if isinstance(answer, Unreadable):
                     failed.append(answer)

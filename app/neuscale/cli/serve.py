@@ -45,6 +45,7 @@ def serve_command(
 
     from neuscale.cli.console import err, escape, out
     from neuscale.cli.progress import create_progress
+    from neuscale.contention import adaptive_waiting
     from neuscale.distributed.accelerator import check_device
     from neuscale.inference.restore import restore
     from neuscale.runs.differences import check_same_data
@@ -77,5 +78,6 @@ def serve_command(
             )
         out.print(f"{escape(served.title)}, {len(served.classes)} classes, on {served.device}")
         out.print(f"{address} is the page; {address}/predict takes images. Ctrl-C ends it.")
-        serve(served, limits, listening, host)
+        with adaptive_waiting(out.print):
+            serve(served, limits, listening, host)
     out.print("stopped")

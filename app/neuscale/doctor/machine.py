@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from neuscale.contention import other_load
 from neuscale.data.datasets import prepared_names
 from neuscale.fs import existing_parent
 from neuscale.hardware import available_cores, driver_version, host_memory
@@ -33,6 +34,7 @@ def examine() -> dict[str, Any]:
         "system": platform.platform(),
         "packages": installed_packages(),
         "cores": available_cores(),
+        "other_load": _other_load(),
         "memory": f"{host_memory() / 2**30:.1f} GiB",
         "devices": _devices(problems),
         "native_ops": _native_ops(),
@@ -42,6 +44,12 @@ def examine() -> dict[str, Any]:
         "data_sets": prepared_names(),
         "problems": problems,
     }
+
+
+def _other_load() -> str:
+    """Cores that other programs use; training is slower then, which is no fault of the machine."""
+    load = other_load()
+    return "unknown" if load is None else f"other programs use {load:.1f} cores"
 
 
 def _devices(problems: list[str]) -> list[str]:

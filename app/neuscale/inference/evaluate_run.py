@@ -1,5 +1,6 @@
 """Evaluate a checkpoint of a run on its data."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from neuscale.contention import adaptive_waiting
 from neuscale.data.datasets import check_split
 from neuscale.data.loaders.choose import choose_loader, create_loader
 from neuscale.data.loaders.loader import Loader
@@ -72,6 +74,14 @@ def evaluate_run(
     In a distributed evaluation all ranks call this and get the same metrics.
     """
     restored = restore(run, checkpoint, weights, device, progress)
+    heard = progress if restored.accelerator.is_main_process else Silent()
+    with adaptive_waiting(heard.message) if restored.device.type == "cpu" else nullcontext():
+        return _evaluate_restored_run(restored, split, progress, extras)
+
+
+def _evaluate_restored_run(
+    restored: Restored, split: str, progress: Progress, extras: Extras
+) -> EvaluatedRun:
     if extras.reliability and restored.several_labels:
         raise UsageError(
             "`reliability` is of images with one label, and these may have several.", "Remove it."

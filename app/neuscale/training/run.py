@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuscale.config import Config
+from neuscale.contention import adaptive_waiting
 from neuscale.data.datasets import is_prepared
 from neuscale.data.open import open_data
 from neuscale.distributed.accelerator import (
@@ -122,7 +123,8 @@ def _train_in(
             trainer.evaluation_due,
             progress,
         )
-        outcome = trainer.fit(checkpoints, tracker)
+        with adaptive_waiting(progress.message) if accelerator.device.type == "cpu" else nullcontext():
+            outcome = trainer.fit(checkpoints, tracker)
         manifest.on_end(outcome)
     except BaseException as error:
         manifest.on_error(error)
