@@ -20,7 +20,7 @@ COUNT, HEIGHT, WIDTH = 6000, 20, 12
 MANY: dict[str, Any] = {
     "seed": 3,
     "epoch": 1,
-    "count": COUNT,
+    "positions": COUNT,
     "global_batch_size": 50,
     "size": (HEIGHT, WIDTH),
 }

@@ -10,6 +10,7 @@ from neuscale.config.schema import AugmentConfig
 from neuscale.data.augment import mixing as mix
 from neuscale.data.augment.mixing import Mix, mix_partners
 from neuscale.data.augment.pipeline import draw_augmentation
+from neuscale.data.sampling import Positions, first_and_count
 
 from .chance import (
     assert_all_independent,
@@ -33,9 +34,9 @@ def drawn(size: tuple[int, int] = (12, 8), batch: int = 100, **alphas: float) ->
 def centred_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Centre all CutMix boxes, so that none is clipped at a border."""
 
-    def integer_draws(_seed: int, _epoch: int, purpose: str, count: int, below: int) -> object:
-        place = below // 2 if purpose in ("mix row", "mix column") else 0
-        return np.full(count, place, dtype=np.int64)
+    def integer_draws(_seed: int, _epoch: int, purpose: str, positions: Positions, below: int) -> object:
+        centre = below // 2 if purpose in ("mix row", "mix column") else 0
+        return np.full(first_and_count(positions)[1], centre, dtype=np.int64)
 
     monkeypatch.setattr(mix, "integer_draws", integer_draws)
 

@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from neuscale.config.schema import AugmentConfig
@@ -61,7 +63,7 @@ def draw_everything(seed: int, epoch: int, count: int) -> None:
     draw_windows(0.08, seed, epoch, count)
     draw_augmentation(EVERYTHING, seed, epoch, count, 8, (12, 9), CPU)
     model = nn.Sequential(*(DropPath(0.1 * number) for number in range(4)))
-    DropPathDraws(model, seed, count, CPU).set(epoch, slice(0, 4))
+    DropPathDraws(model, seed, CPU).set(epoch, slice(0, 4))
 
 
 def test_no_two_choices_have_the_same_numbers(asked: list[Key]) -> None:
@@ -114,6 +116,35 @@ def test_no_pair_of_streams_is_correlated(asked: list[Key]) -> None:
         assert_uncorrelated([firsts[:-1], firsts[1:]])
 
 
+@given(first=st.integers(0, 10**12), count=st.integers(0, 40), epoch=st.integers(0, 3))
+def test_draws_of_any_positions_are_those_of_the_whole_epoch(first: int, count: int, epoch: int) -> None:
+    """A rank draws for its own part of a step, wherever that is in an epoch of any length."""
+    found = raw_draws(5, epoch, "flip", slice(first, first + count))
+    assert len(found) == count
+    start = first - first % 1000
+    longer = raw_draws(5, epoch, "flip", slice(start, first + count + 3))
+    assert np.array_equal(found, longer[first - start : first - start + count])
+    if first < 5000:
+        assert np.array_equal(found, raw_draws(5, epoch, "flip", first + count)[first:])
+
+
+@given(start=st.integers(0, 30), stop=st.integers(0, 30))
+def test_every_augmentation_of_some_positions_is_that_of_the_epoch(start: int, stop: int) -> None:
+    start, stop = sorted((start, stop))
+    whole = draw_augmentation(EVERYTHING, 3, 4, 30, 5, (12, 9), CPU)
+    part = draw_augmentation(EVERYTHING, 3, 4, slice(start, stop), 5, (12, 9), CPU)
+    assert part.first == start
+    index = slice(start, stop)
+    for name in ("crops", "jitter", "erasing", "mix"):
+        for key, value in vars(getattr(whole, name).at(index)).items():
+            other = vars(getattr(part, name))[key]
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
+    for layer, other in zip(whole.policy, part.policy, strict=True):
+        assert torch.equal(layer.operation[index], other.operation)
+        assert torch.equal(layer.strength[index], other.strength)
+    assert np.array_equal(draw_windows(0.3, 3, 4, 30)[index], draw_windows(0.3, 3, 4, index))
+
+
 def test_draws_begin_at_the_same_numbers_however_many_are_asked_for() -> None:
     """An image's numbers depend on its position, not on the number of images."""
     few, many = raw_draws(1, 2, "flip", 10), raw_draws(1, 2, "flip", 5000)
@@ -153,7 +184,7 @@ def test_dropouts_seed_is_another_for_every_seed_step_and_rank() -> None:
 
 
 def kept_by(model: nn.Module, seed: int = 0, epoch: int = 0, count: int = 20_000) -> dict[str, np.ndarray]:
-    DropPathDraws(model, seed, count, CPU).set(epoch, slice(0, count))
+    DropPathDraws(model, seed, CPU).set(epoch, slice(0, count))
     return {
         f"{name} {branch}": (layer.scale[branch] > 0).numpy().astype(int)
         for name, layer in model.named_modules()

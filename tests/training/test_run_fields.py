@@ -69,7 +69,7 @@ def test_the_seed_is_that_of_the_model_of_drop_path_and_of_dropout(
         assert drawn[-1] == derived_seed(seed, 7, "dropout 0")
         layers = [module for module in trainer.raw_model.modules() if hasattr(module, "rate")]
         scales = [layer.scale.clone() for layer in layers if layer.rate > 0]
-        DropPathDraws(trainer.raw_model, seed, 60, torch.device("cpu")).set(0, slice(24, 36))
+        DropPathDraws(trainer.raw_model, seed, torch.device("cpu")).set(0, slice(24, 36))
         again = [layer.scale for layer in layers if layer.rate > 0]
         assert all(torch.equal(one, other) for one, other in zip(scales, again, strict=True))
     assert drawn[0] != drawn[1]

@@ -16,7 +16,7 @@ from neuscale.data.formats.packed import PackedDataset
 from neuscale.errors import CheckpointError, UsageError
 from neuscale.inference.classifier import load_exported
 from neuscale.inference.evaluate_run import evaluate_run
-from neuscale.inference.export import export
+from neuscale.inference.export import ExportOptions, export
 from neuscale.models import weights as module
 from neuscale.progress import Silent
 from neuscale.runs.manifest import load_manifest
@@ -67,15 +67,7 @@ def test_images_are_normalised_as_for_the_weights_wherever_the_run_is_used(
     measured = evaluate_run(second, "last", "val", "cpu", Silent()).evaluation
     checkpoint = open_checkpoint(CheckpointFolder(second.checkpoints).paths()[-1])
     assert measured.loss == pytest.approx(checkpoint.metrics["loss"], rel=1e-5)
-    exported = export(
-        second,
-        "safetensors",
-        tmp_path / "exported",
-        checkpoint="last",
-        weights="auto",
-        force=False,
-        progress=Silent(),
-    )
+    exported = export(second, "safetensors", ExportOptions(tmp_path / "exported", "last"), Silent())
     record = json.loads((exported.folder / "model.json").read_text())
     assert [record["preprocessing"][name] for name in ("mean", "std", "interpolation", "crop")] == [
         [0.4, 0.5, 0.6],

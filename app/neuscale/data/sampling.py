@@ -5,28 +5,52 @@ images, with the same random choices, on any number of ranks.
 """
 
 import zlib
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuscale.errors import UsageError
 
+# Positions in an epoch's order: a slice with start and stop, or a number n for 0 … n - 1.
+Positions = int | slice
 
-def raw_draws(seed: int, epoch: int, purpose: str, count: int) -> NDArray[np.uint64]:
-    """`count` random 64-bit words; word i belongs to position i of the epoch's order."""
+
+def first_and_count(positions: Positions) -> tuple[int, int]:
+    """First position and number of positions."""
+    if isinstance(positions, int):
+        return 0, positions
+    return positions.start, positions.stop - positions.start
+
+
+@lru_cache(maxsize=1024)
+def _key(seed: int, epoch: int, purpose: str) -> tuple[int, int]:
     sequence = np.random.SeedSequence([seed, epoch, zlib.crc32(purpose.encode())])
-    key = sequence.generate_state(2, np.uint64)
-    return np.random.Philox(key=key).random_raw(count)
+    first, second = sequence.generate_state(2, np.uint64).tolist()
+    return first, second
 
 
-def uniform_draws(seed: int, epoch: int, purpose: str, count: int) -> NDArray[np.float64]:
-    """`count` uniform numbers in [0, 1)."""
-    return (raw_draws(seed, epoch, purpose, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def raw_draws(seed: int, epoch: int, purpose: str, positions: Positions) -> NDArray[np.uint64]:
+    """A random 64-bit word for each of `positions`, at a cost that depends on their number only.
+
+    Words come from a counter-based generator (Philox4x64, Salmon et al. 2011): a block of four is a function
+    of the key and of the block's number.
+    """
+    first, count = first_and_count(positions)
+    blocks, skipped = divmod(first, 4)
+    generator = np.random.Philox(key=np.array(_key(seed, epoch, purpose), np.uint64))
+    generator.advance(blocks)
+    return generator.random_raw(skipped + count)[skipped:]
 
 
-def integer_draws(seed: int, epoch: int, purpose: str, count: int, below: int) -> NDArray[np.int64]:
-    """`count` uniform integers in [0, below)."""
-    return (uniform_draws(seed, epoch, purpose, count) * below).astype(np.int64)
+def uniform_draws(seed: int, epoch: int, purpose: str, positions: Positions) -> NDArray[np.float64]:
+    """A uniform number in [0, 1) for each of `positions`."""
+    return (raw_draws(seed, epoch, purpose, positions) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def integer_draws(seed: int, epoch: int, purpose: str, positions: Positions, below: int) -> NDArray[np.int64]:
+    """A uniform integer in [0, below) for each of `positions`."""
+    return (uniform_draws(seed, epoch, purpose, positions) * below).astype(np.int64)
 
 
 def derived_seed(seed: int, step: int, purpose: str) -> int:

@@ -69,7 +69,7 @@ class Trainer:
         self.ema = WeightAverage(self.raw_model, train.ema_decay) if train.ema_decay else None
         self._labels = evaluated_labels(data.meta, device)
         self.loss = TrainingLoss(train, data.class_counts("train"), len(self.loader), device, self._labels)
-        self.drop_path = DropPathDraws(self.raw_model, config.run.seed, len(self.loader), device)
+        self.drop_path = DropPathDraws(self.raw_model, config.run.seed, device)
         self._clipped = list(self.model.parameters())  # listing them takes as long as clipping them
         # Without a loss scale Accelerate's wrapper only costs time: it searches for a package at each step.
         self.inner_optimizer = getattr(self.optimizer, "optimizer", self.optimizer)

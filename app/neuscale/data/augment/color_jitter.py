@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from neuscale.data.augment.policy import adjust_brightness, adjust_contrast, adjust_saturation
-from neuscale.data.sampling import uniform_draws
+from neuscale.data.sampling import Positions, uniform_draws
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """Changes of brightness, contrast and saturation (0: none), and rotations of hue; each [count].
+    """Changes of brightness, contrast and saturation (0: none), and rotations of hue; each [B].
 
     None for a property that is not jittered.
     """
@@ -28,7 +28,11 @@ class Jitter:
 
 
 def draw_jitter(
-    amounts: tuple[float, float, float, float], seed: int, epoch: int, count: int, device: torch.device
+    amounts: tuple[float, float, float, float],
+    seed: int,
+    epoch: int,
+    positions: Positions,
+    device: torch.device,
 ) -> Jitter:
     """Draw uniform factors in 1 ± amount (at least 0) for the first three, and rotations in ± hue."""
     parts: list[Tensor | None] = []
@@ -37,7 +41,7 @@ def draw_jitter(
             parts.append(None)
             continue
         low = -amount if name == "hue" else -min(1.0, amount)
-        change = low + (amount - low) * uniform_draws(seed, epoch, f"jitter {name}", count)
+        change = low + (amount - low) * uniform_draws(seed, epoch, f"jitter {name}", positions)
         parts.append(torch.from_numpy(change.astype(np.float32)).to(device))
     return Jitter(*parts)
 

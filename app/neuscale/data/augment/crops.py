@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuscale.config.schema import AugmentConfig
-from neuscale.data.sampling import integer_draws, uniform_draws
+from neuscale.data.sampling import Positions, integer_draws, uniform_draws
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Crop position and mirroring of each image of an epoch.
+    """Crop position and mirroring of images.
 
-    Tensors of shape [count] by position: `top` and `left` int64 in 0 … 2 * padding, `flip` bool.
+    Tensors of shape [B]: `top` and `left` int64 in 0 … 2 * padding, `flip` bool.
     """
 
     top: Tensor
@@ -54,14 +54,15 @@ class CropFlip:
 
 
 def draw_crop_flip(
-    config: AugmentConfig, seed: int, epoch: int, count: int, device: torch.device
+    config: AugmentConfig, seed: int, epoch: int, positions: Positions, device: torch.device
 ) -> CropFlip:
-    """Draw the crops and flips of an epoch of `count` positions."""
+    """Draw the crops and flips of an epoch at `positions`."""
     offsets = 2 * config.crop_padding + 1
+    flip = uniform_draws(seed, epoch, "flip", positions) < config.horizontal_flip
     return CropFlip(
-        top=torch.from_numpy(integer_draws(seed, epoch, "crop top", count, offsets)).to(device),
-        left=torch.from_numpy(integer_draws(seed, epoch, "crop left", count, offsets)).to(device),
-        flip=torch.from_numpy(uniform_draws(seed, epoch, "flip", count) < config.horizontal_flip).to(device),
+        top=torch.from_numpy(integer_draws(seed, epoch, "crop top", positions, offsets)).to(device),
+        left=torch.from_numpy(integer_draws(seed, epoch, "crop left", positions, offsets)).to(device),
+        flip=torch.from_numpy(flip).to(device),
         padding=config.crop_padding,
     )
 
@@ -144,14 +145,14 @@ def side_before_crop(size: int, crop: float) -> int:
 _ASPECT = math.log(4 / 3)
 
 
-def draw_windows(smallest_area: float, seed: int, epoch: int, count: int) -> NDArray[np.float64]:
-    """Draw the crop windows of an epoch, [count, 4]: share of the area, width/height, row, column.
+def draw_windows(smallest_area: float, seed: int, epoch: int, positions: Positions) -> NDArray[np.float64]:
+    """Draw the crop windows of an epoch at `positions`, [B, 4]: share of the area, width/height, row, column.
 
     The area is uniform in `smallest_area` … 1, the ratio log-uniform in 3/4 … 4/3; row and
     column are uniform in 0 … 1, relative to the room that the window leaves.
     """
     area, ratio, row, column = (
-        uniform_draws(seed, epoch, f"window {name}", count) for name in ("area", "ratio", "row", "column")
+        uniform_draws(seed, epoch, f"window {name}", positions) for name in ("area", "ratio", "row", "column")
     )
     area = smallest_area + (1 - smallest_area) * area
     return np.stack([area, np.exp(_ASPECT * (2 * ratio - 1)), row, column], axis=1)

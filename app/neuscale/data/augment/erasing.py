@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuscale.data.sampling import integer_draws, uniform_draws
+from neuscale.data.sampling import Positions, integer_draws, uniform_draws
 
 # The paper's ranges: share of the image's area, and height over width.
 AREA = (0.02, 0.33)
@@ -17,7 +17,7 @@ RATIO = (0.3, 3.3)
 
 @dataclass(frozen=True)
 class Erasing:
-    """`box`: [count, 4], int64: top, bottom, left, right; empty for images that are not erased."""
+    """`box`: [B, 4], int64: top, bottom, left, right; empty for images that are not erased."""
 
     box: Tensor
 
@@ -26,19 +26,24 @@ class Erasing:
 
 
 def draw_erasing(
-    probability: float, seed: int, epoch: int, count: int, size: tuple[int, int], device: torch.device
+    probability: float,
+    seed: int,
+    epoch: int,
+    positions: Positions,
+    size: tuple[int, int],
+    device: torch.device,
 ) -> Erasing:
-    """Draw the rectangles of an epoch; `size`: height and width, to which rectangles are limited."""
+    """Draw the rectangles at `positions`; `size`: height and width, to which they are limited."""
     height, width = size
-    area = AREA[0] + (AREA[1] - AREA[0]) * uniform_draws(seed, epoch, "erase area", count)
+    area = AREA[0] + (AREA[1] - AREA[0]) * uniform_draws(seed, epoch, "erase area", positions)
     low, high = np.log(RATIO)
-    ratio = np.exp(low + (high - low) * uniform_draws(seed, epoch, "erase ratio", count))
+    ratio = np.exp(low + (high - low) * uniform_draws(seed, epoch, "erase ratio", positions))
     rows = np.clip(np.round(np.sqrt(area * height * width * ratio)), 1, height).astype(np.int64)
     columns = np.clip(np.round(np.sqrt(area * height * width / ratio)), 1, width).astype(np.int64)
-    top = integer_draws(seed, epoch, "erase top", count, 1 << 30) % (height - rows + 1)
-    left = integer_draws(seed, epoch, "erase left", count, 1 << 30) % (width - columns + 1)
+    top = integer_draws(seed, epoch, "erase top", positions, 1 << 30) % (height - rows + 1)
+    left = integer_draws(seed, epoch, "erase left", positions, 1 << 30) % (width - columns + 1)
     box = np.stack([top, top + rows, left, left + columns], axis=1)
-    box[uniform_draws(seed, epoch, "erase", count) >= probability] = 0
+    box[uniform_draws(seed, epoch, "erase", positions) >= probability] = 0
     return Erasing(torch.from_numpy(box).to(device))
 
 

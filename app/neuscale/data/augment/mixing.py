@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuscale.data.sampling import integer_draws, uniform_draws
+from neuscale.data.sampling import Positions, first_and_count, integer_draws, uniform_draws
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Mixing of the images of an epoch, by position; tensors of shape [count].
+    """Mixing of images; tensors of shape [B].
 
     `partner`: position of the other image, int64; `weight`: weight of the image itself,
-    float32 in 0 … 1 (1: unchanged); `box`: [count, 4], int64, the rows and columns (top,
+    float32 in 0 … 1 (1: unchanged); `box`: [B, 4], int64, the rows and columns (top,
     bottom, left, right) that CutMix takes from the partner; empty for Mixup.
     """
 
@@ -37,37 +37,39 @@ def draw_mix(
     cutmix_alpha: float,
     seed: int,
     epoch: int,
-    count: int,
+    positions: Positions,
     global_batch_size: int,
     size: tuple[int, int],
     device: torch.device,
 ) -> Mix:
-    """Draw the mixes of an epoch; `size`: height, width. With both alphas, each image gets one at random."""
-    uniform = uniform_draws(seed, epoch, "mix share", count)
+    """Draw the mixes at `positions`; `size`: height, width. With both alphas each image gets one of them."""
+    uniform = uniform_draws(seed, epoch, "mix share", positions)
     if mixup_alpha and cutmix_alpha:
-        cut = uniform_draws(seed, epoch, "mix kind", count) < 0.5
+        cut = uniform_draws(seed, epoch, "mix kind", positions) < 0.5
     else:
-        cut = np.full(count, cutmix_alpha > 0)
+        cut = np.full(len(uniform), cutmix_alpha > 0)
     weight = np.where(cut, beta_quantile(cutmix_alpha, uniform), beta_quantile(mixup_alpha, uniform))
-    box = _boxes(weight, seed, epoch, size)
+    box = _boxes(weight, seed, epoch, positions, size)
     box[~cut] = 0
     area = (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2])
     weight = np.where(cut, 1.0 - area / (size[0] * size[1]), weight)
     return Mix(
-        torch.from_numpy(mix_partners(seed, epoch, count, global_batch_size)).to(device),
+        torch.from_numpy(mix_partners(seed, epoch, positions, global_batch_size)).to(device),
         torch.from_numpy(weight.astype(np.float32)).to(device),
         torch.from_numpy(box).to(device),
     )
 
 
-def mix_partners(seed: int, epoch: int, count: int, global_batch_size: int) -> NDArray[np.int64]:
-    """Position of each image's partner, in the same global batch. Shape [count]."""
-    batch, place = np.divmod(np.arange(count), global_batch_size)
+def mix_partners(seed: int, epoch: int, positions: Positions, global_batch_size: int) -> NDArray[np.int64]:
+    """Position of the partner of the image at each of `positions`, in the same global batch: int64 [B]."""
+    first, count = first_and_count(positions)
+    batch, index = np.divmod(np.arange(first, first + count), global_batch_size)
+    if count == 0:
+        return batch
     # In each batch all partners have the same distance, and no image is its own partner.
-    batches = -(-count // global_batch_size)
+    batches = slice(int(batch[0]), int(batch[-1]) + 1)
     distance = 1 + integer_draws(seed, epoch, "mix distance", batches, max(1, global_batch_size - 1))
-    partner = batch * global_batch_size + (place + distance[batch]) % global_batch_size
-    return np.minimum(partner, count - 1)  # in the incomplete last batch, which is never trained on
+    return batch * global_batch_size + (index + distance[batch - batch[0]]) % global_batch_size
 
 
 def mix_images(images: Tensor, partners: Tensor, mix: Mix) -> Tensor:
@@ -108,13 +110,14 @@ def _beta_distribution(alpha: float, points: int = 4097) -> tuple[NDArray[np.flo
     return np.concatenate([x, 1.0 - x[-2::-1]]), np.concatenate([half, 1.0 - half[-2::-1]])
 
 
-def _boxes(weight: NDArray[np.float64], seed: int, epoch: int, size: tuple[int, int]) -> NDArray[np.int64]:
-    """CutMix boxes [count, 4]: share 1 - weight of the area, at a uniform centre, clipped at the border."""
-    count = len(weight)
+def _boxes(
+    weight: NDArray[np.float64], seed: int, epoch: int, positions: Positions, size: tuple[int, int]
+) -> NDArray[np.int64]:
+    """CutMix boxes [B, 4]: share 1 - weight of the area, at a uniform centre, clipped at the border."""
     side = np.sqrt(1.0 - weight)
     edges = []
     for axis, name in enumerate(("row", "column")):
-        centre = integer_draws(seed, epoch, f"mix {name}", count, size[axis])
+        centre = integer_draws(seed, epoch, f"mix {name}", positions, size[axis])
         half = (side * size[axis] / 2).astype(np.int64)
         edges += [np.clip(centre - half, 0, size[axis]), np.clip(centre + half, 0, size[axis])]
     return np.stack(edges, axis=1)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,15 @@ from torch import Tensor
 
 from neuscale.config.schema import AugmentConfig
 from neuscale.data.augment.crops import Normalize, Rows, draw_windows, resize
-from neuscale.data.augment.pipeline import draw_augmentation
+from neuscale.data.augment.mixing import mix_partners
+from neuscale.data.augment.pipeline import Augmentation, draw_augmentation, own_function
 from neuscale.data.formats.meta import PackedMeta
 from neuscale.data.sampling import balanced_order, evaluation_batches, micro_batches, permutation
 from neuscale.distributed.rank import Rank
 from neuscale.errors import UsageError
 from neuscale.native_ops import native_ops
+
+_DRAWN_TOGETHER = 16384
 
 
 @dataclass(frozen=True)
@@ -144,43 +148,66 @@ class Loader(ABC):
         accumulation_steps: int = 1,
     ) -> Iterator[list[Batch]]:
         """This rank's micro-batches of steps `first_step` … `steps` - 1 of an epoch, one list per step."""
-        count, rank = len(self), self.rank
-        order = self.order(seed, epoch)
-        windows = draw_windows(augment.resized_crop, seed, epoch, count) if augment.resized_crop else None
+        rank, order = self.rank, self.order(seed, epoch)
         # Random crops of files are decoded at the model's input size.
-        stored = self.stored_size if windows is None else (self.size, self.size)
-        augmentation = draw_augmentation(augment, seed, epoch, count, global_batch_size, stored, self.device)
-        partners = augmentation.mix.partner.cpu().numpy() if augmentation.mix is not None else None
-        slices = [
-            positions
-            for step in range(first_step, steps)
-            for positions in micro_batches(
-                step, global_batch_size, rank.rank, rank.world_size, accumulation_steps
-            )
-        ]
+        stored = (self.size, self.size) if augment.resized_crop else self.stored_size
+        mixes, own = bool(augment.mixup_alpha or augment.cutmix_alpha), own_function(augment)
+
+        def span_of(positions: slice) -> slice:
+            """The positions for which random choices are drawn together, `positions` among them."""
+            if (
+                global_batch_size <= _DRAWN_TOGETHER
+            ):  # several steps, since a draw costs more than its numbers
+                length = _DRAWN_TOGETHER // global_batch_size * global_batch_size
+            elif mixes:  # a partner may be anywhere in the global batch
+                length = global_batch_size
+            else:
+                return positions
+            start = positions.start - positions.start % length
+            return slice(start, start + length)
+
+        def slices() -> Iterator[slice]:
+            for step in range(first_step, steps):
+                yield from micro_batches(
+                    step, global_batch_size, rank.rank, rank.world_size, accumulation_steps
+                )
+
         # For mixed micro-batches being read: indices of their images and partners in the rows that are read.
         indices: deque[Tensor] = deque()
+        drawn: list[Any] = []  # span and windows
 
         def requests() -> Iterator[Request]:
-            for positions in slices:
+            for positions in slices():
                 needed = np.arange(positions.start, positions.stop)
-                if partners is not None:
-                    both = np.concatenate([needed, partners[positions]])
-                    needed, index = np.unique(both, return_inverse=True)
+                if mixes:
+                    partners = mix_partners(seed, epoch, positions, global_batch_size)
+                    needed, index = np.unique(np.concatenate([needed, partners]), return_inverse=True)
                     indices.append(torch.from_numpy(index))
-                yield Request(order[needed], windows[needed] if windows is not None else None)
+                windows = None
+                if augment.resized_crop:
+                    span = span_of(positions)
+                    if not drawn or drawn[0] != span:
+                        drawn[:] = [span, draw_windows(augment.resized_crop, seed, epoch, span)]
+                    windows = drawn[1][needed - span.start]
+                yield Request(order[needed], windows)
 
         batches: list[Batch] = []
-        for positions, rows in zip(slices, self._read(requests()), strict=True):
-            if partners is not None:
+        augmentation: Augmentation | None = None
+        for positions, rows in zip(slices(), self._read(requests()), strict=True):
+            span = span_of(positions)
+            if augmentation is None or augmentation.first != span.start:
+                augmentation = draw_augmentation(
+                    augment, seed, epoch, span, global_batch_size, stored, self.device, own
+                )
+            if mixes:
                 rows = rows[indices.popleft().to(self.device)]
             images = augmentation.images(rows, self._normalize, positions)
             samples = torch.from_numpy(order[positions]).to(self.device)
             batch = Batch(self._resized(images), self.labels[samples], samples, epoch, positions)
-            if augmentation.mix is not None and partners is not None:
-                other = torch.from_numpy(order[partners[positions]]).to(self.device)
-                weights = augmentation.mix.weight[positions]
-                batch = replace(batch, partner_labels=self.labels[other], mix_weights=weights)
+            if augmentation.mix is not None:
+                mix = augmentation.mix.at(augmentation.index(positions))
+                other = torch.from_numpy(order[mix.partner.cpu().numpy()]).to(self.device)
+                batch = replace(batch, partner_labels=self.labels[other], mix_weights=mix.weight)
             batches.append(batch)
             if len(batches) == accumulation_steps:
                 yield batches

@@ -88,7 +88,7 @@ class ImageClassifier(LightningModule):
             self.model.compile()
         counts = data.class_counts if config.train.class_weights != "none" else []
         self._loss = TrainingLoss(config.train, counts, data.training_samples, device)
-        self._drop_path = DropPathDraws(self.model, config.run.seed, data.training_samples, device)
+        self._drop_path = DropPathDraws(self.model, config.run.seed, device)
         self._steps_per_epoch = data.steps_per_epoch
 
     def configure_optimizers(self) -> Any:
