@@ -52,6 +52,20 @@ TABLES: dict[str, Columns] = {
         "img/s": lambda row: f"{float(row['images_per_second']):,.0f}",
         "ratio": lambda row: row["ratio"],
     },
+    "busy": {
+        "loop": lambda row: row["loop"],
+        "batch": lambda row: row["batch_size"],
+        "busy cores": lambda row: row["busy_cores"],
+        "img/s": lambda row: f"{int(row['images_per_second']):,}",
+        "of idle": lambda row: row["of_idle"],
+    },
+    "serve": {
+        "server": lambda row: row["what"],
+        "clients": lambda row: row["clients"],
+        "p50, ms": lambda row: row["p50_ms"],
+        "p99, ms": lambda row: row["p99_ms"],
+        "img/s": lambda row: f"{int(row['images_per_second']):,}",
+    },
     "loop": {
         "loop": lambda row: row["loop"],
         "ms a step": lambda row: row["ms_per_step"],

@@ -30,7 +30,6 @@ from neuscale.inference.restore import Restored, restore
 from neuscale.progress import Silent
 from neuscale.runs.folder import find_run
 from neuscale.serving.model import ServedModel, served_run
-from neuscale.serving.server import is_loopback
 
 CLIENTS = (1, 4, 16, 64)
 BATCH = 32
@@ -114,7 +113,7 @@ def main() -> None:
     ]
     command = [sys.executable, "-m", "neuscale", "serve", str(run.path), "--device", "cpu", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None and is_loopback("127.0.0.1")
+        assert server.stdout is not None
         address = server.stdout.readline() + server.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)", address)
         assert found is not None, address

@@ -11,7 +11,7 @@ if [[ ! -e .env ]]; then
   echo "made .env from .env.example, for $(id -un) ($user in the containers)"
 fi
 files=(--file docker-compose.yml)
-if ! nvidia-smi --list-gpus 2>/dev/null | grep -q .; then
+if [[ -z $(nvidia-smi --list-gpus 2>/dev/null) ]]; then
   echo "no NVIDIA GPU on this machine: training on the CPU (docker-compose.cpu.yml)"
   files+=(--file docker-compose.cpu.yml)
 fi

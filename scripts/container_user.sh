@@ -3,5 +3,8 @@
 # Without root's rights (rootless Docker, Podman) that is the container's root: its other numbers are foreign ones
 # on this machine.
 container_user() {
-  if docker info 2>/dev/null | grep -qE '^ *rootless(: true)?$'; then echo 0:0; else echo "$(id -u):$(id -g)"; fi
+  local info
+  info=$(docker info 2>/dev/null) || true
+  # Not from a pipe: grep ends at the first match, and pipefail would make a failure of that.
+  if grep -qE '^ *rootless(: true)?$' <<<"$info"; then echo 0:0; else echo "$(id -u):$(id -g)"; fi
 }

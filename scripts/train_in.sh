@@ -9,7 +9,7 @@ mkdir -p "$data" "$runs" # Docker would create them as root
 data=$(cd "$data" && pwd) runs=$(cd "$runs" && pwd)
 # shellcheck source=scripts/container_user.sh
 . scripts/container_user.sh
-gpus() { nvidia-smi --list-gpus 2>/dev/null | grep -q .; }
+gpus() { [[ -n $(nvidia-smi --list-gpus 2>/dev/null) ]]; }
 case $where in
   docker)
     options=(--rm --init --shm-size 2g --stop-timeout 120 --user "$(container_user)")

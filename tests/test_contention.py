@@ -1,4 +1,4 @@
-"""Waiting of OpenMP's threads: asleep while other programs use the cores, spinning while they do not."""
+"""Waiting of OpenMP's threads: asleep while other processes use the cores, spinning while they do not."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def busy_programs(count: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
 
 
 def look(time: float, ran: float = 0.0, waited: float = 0.0, busy: float = 0.0) -> Look:
-    return Look(time, ran, waited, busy)
+    return Look(time, ran, busy, {"1": waited})
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[AdaptiveWaiting, list[str]
     """An AdaptiveWaiting of two cores without its watch; its idle teams are fakes."""
 
     class Team:
-        def __init__(self, libgomp: Path, size: int) -> None:
+        def __init__(self, parallel: object, size: int) -> None:
             assert size == 2
 
         def end(self) -> None:
@@ -50,7 +50,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[AdaptiveWaiting, list[str]
     monkeypatch.setattr(contention, "_IdleTeam", Team)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     lines: list[str] = []
-    return AdaptiveWaiting(Path("libgomp.so"), lines.append), lines
+    return AdaptiveWaiting(print, lines.append), lines
 
 
 def test_threads_sleep_after_two_looks_that_were_late_and_spin_after_four_quiet_ones(
@@ -63,7 +63,7 @@ def test_threads_sleep_after_two_looks_that_were_late_and_spin_after_four_quiet_
     assert not found.sleeps, "one late look may be chance"
     found.consider(looks[2], looks[1])
     assert found.sleeps
-    assert lines == ["other programs use 0.5 of the 2 cores here: until they end, this is slower"]
+    assert lines == ["other processes use 0.5 of the 2 cores here: until they end, this is slower"]
     quiet = [look(2 + 0.5 * i, 3 + 1.0 * i, 1.0, 4 + 1.0 * i) for i in range(6)]
     for i in range(3):
         found.consider(quiet[i + 1], quiet[i])
@@ -123,7 +123,7 @@ print(json.dumps({"rate": rate, "lines": lines, "sums": sums, "threads": torch.g
 
 
 def run_loop(how: str) -> dict[str, object]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    environment = {k: v for k, v in os.environ.items() if k not in {"OMP_NUM_THREADS", *contention._CHOSEN}}
     command = [sys.executable, "-c", LOOP, how]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, object] = json.loads(done.stdout)
@@ -133,13 +133,13 @@ def run_loop(how: str) -> dict[str, object]:
 @pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
 def test_on_a_busy_machine_it_is_noticed_told_and_computes_the_same() -> None:
     """How fast it is, `benchmarks/busy.py` measures; the bits and the number of threads stay."""
-    if contention._loaded_libgomp() is None:
+    if contention._gomp_parallel() is None:
         pytest.skip("this torch does not use libgomp")
     with busy_programs(len(os.sched_getaffinity(0))):
         adapted = run_loop("adapt")
         plain = run_loop("plain")
     (line,) = adapted["lines"]  # type: ignore[misc]
-    assert "other programs use" in line
+    assert "other processes use" in line
     assert adapted["threads"] == plain["threads"] == 2
     assert len(set(adapted["sums"] + plain["sums"])) == 1  # type: ignore[operator]
 
@@ -151,11 +151,11 @@ def tasks() -> int:
 
 def test_libgomp_throttles_while_the_idle_team_is_there() -> None:
     """More threads of OpenMP than cores; they end with the team."""
-    libgomp = contention._loaded_libgomp()
-    if libgomp is None:
+    parallel = contention._gomp_parallel()
+    if parallel is None:
         pytest.skip("this torch does not use libgomp")
     before = threading.active_count(), tasks()
-    team = contention._IdleTeam(libgomp, 5)
+    team = contention._IdleTeam(parallel, 5)
     assert tasks() == before[1] + 5  # the holder and its four workers
     team.end()
     end = time.monotonic() + 10
@@ -169,10 +169,12 @@ def test_a_choice_of_the_user_and_one_thread_are_left_alone(monkeypatch: pytest.
         with adaptive_waiting(lambda _: None):
             return any(thread.name == "adaptive-waiting" for thread in threading.enumerate())
 
+    for name in contention._CHOSEN:  # make test sets one of them
+        monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert watches() == (contention._loaded_libgomp() is not None)
+        assert watches() == (contention._gomp_parallel() is not None)
         with adaptive_waiting(lambda _: None):  # a block inside another leaves it to the outer one
             with adaptive_waiting(lambda _: None):
                 names = [thread.name for thread in threading.enumerate()]
@@ -199,3 +201,63 @@ def test_where_no_more_threads_can_be_started_it_goes_on_spinning(
     for i in range(4):
         found.consider(look(0.5 * (i + 1), i + 1.0, i + 1.0, i + 1.5), look(0.5 * i, i, i, i))
     assert not found.sleeps and lines == []
+
+
+def test_it_goes_on_where_the_watch_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next block can adapt again."""
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name == "adaptive-waiting":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    for name in contention._CHOSEN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    ran = []
+    for _ in range(2):
+        with adaptive_waiting(lambda _: None):
+            ran.append(1)
+    assert ran == [1, 1] and not contention._ACTIVE.locked()
+
+
+def test_a_library_that_is_gone_or_has_no_such_function_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after torch was installed anew under a notebook that runs."""
+
+    def gone(name: str) -> object:
+        raise OSError(f"{name}: no such file")
+
+    monkeypatch.setattr("ctypes.CDLL", gone)
+    assert contention._gomp_parallel() is None
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    assert contention._gomp_parallel() is None
+
+
+def test_a_team_that_cannot_be_made_is_not_waited_for_without_end() -> None:
+    def fails(*_: object) -> None:
+        raise OSError("no such library")
+
+    caught: list[object] = []
+    hook, threading.excepthook = threading.excepthook, lambda args: caught.append(args.exc_value)
+    try:
+        contention._IdleTeam(fails, 2).end()
+    finally:
+        threading.excepthook = hook
+    assert [str(each) for each in caught] == ["no such library"]
+
+
+def test_own_threads_that_are_in_each_others_way_are_no_other_processes(
+    waiting: tuple[AdaptiveWaiting, list[str]],
+) -> None:
+    """They sleep as long as some are late, and nobody is told of others."""
+    found, lines = waiting
+    looks = [look(0.5 * i, 1.0 * i, 0.2 * i, 1.0 * i) for i in range(12)]
+    states = []
+    for i in range(11):
+        found.consider(looks[i + 1], looks[i])
+        states.append(found.sleeps)
+    assert states == [False] + [True] * 10 and lines == []

@@ -30,28 +30,30 @@ _OTHERS, _QUIET = 0.25, 4
 
 @dataclass(frozen=True)
 class Look:
-    """CPU time so far, in seconds: of this process's threads, their waiting for a core, all of the cores."""
+    """CPU time so far, in seconds: of this process and of its cores; each thread's waiting for a core."""
 
     time: float
     ran: float
-    waited: float
     busy: float
+    waited: dict[str, float]
 
     @classmethod
     def now(cls, cpus: frozenset[int]) -> "Look":
         """A look at this moment, at the cores `cpus`. Raises OSError or ValueError without /proc."""
-        ran = waited = 0
+        waited = {}
         for task in Path("/proc/self/task").iterdir():
             try:
-                words = (task / "schedstat").read_text().split()
-            except FileNotFoundError:  # the thread has ended
+                waited[task.name] = int((task / "schedstat").read_text().split()[1]) / 1e9
+            except (FileNotFoundError, ProcessLookupError):  # the thread has ended
                 continue
-            ran, waited = ran + int(words[0]), waited + int(words[1])
-        return cls(time.monotonic(), ran / 1e9, waited / 1e9, _busy_seconds(cpus))
+        return cls(time.monotonic(), time.process_time(), _busy_seconds(cpus), waited)
 
     def waited_cores(self, before: "Look") -> float:
         """Threads that waited for a core since `before`, on average."""
-        return (self.waited - before.waited) / max(self.time - before.time, 1e-9)
+        waited = sum(
+            self.waited[task] - before.waited[task] for task in self.waited.keys() & before.waited.keys()
+        )
+        return waited / max(self.time - before.time, 1e-9)
 
     def others(self, before: "Look") -> float:
         """Cores that other processes used since `before`, on average."""
@@ -102,8 +104,8 @@ def _can_start(threads: int) -> bool:
 class _IdleTeam:
     """OpenMP threads that do nothing, one for each core: while they are there, libgomp throttles spinning."""
 
-    def __init__(self, libgomp: Path, size: int) -> None:
-        self._libgomp, self._size = libgomp, size
+    def __init__(self, parallel: Callable[..., object], size: int) -> None:
+        self._parallel, self._size = parallel, size
         self._end, self._ready = threading.Event(), threading.Event()
         # A thread of its own has a team of its own, which ends with it.
         self._thread = threading.Thread(target=self._hold, name="idle-team", daemon=True)
@@ -111,10 +113,11 @@ class _IdleTeam:
         self._ready.wait()
 
     def _hold(self) -> None:
-        # A compiler makes this call of `#pragma omp parallel`; here each thread calls free(NULL): nothing.
-        nothing = ctypes.CDLL(None).free
-        ctypes.CDLL(str(self._libgomp)).GOMP_parallel(nothing, None, self._size, 0)
-        self._ready.set()
+        try:
+            # A compiler makes this call of `#pragma omp parallel`; each thread calls free(NULL): nothing.
+            self._parallel(ctypes.CDLL(None).free, None, self._size, 0)
+        finally:
+            self._ready.set()
         self._end.wait()
 
     def end(self) -> None:
@@ -123,13 +126,13 @@ class _IdleTeam:
 
 
 class AdaptiveWaiting:
-    """Has OpenMP's threads sleep while other programs use this process's cores, and spin while they do not.
+    """Makes OpenMP's threads sleep while other programs use this process's cores, and spin otherwise.
 
-    `report` is called with a line of text when the machine first turns out to be busy.
+    `parallel`: libgomp's GOMP_parallel. `report` is called with a line of text when it is first busy.
     """
 
-    def __init__(self, libgomp: Path, report: Callable[[str], None]) -> None:
-        self._libgomp, self._report = libgomp, report
+    def __init__(self, parallel: Callable[..., object], report: Callable[[str], None]) -> None:
+        self._parallel, self._report = parallel, report
         self._cpus = frozenset(os.sched_getaffinity(0))
         self._team: _IdleTeam | None = None
         self._reported = False
@@ -159,7 +162,7 @@ class AdaptiveWaiting:
                 look = Look.now(self._cpus)
                 self.consider(look, before)
                 before = look
-        except (OSError, ValueError):  # no /proc, or one of another form
+        except (OSError, ValueError, RuntimeError):  # no /proc, one of another form, or no more threads
             return
 
     def consider(self, look: Look, before: Look) -> None:
@@ -167,12 +170,13 @@ class AdaptiveWaiting:
         if self._team is None:
             self._late = self._late + 1 if look.waited_cores(before) > _WAITED else 0
             if self._late >= _LATE and _can_start(len(self._cpus) + 1):
-                self._team, self._quiet = _IdleTeam(self._libgomp, len(self._cpus)), 0
-                if not self._reported:
+                self._team, self._quiet = _IdleTeam(self._parallel, len(self._cpus)), 0
+                if not self._reported and look.others(before) >= _OTHERS:
                     self._reported = True
                     self._report(busy_words(look.others(before), len(self._cpus)))
             return
-        self._quiet = self._quiet + 1 if look.others(before) < _OTHERS else 0
+        quiet = look.others(before) < _OTHERS and look.waited_cores(before) <= _WAITED
+        self._quiet = self._quiet + 1 if quiet else 0
         if self._quiet >= _QUIET:
             self._team.end()
             self._team, self._late = None, 0
@@ -180,40 +184,59 @@ class AdaptiveWaiting:
 
 def busy_words(others: float, cores: int) -> str:
     """A line that says how busy this machine is."""
-    return f"other programs use {others:.1f} of the {cores} cores here: until they end, this is slower"
+    return f"other processes use {others:.1f} of the {cores} cores here: until they end, this is slower"
 
 
 _ACTIVE = threading.Lock()
+_CHOSEN = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_PROC_BIND", "OMP_DYNAMIC"}
 
 
 @contextmanager
 def adaptive_waiting(report: Callable[[str], None]) -> Iterator[None]:
     """Adapt the waiting of OpenMP's threads inside the block, where torch computes with libgomp on Linux.
 
-    Nothing is changed where OMP_WAIT_POLICY or GOMP_SPINCOUNT is set, or with one thread. A block inside
-    another leaves it to the outer one.
+    Nothing is changed where the user has chosen how OpenMP's threads wait or where they run, or with one
+    thread. A block inside another leaves it to the outer one.
     """
     import torch
 
-    chosen = "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
-    libgomp = None if chosen or torch.get_num_threads() < 2 else _loaded_libgomp()
-    if libgomp is None or not _ACTIVE.acquire(blocking=False):
+    parallel = None
+    if not _CHOSEN & os.environ.keys() and torch.get_num_threads() > 1:
+        parallel = _gomp_parallel()
+    if parallel is None or not _ACTIVE.acquire(blocking=False):
         yield
         return
-    waiting = AdaptiveWaiting(libgomp, report)
     try:
-        waiting.start()
-        yield
+        waiting = AdaptiveWaiting(parallel, report)
+        try:
+            waiting.start()
+        except RuntimeError:  # no more threads can be started
+            yield
+            return
+        try:
+            yield
+        finally:
+            waiting.stop()
     finally:
-        waiting.stop()
         _ACTIVE.release()
 
 
-def _loaded_libgomp() -> Path | None:
-    """File of the libgomp that this process has loaded; torch's Linux builds bring one."""
+def _gomp_parallel() -> Callable[..., object] | None:
+    """GOMP_parallel of the libgomp that torch has loaded; None where it uses another OpenMP."""
+    import torch
+
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines()
     except OSError:
         return None
-    names = (line.split(maxsplit=5)[-1] for line in lines if "/libgomp" in line)
-    return next(map(Path, names), None)
+    names = {Path(line.split(maxsplit=5)[-1]) for line in lines if "/libgomp" in line}
+    # Other packages may bring one of their own, such as scikit-learn's.
+    home = Path(torch.__file__).resolve().parent
+    homes = {home, home / "lib", home.parent / "torch.libs"}
+    for name in sorted(names, key=lambda each: each.parent not in homes):
+        try:
+            found: Callable[..., object] = ctypes.CDLL(str(name)).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        return found
+    return None

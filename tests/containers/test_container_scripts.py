@@ -148,7 +148,9 @@ def test_without_roots_rights_the_containers_root_is_the_user(
 ) -> None:
     """Any other number would be a subordinate id, which may not write to the user's folders."""
     (programs / "info").write_text(info + "\n")
-    told = f'case $1 in info) cat {programs}/info ;; compose) echo "{{}}" ;; esac'
+    # Line by line, as docker does, and more of them than a pipe's reader waits for.
+    rest = 'for i in $(seq 200); do echo "  line $i" || exit 141; done'
+    told = f'case $1 in info) cat {programs}/info; {rest} ;; compose) echo "{{}}" ;; esac'
     make_programs(programs, monkeypatch, docker=told)
     assert script("train_in.sh", "docker", "neuscale:1", "train").returncode == 0
     assert f" --user {user} " in calls(programs, "docker")[-1]

@@ -14,7 +14,7 @@ from neuscale.config.schema import AugmentConfig
 from neuscale.data.augment.crops import draw_windows, window_pixels
 from neuscale.data.formats.write_image_list import list_images
 from neuscale.data.loaders.image_files import FileLoader
-from neuscale.data.sources.decode import decode_image
+from neuscale.data.sources.decode import Refused, decode_image
 from neuscale.data.sources.decoding import Decoding
 from neuscale.distributed.rank import Rank
 
@@ -101,3 +101,26 @@ def test_random_resized_crops_are_those_of_torchvision_for_the_drawn_windows(
         assert difference.max() < (0.51 if kind == "PNG" else 60)
         assert difference.mean() < (0.1 if kind == "PNG" else 6)
     assert len(scales) > 4
+
+
+def test_a_picture_that_is_too_large_is_refused_before_its_pixels_are_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reading the EXIF block of a PNG loads the whole of it: gigabytes for a file of a megabyte."""
+    content = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(content, "PNG")
+
+    def load(self: Image.Image) -> None:
+        raise AssertionError("its pixels are loaded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(Refused, match="9000×9000 pixels are out of all proportion"):
+        decode_image(content.getvalue(), Decoding((32, 32)))
+
+
+def test_a_plain_ppm_file_of_comments_is_refused_at_once() -> None:
+    """Pillow takes minutes for twenty megabytes of them."""
+    with pytest.raises(Refused, match="too many comments"):
+        decode_image(b"P3\n8 8\n255\n" + b"#\n" * 1000, Decoding((8, 8)))
+    few = b"P3\n# made by hand\n1 2\n255\n" + b"7 8 9\n" * 2
+    assert decode_image(few, Decoding(None)).tolist() == [[[7, 8, 9]], [[7, 8, 9]]]

@@ -82,6 +82,25 @@ def test_a_batch_that_fails_fails_its_own_requests_only() -> None:
     assert [int(answers[i]) for i in (0, 3, 4)] == [2, 6, 8]
 
 
+@pytest.mark.parametrize("broken", ["rows", "stop"])
+def test_a_model_that_breaks_its_promise_fails_that_batch_and_no_later_one(broken: str) -> None:
+    """Another number of rows, and a StopIteration, which asyncio cannot hand on."""
+
+    def run(images: Tensor) -> Tensor:
+        if (images == 13).any():
+            return next(iter(())) if broken == "stop" else images[:0]
+        return images.flatten(1).float()
+
+    async def act() -> None:
+        async with Batcher(run, 1, 10) as batcher:
+            with pytest.raises((RuntimeError, ValueError)):
+                await asyncio.wait_for(batcher.logits(images(13)[0]), 10)
+            assert int(await asyncio.wait_for(batcher.logits(images(4)[0]), 10)) == 4
+            assert batcher.works
+
+    asyncio.run(act())
+
+
 def test_a_full_queue_turns_requests_away_at_once() -> None:
     model = Model()
 

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load, save
 from torch import nn
 
 from neuscale.inference import export as export_module
 from neuscale.inference.classifier import load_exported
 from neuscale.inference.runtimes import reloaded
+from neuscale.models.weights_file import separate_tensors
 
 from .conftest import RECIPE, Trained
 
@@ -217,3 +219,37 @@ def test_an_operator_set_that_is_not_known_is_refused(neuscale: Command, tmp_pat
         said = neuscale("export", "done", *words, "--output", tmp_path / "model")
         assert said.code == 2 and problem in said.words
         assert not (tmp_path / "model").exists()
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, stored under two names."""
+
+    def __init__(self, num_classes: int = 10, **_: object) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(3, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.second(self.first(images.mean((2, 3)))))
+        return logits
+
+
+def test_tied_weights_are_separate_in_a_file_and_the_same_when_read() -> None:
+    """safetensors refuses tensors that share memory; checkpoints and exports are written in it."""
+    state = separate_tensors(Tied().state_dict())
+    places = {value.untyped_storage().data_ptr() for value in state.values()}
+    assert len(places) == len(state) == 6
+    other = Tied()
+    other.load_state_dict(load(save(state)))
+    assert torch.equal(other.first.weight, state["first.weight"])
+    assert other.second.weight is other.first.weight
+
+
+def test_one_validation_image_is_enough(
+    neuscale: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that is traced with one image would take no other number of them."""
+    monkeypatch.setattr(export_module, "CHECKED_IMAGES", 1)
+    assert neuscale("export", "done", "--to", "torch", "--output", tmp_path / "model").code == 0
+    assert len(reloaded("torch", tmp_path / "model")(torch.zeros(5, 3, 64, 64, dtype=torch.uint8))) == 5

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import io
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 pytest.importorskip("uvicorn")
@@ -261,6 +263,7 @@ def test_a_port_that_is_taken_and_models_that_are_not_there(
     assert "Choose another --port or --host." in said.words
     for words, problem in (
         (["--port", 70_000], "--port 70000: expected 0 to 65535"),
+        (["--host", "127.0.0..1"], "127.0.0..1, port 8000: cannot be listened on"),
         (["--host", "nowhere.invalid"], "nowhere.invalid, port 8000: cannot be listened on"),
         (["--host", "192.0.2.1"], "192.0.2.1, port 8000: cannot be listened on"),  # of RFC 5737: no one's
     ):
@@ -290,6 +293,7 @@ def test_every_option_reaches_the_server(command: Command, monkeypatch: pytest.M
     assert (model.title.rpartition(" ")[2], model.device) == ("step-00000009", "cpu")
     assert "all who reach this machine can use the model" in said.words
     assert command("serve", "odd", "--device", "abacus").code == 2
+    assert command("serve", "odd", "--timeout", "inf").code == 2
     assert command("serve", "odd", "--weights", "all").code == 2
 
 
@@ -324,7 +328,7 @@ def in_a_thread(limits: Limits) -> Iterator[tuple[Server, Slow]]:
     plain = Preprocessing(3, 8, 8, 8, [0.0] * 3, [1.0] * 3)
     listening = listen("127.0.0.1", 0)
     served = ServedModel("slow", "cpu", ["a", "b"], False, plain, model)
-    server = create_server(served, limits, "127.0.0.1")
+    server = create_server(served, limits, listening, "127.0.0.1")
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
@@ -361,6 +365,40 @@ def test_more_requests_than_can_wait_are_turned_away(odd: Odd) -> None:
         statuses = [each.result()[0] for each in asked]
     assert statuses.count(503) >= 10 and statuses.count(200) >= 9
     assert set(statuses) == {200, 503}
+
+
+def test_connections_that_send_nothing_turn_nobody_away(odd: Odd) -> None:
+    content = odd.files()[0].read_bytes()
+    with in_a_thread(Limits(max_batch=1)) as (server, model):
+        model.gate.set()
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(60)]
+        assert server.ask("/health")[0] == 200
+        assert server.ask("/predict", content)[0] == 200
+        for connection in idle:
+            connection.close()
+
+
+def test_a_forms_file_stays_in_memory(odd: Odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may have no folder for temporary files, and nothing is stored."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    picture = io.BytesIO()
+    Image.effect_noise((1200, 1200), 90).save(picture, "PNG")
+    head = b'--XX\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n'
+    body = head + picture.getvalue() + b"\r\n--XX--\r\n"
+    assert len(body) > 1 << 20
+    with in_a_thread(Limits()) as (server, model):
+        model.gate.set()
+        status, found = server.ask("/predict", body, content_type="multipart/form-data; boundary=XX")
+        assert status == 200, found
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_numbers_that_are_not_finite_are_no_answer(several: bool) -> None:
+    """NaN is below any threshold: a multi-label model would have found nothing."""
+    plain = Preprocessing(3, 8, 8, 8, [0.0] * 3, [1.0] * 3)
+    model = ServedModel("nan", "cpu", ["a", "b"], several, plain, lambda images: images)
+    with pytest.raises(ValueError, match="not finite"):
+        model.answer(torch.tensor([torch.nan, 1.0]), 2)
 
 
 def test_a_model_that_fails_is_told_and_the_next_request_is_answered(odd: Odd) -> None:

@@ -63,12 +63,15 @@ def export_command(
     repository = hub_name(to)
     if to not in FORMATS and repository is None:
         raise UsageError(f"--to {to}: expected {', '.join(FORMATS)} or hub:OWNER/NAME.")
+    if repository is not None and repository.path:
+        raise UsageError(f"--to {to}: a model is a whole repository.", f"Remove /{repository.path}.")
     check_weights(weights)
     found = find_run(run)
 
     from neuscale.cli.console import escape, out, print_json
     from neuscale.cli.progress import create_progress
     from neuscale.inference.export import ExportOptions, export
+    from neuscale.inference.verify import file_size
 
     kind, progress = "safetensors" if repository else to, create_progress()
     # For an upload, an earlier export in the default folder is replaced: it is only a copy.
@@ -81,7 +84,7 @@ def export_command(
         shown = {
             "folder": str(exported.folder),
             "path": str(exported.file),
-            "bytes": exported.file.stat().st_size,
+            "bytes": file_size(exported.folder),
         }
         print_json({**shown, **({"address": address} if address else {}), **record})
         return

@@ -1,5 +1,6 @@
 """`neuscale predict`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,8 +91,11 @@ def predict_command(
     shown: list[Prediction] = []
     failed: list[Unreadable] = []
 
+    on_cpu = restored.device.type == "cpu"
+    waiting = adaptive_waiting(progress.message) if on_cpu else nullcontext()
+
     def predictions() -> "Iterator[Prediction]":
-        with adaptive_waiting(progress.message), progress.task("predicting", len(files), "img") as task:
+        with waiting, progress.task("predicting", len(files), "img") as task:
             for answer in predict(restored, files, top, task):
                 if isinstance(answer, Unreadable):
                     failed.append(answer)

@@ -1,5 +1,7 @@
 """`neuscale serve`."""
 
+import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +44,9 @@ def serve_command(
     check_weights(weights)
     check_device_option(device, "cpu", "cuda", "mps")
     check_serving_packages()
+    for name, value in (("--max-megabytes", max_megabytes), ("--timeout", timeout)):
+        if not math.isfinite(value):
+            raise UsageError(f"{name} {value}: expected a finite number.")
 
     from neuscale.cli.console import err, escape, out
     from neuscale.cli.progress import create_progress
@@ -72,12 +77,12 @@ def serve_command(
     with listen(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"
-        if not is_loopback(host):
+        if not is_loopback(listening):
             err.print(
                 "[yellow]warning:[/] all who reach this machine can use the model; there is no password."
             )
         out.print(f"{escape(served.title)}, {len(served.classes)} classes, on {served.device}")
         out.print(f"{address} is the page; {address}/predict takes images. Ctrl-C ends it.")
-        with adaptive_waiting(out.print):
+        with adaptive_waiting(out.print) if served.device == "cpu" else nullcontext():
             serve(served, limits, listening, host)
     out.print("stopped")

@@ -48,6 +48,7 @@ from neuscale.inference.verify import (
     spread_images,
     time_file,
 )
+from neuscale.models.weights_file import separate_tensors
 from neuscale.progress import Progress
 from neuscale.runs.differences import check_same_data
 from neuscale.runs.folder import RunFolder
@@ -127,7 +128,7 @@ def export(run: RunFolder, kind: str, options: ExportOptions, progress: Progress
     with replacing_folder(folder) as partial:
         # Reading the model back needs the record; it is written again, complete, after the comparison.
         (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
-        _write_model(classifier, images[:2], kind, precision, partial, record, calibration)
+        _write_model(classifier, _example(images), kind, precision, partial, record, calibration)
         if precision == "fp32":
             record["check"] = compare(classifier, images, kind, partial)
         else:
@@ -142,6 +143,11 @@ def export(run: RunFolder, kind: str, options: ExportOptions, progress: Progress
     return Exported(folder, folder / FILES[kind], record)
 
 
+def _example(images: Tensor) -> Tensor:
+    """Two images: a graph traced with one would take no other batch."""
+    return images[torch.arange(2) % len(images)]
+
+
 def _write_model(
     classifier: Classifier,
     example: Tensor,
@@ -154,12 +160,13 @@ def _write_model(
     """Write the model file, or files, into `folder`."""
     path = folder / FILES[kind]
     if kind == "safetensors":
-        state = {name: value.contiguous() for name, value in classifier.model.state_dict().items()}
+        state = separate_tensors(classifier.model.state_dict())
         # save_file would create a file that only its owner can read
         path.write_bytes(save(rounded(state, precision), metadata={"format": "pt"}))
         return
     # OpenVINO takes an fp32 graph and stores its weights in fp16; the other formats compute in fp16 or bf16.
     half = precision in DTYPES and kind != "openvino"
+    rounded(classifier.model.state_dict(), precision)  # refuses what is beyond its range
     model = HalfPrecision(classifier, DTYPES[precision]).eval() if half else classifier
     if kind == "openvino" and classifier.preprocessing.resizes:
         model = ProductResize(classifier).eval()
@@ -170,7 +177,7 @@ def _write_model(
     if kind == "onnx" and not quantised:
         write_onnx(model, example, path, record)
         return
-    with TemporaryDirectory(prefix="neuscale-export-") as scratch:
+    with TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
         graph = Path(scratch, "graph.onnx")
         write_onnx(model, example, graph, record)
         if quantised:
@@ -193,9 +200,9 @@ def _measured(
     """Validation metrics of the file in `folder`, and its size and latency beside those of an fp32 file."""
     run = reloaded(kind, folder)
     found = {"metrics": evaluate_file(restored, run, progress).scalars(), "bytes": file_size(folder)}
-    with TemporaryDirectory(prefix="neuscale-export-") as scratch:
+    with TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
         other = Path(scratch)
-        _write_model(classifier, images[:2], kind, "fp32", other, record, None)
+        _write_model(classifier, _example(images), kind, "fp32", other, record, None)
         found["fp32_bytes"] = file_size(other)
         if kind == "safetensors":  # loaded as fp32, whatever the stored precision
             return found

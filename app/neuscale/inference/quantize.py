@@ -152,7 +152,8 @@ def quantize_onnx(source: Path, path: Path, calibration: Tensor | None) -> None:
         "per_channel": True,
         "weight_type": QuantType.QInt8,
         "op_types_to_quantize": operators,
-        "use_external_data_format": weights > LARGEST_ONNX,
+        # While it is calibrated, the model is stored in float32.
+        "use_external_data_format": weights * (1 if calibration is None else 4) > LARGEST_ONNX,
     }
     try:
         with _quiet_root_logger():

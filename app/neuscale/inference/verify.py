@@ -120,4 +120,5 @@ def time_file(run: Runner, images: Tensor, progress: Progress) -> list[dict[str,
 
 def file_size(folder: Path) -> int:
     """Total size of the model files in `folder` in bytes, without record and card."""
-    return sum(file.stat().st_size for file in folder.iterdir() if file.name not in (RECORD, "README.md"))
+    others = (RECORD, "README.md")
+    return sum(each.stat().st_size for each in folder.iterdir() if each.is_file() and each.name not in others)

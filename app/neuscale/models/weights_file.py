@@ -114,3 +114,18 @@ def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
     others = {name: value for name, value in loaded.items() if name not in tensors}
     plain = all(value is None or isinstance(value, bool | int | float | str) for value in others.values())
     return tensors if tensors and plain and len(tensors) > len(others) else None
+
+
+def separate_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict on the CPU whose tensors are contiguous and share no memory, as safetensors asks.
+
+    Tied weights are stored once for each of their names.
+    """
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return separate

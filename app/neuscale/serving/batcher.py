@@ -43,6 +43,11 @@ class Batcher:
         await asyncio.gather(self._worker, return_exceptions=True)
         self._thread.shutdown()
 
+    @property
+    def works(self) -> bool:
+        """False once batches are no longer computed."""
+        return self._worker is not None and not self._worker.done()
+
     async def logits(self, image: Tensor) -> Tensor:
         """The model's logits [classes] for uint8 [C, H, W]. Raises Busy, or what the model raised."""
         waiting = _Waiting(image, asyncio.get_running_loop().create_future())
@@ -58,13 +63,12 @@ class Batcher:
             batch = [await self._waiting.get()]
             while len(batch) < self._max_batch and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            # Those whose client has gone, or whose time is up, are not computed.
+            # Requests whose time is up are not computed.
             batch = [each for each in batch if not each.answer.done()]
             if not batch:
                 continue
-            images = torch.stack([each.image for each in batch])
             try:
-                rows = list(await loop.run_in_executor(self._thread, self._run, images))
+                rows = await loop.run_in_executor(self._thread, self._rows, batch)
             except Exception as error:
                 for each in batch:
                     if not each.answer.done():
@@ -73,3 +77,13 @@ class Batcher:
             for each, row in zip(batch, rows, strict=True):
                 if not each.answer.done():
                     each.answer.set_result(row)
+
+    def _rows(self, batch: list[_Waiting]) -> list[Tensor]:
+        """The model's row for each image; in the model's thread."""
+        try:
+            rows = list(self._run(torch.stack([each.image for each in batch])))
+        except StopIteration as error:  # asyncio cannot pass it on
+            raise RuntimeError("the model raised StopIteration") from error
+        if len(rows) != len(batch):
+            raise ValueError(f"the model gave {len(rows)} rows for {len(batch)} images")
+        return rows

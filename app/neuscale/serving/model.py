@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuscale.data.sources.decode import unusable
-from neuscale.errors import CheckpointError, DataError, UsageError
+from neuscale.distributed.accelerator import resolve_device
+from neuscale.errors import CheckpointError, DataError, UsageError, UserError
 from neuscale.evaluation.multi_label import THRESHOLD
 from neuscale.inference.classifier import FILES, RECORD, Preprocessing, load_exported, read_record
 from neuscale.inference.restore import Restored
@@ -49,8 +50,11 @@ class ServedModel:
     def answer(self, logits: Tensor, top: int) -> list[dict[str, str | float]]:
         """The `top` likeliest classes of logits [classes], best first.
 
-        Where an image may have several labels: those with a probability of a half or more.
+        Where an image may have several labels: those with a probability of a half or more. Raises ValueError
+        for numbers that are not finite.
         """
+        if not logits.isfinite().all():
+            raise ValueError("the model gave numbers that are not finite")
         shares = logits.sigmoid() if self.several_labels else logits.softmax(0)
         values, indices = shares.topk(len(self.classes) if self.several_labels else min(top, len(shares)))
         found = [
@@ -105,10 +109,10 @@ def served_export(folder: Path, device: str | None) -> ServedModel:
     check_packages(kind, running=True)
     if kind != "safetensors" and device not in (None, "cpu"):
         raise UsageError(f"`device` {device}: an export to {FORMAT_NAMES[kind]} is run on the CPU.")
-    place = torch.device(device or "cpu")
+    place = torch.device(resolve_device(device or "auto") if kind == "safetensors" else "cpu")
     try:
         run = reloaded(kind, folder) if kind != "safetensors" else load_exported(folder).to(place)
-    except CheckpointError:
+    except UserError:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise CheckpointError(f"{folder / FILES[kind]}: cannot be read ({error}).") from error

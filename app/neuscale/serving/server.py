@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import jinja2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -75,7 +75,10 @@ def create_app(model: ServedModel, limits: Limits, hosts: list[str]) -> Starlett
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with batcher:
             yield
-        decoders.shutdown()
+        decoders.shutdown(wait=False, cancel_futures=True)
+
+    open_requests: set[Request] = set()
+    too_busy = HTTPException(503, "too many requests are waiting", {"Retry-After": "1"})
 
     async def index(_: Request) -> Response:
         html = page.render(title=model.title, classes=len(model.classes), limits=limits)
@@ -84,16 +87,21 @@ def create_app(model: ServedModel, limits: Limits, hosts: list[str]) -> Starlett
     async def health(_: Request) -> Response:
         return JSONResponse(
             {
-                "status": "ok",
+                "status": "ok" if batcher.works else "the model's thread has ended",
                 "model": model.title,
                 "device": model.device,
                 "classes": len(model.classes),
                 "neuscale": __version__,
-            }
+            },
+            200 if batcher.works else 503,
         )
 
     async def predict(request: Request) -> Response:
         top = _top(request, limits.top)
+        # Counted before the image is read: what is turned away costs no memory.
+        if len(open_requests) >= (WAITING_BATCHES + 1) * limits.max_batch:
+            raise too_busy
+        open_requests.add(request)
         try:
             async with asyncio.timeout(limits.timeout):
                 content = await _image(request, limits.max_bytes)
@@ -105,9 +113,11 @@ def create_app(model: ServedModel, limits: Limits, hosts: list[str]) -> Starlett
         except NotAnImage as error:
             raise HTTPException(400, str(error)) from None
         except Busy:
-            raise HTTPException(503, "too many requests are waiting", {"Retry-After": "1"}) from None
+            raise too_busy from None
         except ClientDisconnect:
             return Response(status_code=499)
+        finally:
+            open_requests.discard(request)
         return JSONResponse({"predictions": model.answer(logits, top)})
 
     return Starlette(
@@ -153,17 +163,19 @@ async def _image(request: Request, most: int) -> bytes:
 async def _of_form(request: Request, body: bytes) -> bytes:
     """The one file of a multipart form, whatever its field is called."""
 
-    async def again() -> dict[str, object]:
-        return {"type": "http.request", "body": body, "more_body": False}
+    async def again() -> AsyncGenerator[bytes, None]:
+        yield body
 
+    parser = MultiPartParser(request.headers, again(), max_files=2, max_fields=20)
+    parser.spool_max_size = len(body) + 1  # never to the disk
     try:
-        async with Request(request.scope, again).form(max_files=2, max_fields=20) as form:
-            uploads = [value for _, value in form.multi_items() if not isinstance(value, str)]
-            if len(uploads) > 1:
-                raise HTTPException(400, "there is more than one file: send one image a request")
-            return await uploads[0].read() if uploads else b""
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read ({error.message})") from None
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        raise HTTPException(400, f"the form cannot be read ({error})") from None
+    uploads = [value for _, value in form.multi_items() if not isinstance(value, str)]
+    if len(uploads) > 1:
+        raise HTTPException(400, "there is more than one file: send one image a request")
+    return await uploads[0].read() if uploads else b""
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -190,25 +202,24 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen(2048)
         return listening
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a host that no name can be
         if listening is not None:
             listening.close()
-        number = error.errno or 0  # below 0: the resolver's own
-        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        number = getattr(error, "errno", None) or 0  # below 0: the resolver's own
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"{host}, port {port}: cannot be listened on ({reason}).", "Choose another `port` or `host`."
         ) from error
 
 
-def is_loopback(host: str) -> bool:
-    """True for an address that only this machine reaches."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def is_loopback(listening: socket.socket) -> bool:
+    """True for a socket that only this machine reaches."""
+    address = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
-def create_server(model: ServedModel, limits: Limits, host: str) -> uvicorn.Server:
+def create_server(model: ServedModel, limits: Limits, listening: socket.socket, host: str) -> uvicorn.Server:
     """The HTTP server of `create_app`.
 
     On loopback, requests must call the server by a loopback name: a page of another site whose name
@@ -216,14 +227,13 @@ def create_server(model: ServedModel, limits: Limits, host: str) -> uvicorn.Serv
     """
     # A form that cannot be read is told to who sent it.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    names = ["localhost", "127.0.0.1", "[::1]", host] if is_loopback(host) else ["*"]
+    # "[": what older versions of Starlette make of an IPv6 address, which no name can resolve to.
+    names = ["localhost", "127.0.0.1", "[::1]", "[", host.lower()] if is_loopback(listening) else ["*"]
     config = uvicorn.Config(
         create_app(model, limits, names),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=max(1, int(limits.timeout)),
-        # Each connection may hold an image; more than could ever wait are turned away.
-        limit_concurrency=4 * WAITING_BATCHES * limits.max_batch,
         server_header=False,
     )
     return uvicorn.Server(config)
@@ -231,7 +241,7 @@ def create_server(model: ServedModel, limits: Limits, host: str) -> uvicorn.Serv
 
 def serve(model: ServedModel, limits: Limits, listening: socket.socket, host: str) -> None:
     """Answer requests until SIGINT or SIGTERM; requests under way are finished first."""
-    server = create_server(model, limits, host)
+    server = create_server(model, limits, listening, host)
     # uvicorn raises the signal once more after its shutdown, for the handlers that were there before.
     before = {number: signal.signal(number, _ended) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

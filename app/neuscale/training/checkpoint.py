@@ -24,7 +24,7 @@ from torch import Tensor
 
 from neuscale.errors import CheckpointError, disk_error
 from neuscale.fs import make_folder, sync_folder, write_atomically
-from neuscale.models.weights_file import read_weights
+from neuscale.models.weights_file import read_weights, separate_tensors
 from neuscale.runs.folder import (
     BEST,
     META,
@@ -263,7 +263,7 @@ def _meta_sum(meta: dict[str, Any]) -> str:
 
 
 def _safetensors(tensors: dict[str, Tensor]) -> bytes:
-    return safetensors_bytes({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    return safetensors_bytes(separate_tensors(tensors))
 
 
 def _torch_bytes(state: dict[str, Any]) -> bytes:

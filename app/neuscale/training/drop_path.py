@@ -28,6 +28,9 @@ class DropPathDraws:
                 for branch in range(BRANCHES)
             ]
         )
-        masks = torch.from_numpy(kept).to(self._device).view(len(self._layers), BRANCHES, -1)
+        drawn = torch.from_numpy(kept)
+        if self._device.type == "cuda":  # so that the copy does not wait for the GPU
+            drawn = drawn.pin_memory()
+        masks = drawn.to(self._device, non_blocking=True).view(len(self._layers), BRANCHES, -1)
         for layer, mask in zip(self._layers, masks, strict=True):
             layer.scale = mask.float() / (1.0 - layer.rate)

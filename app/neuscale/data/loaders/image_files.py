@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,16 +85,18 @@ class FileLoader(Loader):
         return side, side
 
     def _read(self, requests: Iterable[Request]) -> Iterator[Rows]:
-        batches = [_keys(request) for request in requests]
-        if not batches:
+        # A few batches ahead of what is needed, not the whole epoch.
+        batches = map(_keys, requests)
+        first = next(batches, None)
+        if first is None:
             return
         if not self._own_size:
             self._images.whole = replace(self._images.decoding, size=square(self.stored_size[0]))
         if self.workers:
-            self._check_shared_memory(max(map(len, batches)))
+            self._check_shared_memory(len(first))
         loader: DataLoader[Any] = DataLoader(
             self._images,
-            batch_sampler=batches,
+            batch_sampler=chain([first], batches),
             num_workers=self.workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",

@@ -164,7 +164,7 @@ class Loader(ABC):
             else:
                 return positions
             start = positions.start - positions.start % length
-            return slice(start, start + length)
+            return slice(start, min(start + length, max(len(self), positions.stop)))
 
         def slices() -> Iterator[slice]:
             for step in range(first_step, steps):

@@ -46,6 +46,10 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # such an image is treated as upright
 
 
+# Pillow takes a time that is quadratic in the comments of a PPM file whose pixels are text.
+_PLAIN, _MOST_COMMENTS = (b"P1", b"P2", b"P3"), 100
+
+
 class Refused(Exception):
     """An image file that may be intact but is not supported; the message gives the reason."""
 
@@ -100,12 +104,18 @@ def open_image(data: bytes) -> Image.Image:
     """Open an image file and read its header; a file that is not an image can raise almost any exception."""
     if not data:
         raise Refused("the file is empty")
+    if data[:2] in _PLAIN and data.count(b"#") > _MOST_COMMENTS:
+        raise Refused("it has too many comments")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise Refused("its number of pixels is out of all proportion") from None
     except UnidentifiedImageError:
         raise Refused(_identified(data)) from None
+    # Before anything that loads the pixels, as reading a PNG's EXIF block does.
+    if image.width * image.height > MAX_PIXELS:
+        raise Refused(f"{image.width}×{image.height} pixels are out of all proportion")
+    return image
 
 
 # EXIF 2.32, tag 0x0112: transpositions that make a stored image upright. From _SIDEWAYS on, width and height
@@ -152,8 +162,6 @@ def upright(image: Image.Image, turn: int) -> Image.Image:
 
 def to_rgb(image: Image.Image, decoding: Decoding) -> Image.Image:
     """The image as 8-bit RGB."""
-    if image.width * image.height > MAX_PIXELS:
-        raise Refused(f"{image.width}×{image.height} pixels are out of all proportion")
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise Refused(f"pixels of type '{image.mode}' have no fixed range: save it with 8 bits a channel")
     if image.mode.startswith("I"):  # 16-bit grayscale, which convert() would clip at 255
@@ -164,9 +172,11 @@ def to_rgb(image: Image.Image, decoding: Decoding) -> Image.Image:
 def _eight_bits(gray: NDArray[Any], decoding: Decoding) -> NDArray[np.uint8]:
     if decoding.observed is not None:
         decoding.observed.values(int(gray.max()))
-    values = gray.astype(np.int64).clip(decoding.low, decoding.high) - decoding.low
+    # A table, since integers of 64 bits would be eight times the image.
+    values = np.arange(1 << 16, dtype=np.int64).clip(decoding.low, decoding.high) - decoding.low
     span = decoding.high - decoding.low + 1  # so that 16-bit values become their upper 8 bits
-    return (values * 256 // span).astype(np.uint8)
+    table = (values * 256 // span).astype(np.uint8)
+    return table[gray if gray.dtype == np.uint16 else gray.clip(0, (1 << 16) - 1)]
 
 
 def unusable(archive: Path, name: str, error: Exception) -> DataError:
