@@ -1,56 +1,19 @@
 """`neuscale submit` before a job exists: the script is correct, and errors are reported at once."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from neuscale.cli import run
 from neuscale.slurm.jobs import submitted_jobs
 from neuscale.slurm.script import TEMPLATE, slurm_time
 from stand_in import make_programs
 
+from .conftest import WORDS, Submit, check
+
 CHECKOUT = Path(__file__).parents[2]
-SHELLCHECK = Path(sys.prefix, "bin", "shellcheck")
-WORDS = ["experiment=quickstart", "model.weights=it's mine"]
-
-Submit = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Submit:
-    """A function that runs `neuscale submit` without Slurm's commands, in an empty folder."""
-    for name in [name for name in os.environ if name.startswith(("NEUSCALE_", "SBATCH_", "SLURM_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("bash", "env"):
-        found = shutil.which(name)
-        assert found
-        (programs / name).symlink_to(found)
-    monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        code = run(["submit", *words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return command
-
-
-def check(script: Path) -> None:
-    """Assert that bash and, if installed, shellcheck find nothing wrong."""
-    subprocess.run(["/bin/bash", "-n", script], check=True)
-    if SHELLCHECK.exists():
-        done = subprocess.run([SHELLCHECK, script], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("name", ["train.sbatch", "prepare.sbatch"])
@@ -294,48 +257,3 @@ def test_the_command_in_the_script_s_head_stays_one_comment(
     code, out, _ = submit("--dry-run", "--venv", "data.name=pets")
     assert code == 0
     assert "\n#     neuscale submit 'x\\x0atouch evil\\x1b[2J'\n" in out
-
-
-def test_further_options_of_sbatch_are_in_the_script(submit: Submit, tmp_path: Path) -> None:
-    options = "--mail-type=END --exclude=n3 --dependency=afterok:12 --comment='two words' --exclusive"
-    code, script, said = submit(*WORDS, "--venv", "--dry-run", "--sbatch", options)
-    assert code == 0, said
-    lines = [line for line in script.splitlines() if line.startswith("#SBATCH ")]
-    assert lines[-5:] == [
-        "#SBATCH --mail-type=END",
-        "#SBATCH --exclude=n3",
-        "#SBATCH --dependency=afterok:12",
-        "#SBATCH '--comment=two words'",
-        "#SBATCH --exclusive",
-    ]
-    (tmp_path / "script").write_text(script)
-    check(tmp_path / "script")
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("--time=3h", "--sbatch time: the script has this option already. Set --time."),
-        ("--signal=B:TERM@9", "saving and resuming need it as it is"),
-        ("-t 3", "--sbatch -t: expected a long option"),
-        ("--exclude n3", "--sbatch n3: expected a long option"),
-        ("--comment='x", "--sbatch --comment='x: No closing quotation"),
-        ("--comment='a\nb'", "cannot hold a control character"),
-    ],
-)
-def test_an_option_of_sbatch_that_would_break_the_job_is_refused(
-    submit: Submit, options: str, words: str
-) -> None:
-    code, script, said = submit(*WORDS, "--venv", "--dry-run", "--sbatch", options)
-    assert code == 2 and words in " ".join(said.split()) and script == ""
-
-
-def test_a_percent_sign_in_the_runs_folder_is_one(
-    submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """sbatch replaces %j, %x and others in file names, so that % must be doubled."""
-    monkeypatch.setenv("NEUSCALE_RUNS", str(tmp_path / "100%j done"))
-    code, script, said = submit(*WORDS, "--venv", "--dry-run")
-    assert code == 0, said
-    [line] = [line for line in script.splitlines() if line.startswith("#SBATCH --output=")]
-    assert f"{tmp_path}/100%%j done/jobs/%j.log" in line
