@@ -29,7 +29,7 @@ from neuscale.cli.source_options import (
 )
 from neuscale.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, fetching and packing, checking.")
+app = typer.Typer(no_args_is_help=True, help="List, download, prepare and check data sets.")
 
 
 @app.command("list")
@@ -96,20 +96,21 @@ def prepare_command(
     ],
     source: Annotated[
         Path | None,
-        typer.Option("--source", help="A file or folder to make it from, instead of fetching it."),
+        typer.Option("--source", help="File or folder to prepare the data set from, instead of a download."),
     ] = None,
     size: Size = None,
-    save_as: Annotated[str | None, typer.Option("--save-as", help="Another name to keep it under.")] = None,
+    save_as: Annotated[str | None, typer.Option("--save-as", help="Name to save the data set under.")] = None,
     layout: Annotated[
         str,
         typer.Option(
             "--layout",
-            help="packed; files: kept where they are and decoded when needed;"
-            " folder: copied to a tree for torchvision's ImageFolder.",
+            help="packed; files: images stay where they are and are decoded during training;"
+            " folder: a tree of image files for torchvision's ImageFolder.",
         ),
     ] = "packed",
     force: Annotated[
-        bool, typer.Option("--force", help="Make it again; the older one is replaced last.")
+        bool,
+        typer.Option("--force", help="Prepare again; the old one stays until the new one is complete."),
     ] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and list them.")

@@ -33,7 +33,7 @@ def predict_command(
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them to any depth.")],
     checkpoint: Checkpoint = "best",
     weights: Weights = "auto",
-    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show for each image.")] = 3,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of classes to show for each image.")] = 3,
     device: Device = "auto",
     csv_file: Annotated[
         Path | None,

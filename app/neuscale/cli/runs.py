@@ -12,9 +12,7 @@ from neuscale.errors import EXIT_FAILED, EXIT_RESUME, UsageError
 if TYPE_CHECKING:
     from neuscale.analysis.listing import RunRow
 
-app = typer.Typer(
-    no_args_is_help=True, help="Runs: a table of them, one in full, several side by side, again, as a page."
-)
+app = typer.Typer(no_args_is_help=True, help="List, show, compare, replay, prune and report runs.")
 
 
 @app.command("list")
@@ -97,11 +95,11 @@ def replay_command(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FIELD=VALUE", help="Fields to change, to see what they do.", show_default=False
+            metavar="FIELD=VALUE", help="Fields to change, to measure their effect.", show_default=False
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Continue although the data differ, and mark the result.")
+        bool, typer.Option("--force", help="Replay although the data differ, and mark the result.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -191,12 +189,13 @@ def report_command(
 @app.command("prune")
 def prune_command(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN", help="Only in these runs.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Runs to prune; without it, all.", show_default=False),
     ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="Also failed runs that have checkpoints and could resume.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this it is only listed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove the files; else only list them.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Free space; without --yes only list what would be removed.

@@ -7,7 +7,7 @@ import typer
 
 from neuscale.errors import UsageError
 
-Size = Annotated[int | None, typer.Option("--size", help="Side in pixels to make image files.")]
+Size = Annotated[int | None, typer.Option("--size", help="Side in pixels to which image files are scaled.")]
 
 Fit = Annotated[
     str | None,
@@ -23,19 +23,19 @@ ValShare = Annotated[
     typer.Option("--val-share", help="Hold out this share of each class, where there is no val folder."),
 ]
 
-Folds = Annotated[int | None, typer.Option("--folds", help="Divide each class into so many parts.")]
+Folds = Annotated[int | None, typer.Option("--folds", help="Number of folds to divide each class into.")]
 
-Fold = Annotated[int | None, typer.Option("--fold", help="And hold out this one, counted from 0.")]
+Fold = Annotated[int | None, typer.Option("--fold", help="Fold to hold out for validation, from 0.")]
 
 SplitSeed = Annotated[
-    int | None, typer.Option("--split-seed", help="Another choice of --val-share or --folds.")
+    int | None, typer.Option("--split-seed", help="Random seed of --val-share and --folds.")
 ]
 
 Nested = Annotated[
     bool | None,
     typer.Option(
         "--nested/--no-nested",
-        help="Every folder with images is a class, or only the first below train and val.",
+        help="Every folder that holds images is a class, or only those directly below train and val.",
     ),
 ]
 
@@ -46,43 +46,46 @@ Labels = Annotated[
 
 ImageColumn = Annotated[
     str | None,
-    typer.Option("--image-column", help="Of --labels or Parquet, where it is not called image or so."),
+    typer.Option(
+        "--image-column",
+        help="Image column of --labels or Parquet; by default image, file, …",
+    ),
 ]
 
 LabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help="Likewise, where it is not called label or class.")
+    str | None, typer.Option("--label-column", help="Label column; by default label or class.")
 ]
 
 SplitColumn = Annotated[
-    str | None, typer.Option("--split-column", help="Likewise: train, val or test of each image.")
+    str | None, typer.Option("--split-column", help="Name of the column that holds train, val or test.")
 ]
 
 MultiLabel = Annotated[
     bool | None,
     typer.Option(
         "--multi-label",
-        help="An image may have several labels: in a list, in several rows, or as ones in an array.",
+        help="Images may have several labels: a list, several rows, or ones in an array.",
     ),
 ]
 
 LabelSeparator = Annotated[
     str | None,
-    typer.Option("--label-separator", help="Several labels, divided by this in their column: '|'."),
+    typer.Option("--label-separator", help="Separator of several labels in the label column: '|'."),
 ]
 
 LabelColumns = Annotated[
     str | None,
-    typer.Option("--label-columns", help="Several labels, a column of 0 and 1 for each: cat,dog,bird."),
+    typer.Option("--label-columns", help="Label columns that hold 0 or 1: cat,dog,bird."),
 ]
 
 Encoding = Annotated[
     str | None,
-    typer.Option("--encoding", help="Of an archive's names, where it does not say: cp932, gbk."),
+    typer.Option("--encoding", help="Encoding of an archive's file names, if not declared: cp932, gbk."),
 ]
 
 ValueRange = Annotated[
     str | None,
-    typer.Option("--value-range", help="Values of 16-bit images that become black and white: 0:4095."),
+    typer.Option("--value-range", help="Values of 16-bit images that are mapped to black and white: 0:4095."),
 ]
 
 

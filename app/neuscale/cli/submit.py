@@ -34,7 +34,8 @@ def submit_command(
         typer.Option("--gpus", min=0, help="GPUs on each node, a process each; 0: none; without it, one."),
     ] = None,
     gpu_type: Annotated[
-        str | None, typer.Option("--gpu-type", help="Their type as Slurm names it, as H100; without it, any.")
+        str | None,
+        typer.Option("--gpu-type", help="GPU type as Slurm names it (H100); without it, any."),
     ] = None,
     processes: Annotated[
         int | None, typer.Option("--processes", min=1, help="CPU processes on each node, without GPUs.")
@@ -44,7 +45,8 @@ def submit_command(
         typer.Option("--cpus", min=1, help=f"Cores on each node; without it, {CPUS_PER_PROCESS} a process."),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option("--mem", help="Memory on each node, as 64G; without it, what Slurm gives.")
+        str | None,
+        typer.Option("--mem", help="Memory on each node (64G); without it, Slurm's default."),
     ] = None,
     time: Annotated[
         str,
@@ -53,7 +55,7 @@ def submit_command(
         ),
     ] = "8h",
     lead: Annotated[
-        str, typer.Option("--lead", help="How long before the limit the run is saved and requeued.")
+        str, typer.Option("--lead", help="Time before the limit at which the run is saved and requeued.")
     ] = "5m",
     partition: Annotated[str | None, typer.Option("--partition", "-p", help="Partition.")] = None,
     account: Annotated[str | None, typer.Option("--account", "-A", help="Account.")] = None,
@@ -64,11 +66,11 @@ def submit_command(
         bool, typer.Option("--venv", help="Run in this Python environment, without an image.")
     ] = False,
     site_file: Annotated[
-        Path | None, typer.Option("--site", help="The site file; without it, slurm/site.env where that is.")
+        Path | None, typer.Option("--site", help="The site file; by default slurm/site.env if it exists.")
     ] = None,
     sbatch: Annotated[
         str | None,
-        typer.Option("--sbatch", help="Further options of sbatch, as one word in quotation marks."),
+        typer.Option("--sbatch", help="Further options of sbatch, in one quoted string."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, and submit nothing.")] = False,
 ) -> None:

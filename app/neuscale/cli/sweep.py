@@ -28,7 +28,7 @@ def sweep_command(
     random: Annotated[
         int | None, typer.Option("--random", min=1, help="Draw this many runs instead of all combinations.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --random's draws.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of --random.")] = 0,
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", min=1, help="Runs at a time; without it one per free GPU, or 1 on the CPU."),

@@ -23,7 +23,7 @@ def train_command(
         list[str] | None,
         typer.Argument(
             metavar="FIELD=VALUE",
-            help="What to change in the configuration: experiment=cifar10_swin_t, optim.lr=1e-3, …;"
+            help="Configuration overrides: experiment=cifar10_swin_t, optim.lr=1e-3, …;"
             " with --resume also the name or path of a RUN.",
             show_default=False,
         ),
@@ -38,12 +38,12 @@ def train_command(
         str | None,
         typer.Option(
             "--checkpoint",
-            help="With --resume RUN: go on from this one (best, or its step); later ones are set aside.",
+            help="With --resume RUN: the checkpoint (best, or its step); later ones are set aside.",
         ),
     ] = None,
     config_file: Annotated[
         Path | None,
-        typer.Option("--config", help="Begin with this file, as the printed configuration is."),
+        typer.Option("--config", help="Use this configuration file, in the format of --print-config."),
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the composed configuration and stop.")
