@@ -68,7 +68,9 @@ def stand_ins() -> dict[str, Any]:
         "neuscale.inference.predict.predict": [seen],
         "neuscale.inference.predict.write_csv": lambda predictions, **_: len(list(predictions)),
         "neuscale.inference.predict.prediction_grid": None,
-        "neuscale.inference.restore.restore": types.SimpleNamespace(data=data, several_labels=False),
+        "neuscale.inference.restore.restore": types.SimpleNamespace(
+            data=data, several_labels=False, device=torch.device("cpu")
+        ),
         "neuscale.distributed.accelerator.check_device": None,
         "neuscale.runs.differences.check_same_data": None,
         "neuscale.cli.predict._print_json": None,

@@ -43,7 +43,7 @@ def train_command(
     ] = None,
     config_file: Annotated[
         Path | None,
-        typer.Option("--config", help="Use this configuration file, in the format of --print-config."),
+        typer.Option("--config", help="Configuration file to use, as --print-config prints it."),
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the composed configuration and stop.")

@@ -112,10 +112,16 @@ def open_image(data: bytes) -> Image.Image:
         raise Refused("its number of pixels is out of all proportion") from None
     except UnidentifiedImageError:
         raise Refused(_identified(data)) from None
-    # Before anything that loads the pixels, as reading a PNG's EXIF block does.
+    # Before the pixels are loaded, as by reading a PNG's EXIF block. A JPEG is decoded smaller than it is.
+    if image.format not in ("JPEG", "MPO"):
+        check_pixels(image)
+    return image
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Raise Refused for an image of more than MAX_PIXELS."""
     if image.width * image.height > MAX_PIXELS:
         raise Refused(f"{image.width}×{image.height} pixels are out of all proportion")
-    return image
 
 
 # EXIF 2.32, tag 0x0112: transpositions that make a stored image upright. From _SIDEWAYS on, width and height
@@ -162,6 +168,7 @@ def upright(image: Image.Image, turn: int) -> Image.Image:
 
 def to_rgb(image: Image.Image, decoding: Decoding) -> Image.Image:
     """The image as 8-bit RGB."""
+    check_pixels(image)  # a JPEG is smaller here than its file says
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise Refused(f"pixels of type '{image.mode}' have no fixed range: save it with 8 bits a channel")
     if image.mode.startswith("I"):  # 16-bit grayscale, which convert() would clip at 255
