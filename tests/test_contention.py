@@ -132,7 +132,7 @@ def run_loop(how: str) -> dict[str, object]:
 
 @pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
 def test_on_a_busy_machine_it_is_noticed_told_and_computes_the_same() -> None:
-    """How fast it is, `benchmarks/busy.py` measures; the bits and the number of threads stay."""
+    """Bits and number of threads stay the same; `benchmarks/busy.py` measures the speed."""
     if contention._gomp_parallel() is None:
         pytest.skip("this torch does not use libgomp")
     with busy_programs(len(os.sched_getaffinity(0))):

@@ -192,16 +192,16 @@ _CHOSEN = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_PROC_BIND", "OMP_DYNAMIC"}
 
 
 @contextmanager
-def adaptive_waiting(report: Callable[[str], None]) -> Iterator[None]:
+def adaptive_waiting(report: Callable[[str], None], device: str = "cpu") -> Iterator[None]:
     """Adapt the waiting of OpenMP's threads inside the block, where torch computes with libgomp on Linux.
 
     Nothing is changed where the user has chosen how OpenMP's threads wait or where they run, or with one
-    thread. A block inside another leaves it to the outer one.
+    thread, or on another `device` than the CPU. A block inside another leaves it to the outer one.
     """
     import torch
 
     parallel = None
-    if not _CHOSEN & os.environ.keys() and torch.get_num_threads() > 1:
+    if device == "cpu" and not _CHOSEN & os.environ.keys() and torch.get_num_threads() > 1:
         parallel = _gomp_parallel()
     if parallel is None or not _ACTIVE.acquire(blocking=False):
         yield

@@ -85,7 +85,7 @@ def server(odd: Odd) -> Iterator[Server]:
 
 
 def predictions(command: Command, file: Path, top: int = 5) -> list[tuple[str, float]]:
-    """What `neuscale predict` answers for a file."""
+    """Classes and probabilities that `neuscale predict` prints for a file."""
     (image,) = command("predict", "odd", file, "--top", top, "--json").json["images"]
     return [(each["class"], each["probability"]) for each in image["predictions"]]
 

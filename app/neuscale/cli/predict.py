@@ -1,6 +1,5 @@
 """`neuscale predict`."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,8 +90,7 @@ def predict_command(
     shown: list[Prediction] = []
     failed: list[Unreadable] = []
 
-    on_cpu = restored.device.type == "cpu"
-    waiting = adaptive_waiting(progress.message) if on_cpu else nullcontext()
+    waiting = adaptive_waiting(progress.message, restored.device.type)
 
     def predictions() -> "Iterator[Prediction]":
         with waiting, progress.task("predicting", len(files), "img") as task:

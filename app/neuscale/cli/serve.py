@@ -1,7 +1,6 @@
 """`neuscale serve`."""
 
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +82,6 @@ def serve_command(
             )
         out.print(f"{escape(served.title)}, {len(served.classes)} classes, on {served.device}")
         out.print(f"{address} is the page; {address}/predict takes images. Ctrl-C ends it.")
-        with adaptive_waiting(out.print) if served.device == "cpu" else nullcontext():
+        with adaptive_waiting(out.print, served.device):
             serve(served, limits, listening, host)
     out.print("stopped")

@@ -1,6 +1,5 @@
 """Evaluate a checkpoint of a run on its data."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,7 +74,7 @@ def evaluate_run(
     """
     restored = restore(run, checkpoint, weights, device, progress)
     heard = progress if restored.accelerator.is_main_process else Silent()
-    with adaptive_waiting(heard.message) if restored.device.type == "cpu" else nullcontext():
+    with adaptive_waiting(heard.message, restored.device.type):
         return _evaluate_restored_run(restored, split, progress, extras)
 
 

@@ -123,7 +123,7 @@ def _train_in(
             trainer.evaluation_due,
             progress,
         )
-        with adaptive_waiting(progress.message) if accelerator.device.type == "cpu" else nullcontext():
+        with adaptive_waiting(progress.message, accelerator.device.type):
             outcome = trainer.fit(checkpoints, tracker)
         manifest.on_end(outcome)
     except BaseException as error:
